@@ -1,0 +1,1 @@
+"""The DiffStyle batch pipeline: sources -> shards -> banks -> tiles -> pictures + manifest."""
