@@ -1,0 +1,65 @@
+"""What makes a thing the same thing: hashes of pictures, keys, pairs, and the seeds that follow from them.
+
+Nothing here depends on file names alone, on order, or on when something was made: the same picture under two names
+has one hash, and two pictures of the same name have two keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from typing import Any
+
+import numpy as np
+
+# Raised when a change of the code changes the pictures it makes from the same inputs; part of every pair's identity.
+ALGORITHM_VERSION = 1
+
+
+def digest(*pieces: bytes | str) -> str:
+    """32 hex digits (BLAKE2b-128) of the pieces, each prefixed by its length so that no two lists run together."""
+    state = hashlib.blake2b(digest_size=16)
+    for piece in pieces:
+        data = piece.encode() if isinstance(piece, str) else piece
+        state.update(len(data).to_bytes(8, "little"))
+        state.update(data)
+    return state.hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """32 hex digits of a JSON-able value; the order of a mapping's keys does not matter."""
+    return digest(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
+
+
+def image_hash(pixels: np.ndarray) -> str:
+    """The identity of a prepared picture: 32 hex digits over the shape and the uint8 RGB values (H, W, 3)."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3:
+        raise ValueError(f"expected uint8 pixels of shape (H, W, 3), got {pixels.dtype} {pixels.shape}")
+    return digest(str(pixels.shape), np.ascontiguousarray(pixels).tobytes())
+
+
+def picture_key(name: str, image: str) -> str:
+    """A readable key that never collides: the name's stem with only [A-Za-z0-9_-], then 8 digits of the image hash.
+
+    No dots, since WebDataset splits a member's name at the first one.
+    """
+    stem = name.replace("\\", "/").rpartition("/")[2]
+    stem = stem.rpartition(".")[0] or stem
+    ascii_stem = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
+    slug = re.sub(r"[^A-Za-z0-9_-]+", "_", ascii_stem).strip("_")[:80]
+    return f"{slug or 'picture'}-{image[:8]}"
+
+
+def pair_id(content_image: str, style_image: str, model_fingerprint: str, settings: dict[str, Any]) -> str:
+    """The identity of a result: everything that determines its pixels. 32 hex digits.
+
+    ``settings`` are the injection and inversion settings, the output's preparation and, where noise is drawn, the seed.
+    """
+    return digest(content_image, style_image, model_fingerprint, digest_of(settings), str(ALGORITHM_VERSION))
+
+
+def pair_seed(job_seed: int, content_image: str, style_image: str) -> int:
+    """A 63-bit seed for one pair's noise, the same in any batch, order or worker."""
+    return int(digest(str(job_seed), content_image, style_image)[:16], 16) >> 1
