@@ -1,0 +1,118 @@
+"""What the two U-Net families share: the encode/decode interface and three small pieces.
+
+The method splits a network call at the bottleneck. ``encode`` runs up to and including the middle block, whose output
+is h; ``decode`` runs the rest. An injection decodes a second time with another h and the same skips and embedding, so
+everything that both decodes need is computed once, in ``encode``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffstyle.architecture import IMAGE_CHANNELS, NORM_GROUPS, Architecture
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+class Encoded(NamedTuple):
+    """The first half of a network call, all that ``decode`` needs. Tensors are in the module's dtype."""
+
+    h: Tensor
+    """Output of the middle block, (B, *h_shape)."""
+    skips: tuple[Tensor, ...]
+    """The decoder's skip inputs, each (B, C, h, w), in the order in which the encoder made them."""
+    emb: Tensor
+    """Time embedding after its last activation, (B, D), as every residual block takes it."""
+
+
+class UNet(nn.Module):
+    """A noise-predicting U-Net that can be called in two halves. Base of :class:`DDPMUNet` and :class:`ADMUNet`.
+
+    Attributes:
+        architecture: what it was built from.
+        image_size: side of the images in pixels.
+        h_shape: channels, height and width of h.
+        fingerprint: names the weights; set by :func:`diffstyle.checkpoint.load_unet`, "" on a fresh network.
+
+    With bf16 or fp16 weights the convolutions, linear layers and attentions run in that type; the sinusoids of the time
+    embedding and every GroupNorm are computed in float32, and outputs are float32.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.image_size = architecture.image_size
+        self.h_shape = architecture.h_shape
+        self.fingerprint = ""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the weights."""
+        return next(self.parameters()).dtype
+
+    def encode(self, x: Tensor, t: Tensor) -> Encoded:
+        """Run up to the bottleneck.
+
+        Args:
+            x: images or noisy images in [-1, 1] units, (B, 3, H, W), any floating type.
+            t: timesteps, (B,), whole or fractional, 0 to 999.
+        """
+        raise NotImplementedError
+
+    def decode(self, h: Tensor, skips: tuple[Tensor, ...], emb: Tensor) -> Tensor:
+        """Run from the bottleneck to the noise estimate, (B, 3, H, W) in float32.
+
+        ``h`` may be any tensor of the shape that ``encode`` gave, in any floating type; ``skips`` and ``emb`` are
+        ``encode``'s own. Nothing is modified in place, so one ``encode`` serves several calls.
+        """
+        return self._decode_all(h, skips, emb)[:, :IMAGE_CHANNELS]
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """The whole output, (B, 3, H, W), or (B, 6, H, W) with a learned variance, in float32."""
+        return self._decode_all(*self.encode(x, t))
+
+    def _decode_all(self, h: Tensor, skips: tuple[Tensor, ...], emb: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm (Wu & He, 2018) with 32 groups, computed in float32 whatever the type of its input and weights."""
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__(NORM_GROUPS, channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
+
+
+def timestep_sinusoids(t: Tensor, channels: int, denominator: float) -> tuple[Tensor, Tensor]:
+    """Sines and cosines of a timestep, each (B, channels // 2) in float32.
+
+    The frequencies are 10000 ** (-k / denominator), after the positional encoding of Vaswani et al., "Attention Is All
+    You Need" (2017), sec. 3.5. The families differ in the denominator and in which half comes first.
+
+    Args:
+        t: timesteps, (B,).
+        channels: even width of the embedding.
+        denominator: what turns k into an exponent.
+    """
+    k = torch.arange(channels // 2, dtype=torch.float32, device=t.device)
+    angles = t.float()[:, None] * torch.exp(k * (-math.log(10000) / denominator))
+    return angles.sin(), angles.cos()
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scaled dot-product attention over positions, channels first: (B, heads, C, N) three times -> (B, heads, C, N)."""
+    return F.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
+
+
+def zeroed(module: _Module) -> _Module:
+    """The module with all its parameters set to zero: a branch that starts as "no change"."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
