@@ -1,0 +1,33 @@
+"""Masks: where in the picture content is injected. A mask lives on the bottleneck's grid, values in [0, 1]."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def reference_mask() -> Tensor:
+    """The one mask built into the reference, (1, 1, 8, 8): rows 4 to 6, columns 3 and 4 - the mouth of a centred face."""
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 4:-1, 3:5] = 1
+    return mask
+
+
+def rectangle_mask(top: float, left: float, bottom: float, right: float, size: int = 256) -> Tensor:
+    """A rectangle in fractions of the picture's side, (1, 1, size, size).
+
+    Raises ValueError unless 0 <= top < bottom <= 1 and 0 <= left < right <= 1.
+    """
+    if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
+        raise ValueError(f"not a rectangle of fractions (top, left, bottom, right): {(top, left, bottom, right)}")
+    mask = torch.zeros(1, 1, size, size)
+    rows = slice(round(top * size), max(round(bottom * size), round(top * size) + 1))
+    columns = slice(round(left * size), max(round(right * size), round(left * size) + 1))
+    mask[..., rows, columns] = 1
+    return mask
+
+
+def to_h_grid(mask: Tensor, h: int, w: int) -> Tensor:
+    """A mask (B, 1, H, W) of any size on the h grid, (B, 1, h, w): the mean over the pixels that each cell covers."""
+    return F.interpolate(mask.float(), size=(h, w), mode="area").clamp(0, 1)

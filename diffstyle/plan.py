@@ -1,0 +1,186 @@
+"""The steps of a walk, as data. A planner makes the list; ``sampling.py`` executes it.
+
+A walk goes up (inversion: picture -> x_T) or down (generation: x_T -> picture) the noise levels. What happens at each
+timestep is written into its :class:`Step`, so that a plan can be printed, counted, hashed and compared without a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from diffstyle.schedule import N_TIMESTEPS, nearest, timesteps
+
+T_0 = N_TIMESTEPS - 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a walk: the network is called at ``t`` and the state moves to ``t_next`` (-1: the picture)."""
+
+    t: int
+    t_next: int
+    keep: bool = False  # keep the bottleneck h of this call
+    content_t: int | None = None  # inject the content's h of this timestep; None: no injection here
+    noise: bool = False  # eta = 1: an ancestral step (quality boosting)
+    calibrate: bool = False  # style calibration: correct x, then call the network once more
+    direction: float = 1.0  # dt_lambda: scale of the direction pointing to x_t
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A walk's steps in the order they are taken."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The timesteps whose h is kept, in the order of the walk."""
+        return tuple(step.t for step in self.steps if step.keep)
+
+    @property
+    def content_timesteps(self) -> tuple[int, ...]:
+        """The timesteps at which a content's h is read, ascending and distinct: what a content bank must hold."""
+        return tuple(sorted({step.content_t for step in self.steps if step.content_t is not None}))
+
+    @property
+    def injections(self) -> tuple[int, ...]:
+        """The timesteps at which content is injected, descending. A gamma schedule has one value for each."""
+        return tuple(step.t for step in self.steps if step.content_t is not None)
+
+    @property
+    def noise_timesteps(self) -> tuple[int, ...]:
+        """The timesteps at which noise is drawn."""
+        return tuple(step.t for step in self.steps if step.noise)
+
+    @property
+    def encodes(self) -> int:
+        """How often the U-Net's encoder runs: the number of network calls."""
+        return len(self.steps) + sum(step.calibrate for step in self.steps)
+
+    @property
+    def decodes(self) -> int:
+        """How often the U-Net's decoder runs: once more than the encoder at each injection."""
+        return self.encodes + len(self.injections)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; equal plans give equal dicts."""
+        return {"steps": [asdict(step) for step in self.steps]}
+
+
+# ---- inversion and plain sampling ----
+
+
+def inversion_plan(n_steps: int = 50, t_0: int = T_0, keep: Iterable[int] | None = None) -> Plan:
+    """Picture -> x_T over seq(n_steps): n_steps - 1 network calls, none of them at ``t_0``.
+
+    ``keep``: the timesteps whose h is wanted; None keeps all. Raises ValueError for one that the walk does not visit.
+    """
+    grid = timesteps(n_steps, t_0)
+    wanted = set(grid[:-1]) if keep is None else set(keep)
+    missed = wanted - set(grid[:-1])
+    if missed:
+        raise ValueError(f"an inversion in {n_steps} steps does not visit timesteps {sorted(missed)}")
+    return Plan(tuple(Step(t, t_next, keep=t in wanted) for t, t_next in zip(grid, grid[1:], strict=False)))
+
+
+def sampling_plan(n_steps: int = 50, t_0: int = T_0, keep: Iterable[int] = ()) -> Plan:
+    """x_T -> picture over seq(n_steps), plain DDIM. ``keep`` as above, but the h of any visited timestep."""
+    grid = timesteps(n_steps, t_0)
+    wanted = set(keep)
+    if wanted - set(grid):
+        raise ValueError(f"sampling in {n_steps} steps does not visit timesteps {sorted(wanted - set(grid))}")
+    return Plan(tuple(Step(t, t_next, keep=t in wanted) for t, t_next in _downwards(grid)))
+
+
+# ---- injection ----
+
+
+@dataclass(frozen=True)
+class Injection:
+    """The knobs of content injection that decide what happens at which timestep (METHOD: arXiv 2303.15403, section 4).
+
+    events      timesteps at which the method acts, ascending; see :func:`event_timesteps`
+    t_edit      content is injected at events at or above it
+    t_boost     events at or below it draw noise (eta = 1); 0: none
+    dt_lambda   scale of the direction term at events at or above ``dt_end``
+    calibrate   style calibration at injections (omega != 0); it replaces dt_lambda
+    """
+
+    events: tuple[int, ...]
+    t_edit: int = 400
+    t_boost: int = 0
+    dt_lambda: float = 1.0
+    dt_end: int = 950
+    calibrate: bool = False
+
+    def acts_at(self, t: int) -> bool:
+        """Whether an event at ``t`` differs from a plain DDIM step."""
+        boosted = self.t_boost > 0 and t <= self.t_boost
+        scaled = self.dt_lambda != 1 and t >= self.dt_end and not self.calibrate
+        return t >= self.t_edit or boosted or scaled
+
+
+def event_timesteps(n_events: int = 50, t_0: int = T_0) -> tuple[int, ...]:
+    """The injection events: seq(n_events), the reference's ``content_replace_step``."""
+    return timesteps(n_events, t_0)
+
+
+def grid_plan(injection: Injection, kept: Sequence[int], n_steps: int = 1000, t_0: int = T_0) -> Plan:
+    """The reference's walk over seq(n_steps), with every event in it.
+
+    In the reference an event fires only where the grid happens to contain it; here the grid is joined with the events.
+    ``kept``: the timesteps whose h the content bank holds; each injection reads the nearest.
+    """
+    return _marked(sorted(set(timesteps(n_steps, t_0)) | set(injection.events)), injection, kept)
+
+
+def aligned_plan(injection: Injection, kept: Sequence[int], between: int = 2, tail: int = 20, t_0: int = T_0) -> Plan:
+    """The event-aligned short grid: near the 1000-step result in a tenth of the calls.
+
+    What an event does to the picture does not depend on its step's length, so each event that acts stays a step of
+    length 1, as on the 1000-step grid, and only the plain steps grow longer: ``between`` of them over each gap between
+    injections, and about ``tail`` evenly spaced ones from the last injection down to the picture.
+    """
+    acting = [t for t in sorted(injection.events, reverse=True) if injection.acts_at(t)]
+    visited = {t_0, 0}
+    last_injection = min((t for t in acting if t >= injection.t_edit), default=t_0 + 1)
+    tail_stride = max(1.0, last_injection / tail)
+    # The stretches of plain steps: from just below one acting event (or the top) to the next acting event (or -1).
+    starts = ([] if acting and acting[0] == t_0 else [t_0]) + [t - 1 for t in acting]
+    ends = ([acting[0]] if acting and acting[0] != t_0 else []) + acting[1:] + [-1]
+    for start, end in zip(starts, ends, strict=True):
+        gap = start - end
+        n = between if start >= last_injection else max(1, round(gap / tail_stride))
+        visited |= {start - round(gap * k / n) for k in range(min(n, gap))} if gap > 0 else set()
+    return _marked(sorted(visited | set(acting)), injection, kept)
+
+
+def _downwards(ascending: Sequence[int]) -> list[tuple[int, int]]:
+    down = sorted(ascending, reverse=True)
+    return list(zip(down, [*down[1:], -1], strict=True))
+
+
+def _marked(grid: Sequence[int], injection: Injection, kept: Sequence[int]) -> Plan:
+    """Write into each step of a walk what the injection does there."""
+    events = set(injection.events)
+    if not kept:
+        raise ValueError("no kept timesteps: the content bank holds no h")
+    steps = []
+    for t, t_next in _downwards(grid):
+        event = t in events
+        injects = event and t >= injection.t_edit
+        calibrates = injects and injection.calibrate
+        scaled = event and t >= injection.dt_end and not injection.calibrate
+        steps.append(
+            Step(
+                t,
+                t_next,
+                content_t=nearest(t, kept) if injects else None,
+                noise=event and 0 < t <= injection.t_boost,
+                calibrate=calibrates,
+                direction=injection.dt_lambda if scaled else 1.0,
+            )
+        )
+    return Plan(tuple(steps))

@@ -1,0 +1,41 @@
+"""The noise schedule of the DDPM family and the timestep grids on it.
+
+``a[t]`` here is the paper's alpha-bar: the product of (1 - beta) up to t (Ho et al. 2020, arXiv 2006.11239, eq. 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+N_TIMESTEPS = 1000
+
+
+@lru_cache(maxsize=4)
+def alphas_cumprod(n_timesteps: int = N_TIMESTEPS, beta_start: float = 1e-4, beta_end: float = 0.02) -> torch.Tensor:
+    """a[t] for t = 0 .. n_timesteps - 1: (n_timesteps,) float32 on the CPU, for linear betas.
+
+    Held in float32, betas and product alike, because the reference does and its numbers are matched to 1e-5.
+    """
+    betas = torch.from_numpy(np.linspace(beta_start, beta_end, n_timesteps)).float()
+    return (1 - betas).cumprod(0)
+
+
+def a_at(t: int) -> float:
+    """a[t] as a float; a[-1] is 1, the finished picture."""
+    return 1.0 if t < 0 else float(alphas_cumprod()[t])
+
+
+def timesteps(n: int, t_0: int = N_TIMESTEPS - 1) -> tuple[int, ...]:
+    """seq(n): n timesteps from 0 to ``t_0``, ascending and evenly spaced, as the reference rounds them."""
+    if not 2 <= n <= t_0 + 1:
+        raise ValueError(f"n must lie in 2 .. {t_0 + 1} for t_0 = {t_0}, got {n}")
+    return tuple(int(s + 1e-6) for s in np.linspace(0, 1, n) * t_0)
+
+
+def nearest(t: int, among: Sequence[int]) -> int:
+    """The timestep of ``among`` nearest to ``t``; a tie goes to the larger (noisier) one."""
+    return min(among, key=lambda other: (abs(other - t), -other))
