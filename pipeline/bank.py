@@ -1,0 +1,258 @@
+"""The latent bank: x_T and h of many images, known by the images' content. One reader for both formats.
+
+A bank is a folder of parts (``pipeline/parts.py``) on a disk or an object store. Opening it reads the index and no
+tensors; an entry is one ranged read for each of its tensors, at the place that the index gives. Writing is in
+``bank_writer.py``, what a bank holds in ``bank_format.py``; both are offered here too.
+"""
+
+from __future__ import annotations
+
+import bisect
+import difflib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.bank_files import OpenFiles
+from pipeline.bank_format import (
+    BANK_FORMAT_VERSION,
+    INDEX_SCHEMA,
+    BankDescription,
+    BankError,
+    Latents,
+    UnknownKeyError,
+    index_rows,
+    part_name,
+)
+from pipeline.bank_writer import PAYLOADS, BankWriter, latest_failures, read_index
+from pipeline.parts import PartStore
+from pipeline.storage import Place
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "BANK_FORMAT_VERSION",
+    "INDEX_SCHEMA",
+    "BankDescription",
+    "BankError",
+    "BankWriter",
+    "LatentBank",
+    "Latents",
+    "UnknownKeyError",
+    "index_rows",
+    "part_name",
+]
+
+TENSORS = ("x_t", "h")
+
+# An object store answers one request in tens of milliseconds whatever its size: ask for several at once.
+_REMOTE_READS = 16
+
+
+class LatentBank:
+    """Read access to a bank. Entries are in the order of their keys; failed ones and unfinished parts are not there.
+
+    ``bank[key]``, ``bank[image_hash]`` and ``bank[3]`` give :class:`Latents`, ``bank[10:20]`` a list of them. Memory:
+    the index (some 250 bytes an entry), never more tensors than asked for. It can be pickled, and shared by threads.
+
+    Where two different images have the same key (same name, and hashes that begin alike), the one with the larger hash
+    is known by a key that ends in its whole hash.
+    """
+
+    def __init__(self, place: Place):
+        self.place = place
+        self._store = PartStore(place)
+        stored = self._store.description()
+        self.description = BankDescription.from_dict(stored.get("identity", {}), str(place))
+        self.about: dict[str, Any] = stored.get("about", {})
+        self._files = OpenFiles()
+        self.refresh()
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str] | Place) -> LatentBank:
+        """The bank at an address. Raises DescriptionError where there is none, BankError if this code can't read it."""
+        return cls(Place.parse(path))
+
+    def refresh(self) -> None:
+        """Read the index again, for entries that a running job has committed since."""
+        everything = read_index(self._store)
+        self._failed = latest_failures(everything, "key")
+        self._index = _entries(everything)
+        self._keys, self._images = self._index["key"], self._index["image"]
+        self._by_image = pc.sort_indices(self._images).to_numpy()
+
+    # ---- the index ----
+    @property
+    def index(self) -> pa.Table:
+        """A row for each entry, sorted by key, with the columns of INDEX_SCHEMA."""
+        return self._index
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Everything but the tensors."""
+        return self._index.to_pandas()
+
+    def failed(self) -> dict[str, str]:
+        """Key -> error of the images that could not be inverted."""
+        return dict(self._failed)
+
+    def keys(self) -> list[str]:
+        """All keys, sorted."""
+        return self._keys.to_pylist()
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self._find(key) is not None
+
+    def __repr__(self) -> str:
+        what = self.description
+        return f"<LatentBank {self.place}: {len(self)} entries, {what.role}, {what.format}, {what.model_name}>"
+
+    def _find(self, name: str) -> int | None:
+        """The entry's number by key or image hash: a binary search, no dictionary of Python strings to hold."""
+        at = bisect.bisect_left(range(len(self)), name, key=lambda i: self._keys[i].as_py())
+        if at < len(self) and self._keys[at].as_py() == name:
+            return at
+        order = self._by_image
+        at = bisect.bisect_left(range(len(self)), name, key=lambda i: self._images[int(order[i])].as_py())
+        if at < len(self) and self._images[int(order[at])].as_py() == name:
+            return int(order[at])
+        return None
+
+    def _position(self, key: str | int | np.integer) -> int:
+        if isinstance(key, int | np.integer):
+            number = int(key) + len(self) if key < 0 else int(key)
+            if not 0 <= number < len(self):
+                raise IndexError(f"{self.place} has {len(self)} entries, asked for number {key}")
+            return number
+        found = self._find(key)
+        if found is None:
+            raise self._unknown(key)
+        return found
+
+    def _unknown(self, key: str) -> UnknownKeyError:
+        if key in self._failed:
+            return UnknownKeyError(f"{key}: could not be inverted ({self._failed[key]}); try `--retry-failed`")
+        # Comparing with all keys would take minutes in a large bank: those that begin alike, and the first ones.
+        near = bisect.bisect_left(range(len(self)), key, key=lambda i: self._keys[i].as_py())
+        some = pa.concat_tables([self._index.slice(max(0, near - 500), 1000), self._index.slice(0, 2000)])
+        close = difflib.get_close_matches(key, sorted(set(some["key"].to_pylist())), n=3, cutoff=0.5)
+        hint = f"; close: {', '.join(close)}" if close else ""
+        return UnknownKeyError(f"{key!r} is neither a key nor an image of {self.place}{hint}")
+
+    # ---- entries ----
+    @overload
+    def __getitem__(self, key: str | int) -> Latents: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[Latents]: ...
+    def __getitem__(self, key: str | int | slice) -> Latents | list[Latents]:
+        if isinstance(key, slice):
+            return self._read(range(len(self))[key])
+        return self._read([self._position(key)])[0]
+
+    def get_many(self, keys: Sequence[str | int], tensors: Sequence[str] = TENSORS) -> list[Latents]:
+        """The entries of these keys (or image hashes, or numbers), in their order.
+
+        Every payload is opened once, only the rows asked for are read, front to back. ``tensors`` names those wanted:
+        ``("h",)`` spares reading x_T. Names of the same image share its arrays. Raises UnknownKeyError, and BankError
+        for a payload that is not as the index says.
+        """
+        return self._read([self._position(key) for key in keys], tensors)
+
+    def batches(
+        self, size: int, shuffle: bool | int = False, tensors: Sequence[str] = TENSORS
+    ) -> Iterator[list[Latents]]:
+        """All entries in lists of ``size`` (the last may be shorter), in key order.
+
+        ``shuffle``: True for another order every time, a number for the order of that seed.
+        """
+        if size < 1:
+            raise ValueError(f"a batch needs at least one entry, not {size}")
+        order = np.arange(len(self))
+        if shuffle is not False:
+            np.random.default_rng(None if shuffle is True else shuffle).shuffle(order)
+        for start in range(0, len(order), size):
+            yield self._read(order[start : start + size].tolist(), tensors)
+
+    def __iter__(self) -> Iterator[Latents]:
+        for batch in self.batches(16):
+            yield from batch
+
+    def _read(self, numbers: Sequence[int], tensors: Sequence[str] = TENSORS) -> list[Latents]:
+        rows = [self._row(number) for number in numbers]
+        wanted = {(row["data"], row["row"]): row for row in rows}
+        jobs = [(place, name) for place in sorted(wanted) for name in tensors if self._kept(name)]
+
+        def fetch(job: tuple[tuple[str, int], str]) -> np.ndarray:
+            return self._tensor(wanted[job[0]], job[1])
+
+        found: dict[Any, np.ndarray]
+        if self.place.is_local or len(jobs) < 2:
+            found = {job: fetch(job) for job in jobs}
+        else:
+            found = dict(zip(jobs, _in_threads(fetch, jobs), strict=True))
+        entries = []
+        for row in rows:
+            place = (row["data"], row["row"])
+            x_t, h = (found.get((place, name)) for name in TENSORS)
+            entries.append(Latents(row["key"], row["image"], x_t, h, self.description.h_timesteps, row))
+        return entries
+
+    def _kept(self, name: str) -> bool:
+        if name not in TENSORS:
+            raise ValueError(f"no tensor {name!r}; a bank has {' and '.join(TENSORS)}")
+        return self.description.keeps_x_t if name == "x_t" else self.description.keeps_h
+
+    def _row(self, number: int) -> dict[str, Any]:
+        columns = zip(self._index.column_names, self._index.columns, strict=True)
+        return {name: column[number].as_py() for name, column in columns}
+
+    def _tensor(self, row: dict[str, Any], name: str) -> np.ndarray:
+        what = self.description
+        shape, dtype = (what.x_t_shape, what.x_t_dtype) if name == "x_t" else (what.h_stack_shape, what.h_dtype)
+        payload = PAYLOADS[what.format]  # not an attribute: a module can't be pickled
+        place = self._store.data(row["data"], payload.EXTENSION)
+        lead = payload.LEAD
+        data = self._files.read(place, row[f"{name}_offset"] - lead, row[f"{name}_size"] + lead, row["data_size"])
+        try:
+            return payload.decode(data, shape, dtype)
+        except (ValueError, SyntaxError) as error:
+            raise BankError(f"{place}: {name} of {row['key']}: {error}; run `diffstyle bank repair`") from error
+
+
+def _in_threads(task: Callable[[Any], np.ndarray], jobs: list[Any]) -> list[np.ndarray]:
+    with ThreadPoolExecutor(min(_REMOTE_READS, len(jobs))) as pool:
+        return list(pool.map(task, jobs))
+
+
+def _entries(index: pa.Table) -> pa.Table:
+    """The ok rows sorted by key, one for each (key, image), keys made unique, in one chunk."""
+    rows = index.filter(pc.equal(index["status"], "ok"))
+    by = [(name, "ascending") for name in ("key", "image", "data", "row")]
+    rows = rows.sort_by(by).combine_chunks()
+    if len(rows) < 2:
+        return rows
+    same_key = _equals_previous(rows["key"])
+    same_image = _equals_previous(rows["image"])
+    rows, same_key = rows.filter(pa.array(~(same_key & same_image))), same_key[~(same_key & same_image)]
+    if same_key.any():
+        keys = rows["key"].to_pylist()
+        images = rows["image"].to_pylist()
+        for i in np.flatnonzero(same_key):
+            keys[i] = f"{keys[i]}-{images[i]}"
+        rows = rows.set_column(0, "key", pa.array(keys, pa.string())).sort_by("key")
+    return rows.combine_chunks()
+
+
+def _equals_previous(column: pa.ChunkedArray) -> np.ndarray:
+    """For each value, whether it equals the one before it."""
+    values = column.combine_chunks()
+    equal = pc.equal(values[1:], values[:-1]).to_numpy(zero_copy_only=False)
+    return np.concatenate([[False], equal])
