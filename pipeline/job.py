@@ -12,95 +12,36 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
     field_serializer,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
 from diffstyle.gamma import GammaSchedule
+from pipeline.fields import (
+    T_MAX,
+    AutoCount,
+    Count,
+    Fraction,
+    Number,
+    OneOf,
+    Strict,
+    Text,
+    Timestep,
+    Whole,
+    as_list,
+    is_mapping,
+    is_word,
+    length,
+    only,
+    plain_if_single,
+)
 from pipeline.sources import SourceSpec
 from pipeline.yamlfile import shown, unknown
-
-T_MAX = 999  # the last of the 1000 timesteps that every model here was trained with
-
-
-class Strict(BaseModel):
-    """Base of all: unknown fields are mistakes, values don't change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class OneOf(Strict):
-    """A mapping with exactly one of its fields given; it is written back as that one field."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> OneOf:
-        if len(self._given()) != 1:
-            names = [field.alias or name for name, field in type(self).model_fields.items()]
-            raise ValueError(f"give exactly one of {', '.join(names)}")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _only_given(self, handler: Any) -> dict[str, Any]:
-        return {name: value for name, value in handler(self).items() if value is not None}
-
-    def _given(self) -> list[str]:
-        return [name for name in type(self).model_fields if getattr(self, name) is not None]
-
-    @property
-    def kind(self) -> str:
-        """The name of the field that is given."""
-        return self._given()[0]
-
-
-# ---- the kinds of values ----
-
-
-def _not_bool(value: Any) -> Any:
-    # YAML 1.1 reads yes, no, on and off as booleans, and pydantic would take them for 1 and 0.
-    if isinstance(value, bool):
-        raise ValueError(f"must be a number, not {shown(value)}")
-    return value
-
-
-def _no_negative_zero(value: float) -> float:
-    return value + 0.0  # -0.0 and 0.0 are one number and must have one identity
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, dict | BaseModel)
-
-
-def _is_word(value: Any) -> bool:
-    return isinstance(value, str) and not value.strip().lstrip("+-").isdigit()
-
-
-Number = Annotated[float, BeforeValidator(_not_bool), AfterValidator(_no_negative_zero), Field(allow_inf_nan=False)]
-Whole = Annotated[int, BeforeValidator(_not_bool)]
-Fraction = Annotated[Number, Field(ge=0, le=1)]
-Timestep = Annotated[Whole, Field(ge=0, le=T_MAX)]
-Count = Annotated[Whole, Field(ge=1)]
-Text = Annotated[str, Field(min_length=1)]
-AutoCount = Annotated[
-    Annotated[Literal["auto"], Tag("<word>")] | Annotated[Count, Tag("<number>")],
-    Discriminator(lambda value: "<word>" if _is_word(value) else "<number>"),
-]
-
-
-def _as_list(value: Any) -> Any:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _plain_if_single(values: tuple[Any, ...]) -> Any:
-    return values[0] if len(values) == 1 else list(values)
-
 
 # ---- injection ----
 
@@ -108,14 +49,14 @@ def _plain_if_single(values: tuple[Any, ...]) -> Any:
 class GammaSpec(OneOf):
     """Gamma that changes from the first injection (at the noisiest timestep) to the last."""
 
-    linear: Annotated[tuple[Fraction, ...], Field(min_length=2, max_length=2)] | None = None
-    cosine: Annotated[tuple[Fraction, ...], Field(min_length=2, max_length=2)] | None = None
+    linear: Annotated[tuple[Fraction, ...], length(2, "two numbers, [first, last]")] | None = None
+    cosine: Annotated[tuple[Fraction, ...], length(2, "two numbers, [first, last]")] | None = None
     values: Annotated[tuple[Fraction, ...], Field(min_length=1)] | None = None
 
 
 Gamma = Annotated[
     Annotated[GammaSpec, Tag("<GammaSpec>")] | Annotated[Fraction, Tag("<number>")],
-    Discriminator(lambda value: "<GammaSpec>" if _is_mapping(value) else "<number>"),
+    Discriminator(lambda value: "<GammaSpec>" if is_mapping(value) else "<number>"),
 ]
 
 
@@ -129,7 +70,7 @@ def gamma_schedule(gamma: float | GammaSpec) -> GammaSchedule:
 class MaskSpec(OneOf):
     """Where content is injected: a rectangle in fractions of the side, one picture, or one picture for each content."""
 
-    rectangle: Annotated[tuple[Fraction, ...], Field(min_length=4, max_length=4)] | None = None
+    rectangle: Annotated[tuple[Fraction, ...], length(4, "[top, left, bottom, right]")] | None = None
     picture: Text | None = None
     folder: Text | None = None
 
@@ -143,10 +84,12 @@ class MaskSpec(OneOf):
         return value
 
 
+_MASK_KINDS = "null, reference, or a mapping with rectangle, picture or folder"
 Mask = (
     Annotated[
-        Annotated[MaskSpec, Tag("<MaskSpec>")] | Annotated[Literal["reference"], Tag("<word>")],
-        Discriminator(lambda value: "<MaskSpec>" if _is_mapping(value) else "<word>"),
+        Annotated[MaskSpec, Tag("<MaskSpec>")]
+        | Annotated[Literal["reference"], only("reference", _MASK_KINDS), Tag("<word>")],
+        Discriminator(lambda value: "<MaskSpec>" if is_mapping(value) else "<word>"),
     ]
     | None
 )
@@ -178,12 +121,12 @@ def _known_preset(name: str) -> str:
 
 Plan = Annotated[
     Annotated[PlanSpec, Tag("<PlanSpec>")] | Annotated[str, AfterValidator(_known_preset), Tag("<word>")],
-    Discriminator(lambda value: "<PlanSpec>" if _is_mapping(value) else "<word>"),
+    Discriminator(lambda value: "<PlanSpec>" if is_mapping(value) else "<word>"),
 ]
 Events = Annotated[
-    Annotated[Literal["every"], Tag("<word>")]
+    Annotated[Literal["every"], only("every", "every or a whole number"), Tag("<word>")]
     | Annotated[Annotated[Whole, Field(ge=2, le=T_MAX + 1)], Tag("<number>")],
-    Discriminator(lambda value: "<word>" if _is_word(value) else "<number>"),
+    Discriminator(lambda value: "<word>" if is_word(value) else "<number>"),
 ]
 Omega = Annotated[Number, Field(ge=0)]
 
@@ -230,19 +173,19 @@ class InjectionSettings(Strict):
 class Injection(Strict):
     """How content is injected. ``gamma``, ``omega`` and ``mask`` may be lists: a sweep over their values."""
 
-    gamma: Annotated[tuple[Gamma, ...], BeforeValidator(_as_list), Field(min_length=1)] = (0.3,)
+    gamma: Annotated[tuple[Gamma, ...], BeforeValidator(as_list), Field(min_length=1)] = (0.3,)
     t_edit: Timestep = 400
     t_boost: Timestep = 0
     events: Events = 50
     dt_lambda: Annotated[Number, Field(gt=0)] = 1.0
     dt_end: Timestep = 950
-    omega: Annotated[tuple[Omega, ...], BeforeValidator(_as_list), Field(min_length=1)] = (0.0,)
-    mask: Annotated[tuple[Mask, ...], BeforeValidator(_as_list), Field(min_length=1)] = (None,)
+    omega: Annotated[tuple[Omega, ...], BeforeValidator(as_list), Field(min_length=1)] = (0.0,)
+    mask: Annotated[tuple[Mask, ...], BeforeValidator(as_list), Field(min_length=1)] = (None,)
     plan: Plan = "reference"
 
     @field_serializer("gamma", "omega", "mask", mode="wrap")
     def _as_written(self, values: tuple[Any, ...], handler: Any) -> Any:
-        return _plain_if_single(handler(values))
+        return plain_if_single(handler(values))
 
     @property
     def plan_spec(self) -> PlanSpec:
@@ -305,14 +248,20 @@ class ListedPairs(Strict):
 
 
 def _pairs_kind(value: Any) -> str:
-    if not _is_mapping(value):
+    if not is_mapping(value):
         return "<word>"
     listed = isinstance(value, ListedPairs) or (isinstance(value, dict) and "random" not in value)
     return "<ListedPairs>" if listed else "<RandomPairs>"
 
 
+def _pairs_word(value: Any) -> Any:
+    if value not in ("all", "zip"):
+        raise ValueError(f"must be all, zip, {{random: k}} or {{list: FILE}}, not {shown(value)}")
+    return value
+
+
 Pairs = Annotated[
-    Annotated[Literal["all", "zip"], Tag("<word>")]
+    Annotated[Literal["all", "zip"], BeforeValidator(_pairs_word), Tag("<word>")]
     | Annotated[RandomPairs, Tag("<RandomPairs>")]
     | Annotated[ListedPairs, Tag("<ListedPairs>")],
     Discriminator(_pairs_kind),
@@ -356,7 +305,7 @@ class Job(Strict):
     output: Text
     content: Source
     style: Source
-    seed: Annotated[tuple[Whole, ...], BeforeValidator(_as_list), Field(min_length=1)] = (0,)
+    seed: Annotated[tuple[Whole, ...], BeforeValidator(as_list), Field(min_length=1)] = (0,)
     inversion: Inversion = Inversion()
     injection: Injection = Injection()
     pairs: Pairs = "all"
@@ -366,7 +315,7 @@ class Job(Strict):
 
     @field_serializer("seed")
     def _as_written(self, values: tuple[int, ...]) -> Any:
-        return _plain_if_single(values)
+        return plain_if_single(values)
 
     def settings(self) -> list[InjectionSettings]:
         """The sweep: every combination of the listed values, each once, in the lists' order, seed varying fastest."""

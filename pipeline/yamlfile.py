@@ -97,6 +97,7 @@ class Document:
             value = shorthand(loc, value) if shorthand else value
             if value is None:
                 value = {}
+                self.sets[loc] = origin
             if not isinstance(value, dict):
                 raise ConfigError(f"{origin}: {dotted(loc)} is not a mapping here, but {shown(value)}")
             target[key] = value
@@ -159,9 +160,11 @@ def read_yaml(path: str | os.PathLike[str]) -> Document:
 
 def parse_yaml(text: str, name: str, empty: Any = ...) -> Document:
     """Parse YAML text; ``name`` is what errors call it. Without ``empty``, a text that holds nothing is an error."""
-    loader = yaml.SafeLoader(text) if "\0" not in text else None
-    if loader is None:
-        raise ConfigError(f"{name}: not a text file")
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(f"{name}:{line}: not text: it holds the character {error.character:#06x}") from None
     try:
         node = loader.get_single_node()
         document = Document(name, empty)
