@@ -216,18 +216,11 @@ def _source_kind(value: Any) -> str:
     return "<BankSpec>" if isinstance(value, BankSpec) or "bank" in given else "<SourceSpec>"
 
 
-def _folder_if_text(value: Any) -> Any:
-    return {"folder": value} if isinstance(value, str) else value
-
-
 Source = Annotated[
-    Annotated[
-        Annotated[SampleSpec, Tag("<SampleSpec>")]
-        | Annotated[BankSpec, Tag("<BankSpec>")]
-        | Annotated[SourceSpec, Tag("<SourceSpec>")],
-        Discriminator(_source_kind),
-    ],
-    BeforeValidator(_folder_if_text),
+    Annotated[SampleSpec, Tag("<SampleSpec>")]
+    | Annotated[BankSpec, Tag("<BankSpec>")]
+    | Annotated[SourceSpec, Tag("<SourceSpec>")],
+    Discriminator(_source_kind),
 ]
 
 

@@ -15,7 +15,7 @@ from pipeline.storage import Place
 from pipeline.yamlfile import Document, Loc, MistakesError, read_yaml, unknown
 
 _SOURCES: tuple[Loc, ...] = (("content",), ("style",))
-_SOURCE_PATHS = ("folder", "webdataset", "parquet", "list", "lmdb", "bank")
+_SOURCE_PATHS = ("folder", "webdataset", "parquet", "list", "lmdb", "any", "bank")
 
 
 def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = (), check_inputs: bool = False) -> Job:
@@ -59,9 +59,18 @@ def _find(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     raise ConfigError(f"{path}: no such file, and {unknown('ready job', name, ready)}")
 
 
-def _shorthand(loc: Loc, value: Any) -> Any:
-    """The mapping that a short form stands for, so that ``--set content.limit=5`` works on ``content: ./photos``."""
-    return {"folder": value} if loc in _SOURCES and isinstance(value, str) else value
+def _shorthand(loc: Loc, value: Any, following: str) -> Any:
+    """The mapping that a source's short form stands for, so that ``--set content.limit=5`` works on ``content: FOLDER``.
+
+    A source has one kind: an override that gives another (``--set content.parquet=FILE``) takes the first one's place.
+    """
+    if loc not in _SOURCES:
+        return value
+    mapping = {"any": value} if isinstance(value, str | list) else value
+    kinds = (*_SOURCE_PATHS, "sample")
+    if isinstance(mapping, dict) and following in kinds:
+        return {key: item for key, item in mapping.items() if key not in kinds}
+    return mapping
 
 
 def _resolve_paths(document: Document, base: Path) -> None:

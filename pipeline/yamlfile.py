@@ -7,6 +7,7 @@ field, what is wrong, and for an unknown name the nearest known one.
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -74,11 +75,11 @@ class Document:
                 return None
         return value
 
-    def override(self, assignment: str, shorthand: Callable[[Loc, Any], Any] | None = None) -> None:
+    def override(self, assignment: str, shorthand: Callable[[Loc, Any, str], Any] | None = None) -> None:
         """Apply ``a.b=value``, the value read as YAML. Mappings on the way are made where they are absent.
 
         Args:
-            shorthand: turns a short form that the path goes through into a mapping: (loc, value) -> value.
+            shorthand: turns a short form that the path goes through into a mapping: (loc, value, next key) -> value.
 
         Raises:
             ConfigError: it is no assignment, its value is no YAML, or the path leads through something else.
@@ -91,10 +92,10 @@ class Document:
         given = parse_yaml(text, origin, empty=None)
         target: Any = self.value
         loc: Loc = ()
-        for key in keys[:-1]:
+        for key, following in itertools.pairwise(keys):
             loc = (*loc, key)
             value = target.get(key)
-            value = shorthand(loc, value) if shorthand else value
+            value = shorthand(loc, value, following) if shorthand else value
             if value is None:
                 value = {}
                 self.sets[loc] = origin
