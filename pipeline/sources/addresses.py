@@ -1,0 +1,163 @@
+"""Addresses of data sets: braces, globs, folders; and reading a file of theirs with a reason where that fails."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import posixpath
+import re
+import stat as stat_module
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from pipeline.sources.base import MAX_BYTES, SourceError, one_line
+from pipeline.storage import Entry, Place
+
+_RANGE = re.compile(r"(\d+)\.\.(\d+)\Z")
+_WILD = re.compile(r"[*?\[]")
+
+
+class Unreadable(Exception):
+    """One file can't be read, others may; ``str(error)`` is the reason for the table of rejects."""
+
+
+def version_of(size: int, mtime_ns: int) -> str:
+    """What changes when a file does: its size and modification time."""
+    return f"{size}-{mtime_ns}"
+
+
+def braces(text: str) -> list[str]:
+    """Expand ``{000..009}`` (width kept) and ``{a,b}``, nested too, in order. Braces of another kind stay."""
+    start = text.find("{")
+    while start >= 0:
+        depth = 0
+        commas = [start]
+        for end in range(start, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            if text[end] == "," and depth == 1:
+                commas.append(end)
+            if depth == 0:
+                break
+        else:
+            return [text]
+        inner = text[start + 1 : end]
+        cuts = [*commas, end]
+        span = _RANGE.match(inner)
+        options: list[str] | None = None
+        if span:
+            first, last = int(span[1]), int(span[2])
+            width = max(len(span[1]), len(span[2])) if "0" in (span[1][0], span[2][0]) else 0
+            step = 1 if last >= first else -1
+            options = [f"{number:0{width}d}" for number in range(first, last + step, step)]
+        elif len(commas) > 1:
+            options = [text[a + 1 : b] for a, b in itertools.pairwise(cuts)]
+        if options is not None:
+            return [done for option in options for done in braces(text[:start] + option + text[end + 1 :])]
+        start = text.find("{", start + 1)
+    return [text]
+
+
+@contextlib.contextmanager
+def reaching(text: str) -> Iterator[None]:
+    """Turn what an unreachable disk or store raises into one line that names the address."""
+    try:
+        yield
+    except OSError as error:
+        mend = "check the address and the credentials (AWS_*, GOOGLE_*)" if "://" in text else "check the path"
+        raise SourceError(f"{text}: cannot be read ({one_line(error)}); {mend}") from error
+
+
+def stat(place: Place) -> Entry | None:
+    """Size and time of a file; None where there is none (or a folder)."""
+    info = place.fs.get_file_info(place.path)
+    return Entry(place, info.size, info.mtime_ns or 0) if info.type == pafs.FileType.File else None
+
+
+def resolve(address: str, base: str | Path | None) -> list[Place]:
+    """The places that an address stands for: itself where it exists, else its braces and globs expanded, sorted.
+
+    Raises SourceError where nothing is there.
+    """
+    with reaching(address):
+        place = Place.parse(address, base)
+        if place.exists():
+            return [place]
+        found: list[Place] = []
+        for text in braces(address):
+            one = Place.parse(text, base)
+            if not _WILD.search(text):
+                if not one.exists():
+                    raise SourceError(f"{one}: no such file or folder; check the path")
+                found.append(one)
+                continue
+            matching = _glob(one)
+            if not matching:
+                raise SourceError(f"{text}: nothing matches; check the pattern")
+            found += matching
+        return found
+
+
+def _glob(place: Place) -> list[Place]:
+    pieces = place.path.split("/")
+    first = next(n for n, piece in enumerate(pieces) if _WILD.search(piece))
+    root = Place(place.scheme, "/".join(pieces[:first]) or "/")
+    pattern = ""
+    for n, piece in enumerate(pieces[first:], first):
+        if piece == "**" and n < len(pieces) - 1:
+            pattern += "(?:.*/)?"
+            continue
+        pattern += re.sub(r"\\\*|\\\?|\\\[!?|\\\]", _wild, re.escape(piece))
+        pattern += "/" if n < len(pieces) - 1 else r"\Z"
+    deep = first < len(pieces) - 1
+    return [entry.place for entry in root.list(recursive=deep) if re.match(pattern, entry.place.relative_to(root))]
+
+
+def _wild(match: re.Match[str]) -> str:
+    return {r"\*": "[^/]*", r"\?": "[^/]", r"\[": "[", r"\[!": "[^", r"\]": "]"}[match[0]]
+
+
+def files(addresses: Sequence[str], base: str | Path | None, suffixes: tuple[str, ...], kind: str) -> list[Entry]:
+    """The files of a data set that consists of files of one kind; a folder stands for all of that kind below it."""
+    found: dict[Place, Entry] = {}
+    for address in addresses:
+        for place in resolve(address, base):
+            with reaching(str(place)):
+                entry = stat(place)
+                entries = [entry] if entry else place.list(suffixes, recursive=True)
+            if not entries:
+                raise SourceError(f"{place}: no {kind} files ({', '.join(suffixes)}) in this folder")
+            found |= {entry.place: entry for entry in entries if entry.place not in found}
+    return list(found.values())
+
+
+def beside(folder: Place, name: str) -> Place:
+    """The place that a path in a list or table stands for: taken from the folder that the list lies in."""
+    if "://" in name or (folder.is_local and posixpath.isabs(name)):
+        return Place.parse(name)
+    return Place(folder.scheme, posixpath.normpath(posixpath.join(folder.path, name)))
+
+
+def read_file(place: Place) -> bytes:
+    """A picture file's bytes. Raises Unreadable where the fault is this file's, SourceError where it is the store's."""
+    try:
+        if place.is_local:  # not through pyarrow: a file's name may hold bytes that are no UTF-8
+            path = Path(place.path)
+            if not stat_module.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+                raise Unreadable("not a regular file")
+            with path.open("rb") as stream:
+                data = stream.read(MAX_BYTES + 1)
+        else:
+            with place.open() as remote:
+                data = remote.read(MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise Unreadable(one_line(error) if place.is_local else "no such object") from error
+    except OSError as error:
+        if place.is_local:
+            raise Unreadable(one_line(error)) from error
+        with reaching(str(place)):
+            raise
+    if len(data) > MAX_BYTES:
+        raise Unreadable(f"the file is over {MAX_BYTES:,} bytes")
+    return data

@@ -1,0 +1,189 @@
+"""What every kind of data set has in common: pictures, the blocks they are handed out in, and the order of both.
+
+A source lists its pictures in the driver, cheaply, as items; a block of items travels to a worker, which reads the
+bytes. Blocks are cut at fixed places of the whole listing, whether or not some of its pictures are known already: so
+a run that was killed and resumed cuts, and names, its blocks like one that was not.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from diffstyle.errors import DiffStyleError
+from pipeline.identity import digest
+
+# File names that are taken for pictures (in any case). Kinds that Pillow may not read are here too: a table of rejects
+# that names them is better than a folder of which half is passed over.
+# fmt: off
+PICTURE_SUFFIXES = frozenset({
+    "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "ppm", "pgm", "pbm", "pnm",
+    "jp2", "j2k", "avif", "heic", "heif", "qoi", "pcx", "ico",
+})
+# fmt: on
+
+# A file above this is no picture; reading it would only fill the memory.
+MAX_BYTES = 1 << 30
+
+
+class SourceError(DiffStyleError):
+    """A data set that is missing, empty or unreadable; the message names the address and the mend."""
+
+
+@dataclass(frozen=True)
+class RawPicture:
+    """A picture as its source has it.
+
+    ``data`` holds the encoded bytes; where they can't be had it is None and ``error`` says why. ``name`` is what people
+    call it (its stem becomes part of the key); ``meta`` is all else that the source says, JSON-able.
+    """
+
+    source: str
+    source_version: str
+    name: str
+    data: bytes | None
+    label: str | None = None
+    caption: str | None = None
+    meta: dict[str, Any] | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A picture in a listing: its identity, and in ``at`` what its kind's reader needs to find the bytes."""
+
+    source: str
+    version: str
+    name: str
+    at: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """In place of ``Item.at``: the bytes can't be had, and why."""
+
+    reason: str
+
+
+class Reader(Protocol):
+    """Reads the items of one kind of source, in a worker. Picklable."""
+
+    def read(self, items: Sequence[Item]) -> Iterator[RawPicture]:
+        """A picture for each item, in order."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A unit of work: some pictures of a source. Picklable, small (it holds no bytes of pictures)."""
+
+    index: int
+    reader: Reader
+    items: tuple[Item, ...]
+
+    @property
+    def name(self) -> str:
+        """The same for the same pictures at the same place of the listing, and for no others; sorts by place."""
+        pieces = [piece for item in self.items for piece in (item.source, item.version)]
+        return f"{self.index:06d}-{digest(*pieces)[:8]}"
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def pictures(self) -> Iterator[RawPicture]:
+        """Read the pictures, one at a time. Raises SourceError where the whole source can't be reached."""
+        for broken, items in itertools.groupby(self.items, lambda item: isinstance(item.at, Broken)):
+            if broken:
+                for item in items:
+                    yield failed(item, item.at.reason)
+            else:
+                yield from self.reader.read(list(items))
+
+    def split(self) -> list[Block]:
+        """Two blocks of half the pictures, or [] where there is only one picture."""
+        half = len(self.items) // 2
+        parts = (self.items[:half], self.items[half:]) if half else ()
+        return [Block(self.index, self.reader, part) for part in parts]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A stretch of a listing that may become a block; or ``skipped`` pictures that are known to be known."""
+
+    items: Sequence[Item] = ()
+    skipped: int = 0
+
+
+class Source(ABC):
+    """A data set. After :meth:`blocks` has run out, ``notes`` counts what it passed over, by reason."""
+
+    def __init__(self, text: str, reader: Reader, limit: int | None):
+        self.text = text
+        self.notes: Counter[str] = Counter()
+        self._reader = reader
+        self._limit = limit
+
+    @abstractmethod
+    def _cuts(self, known: Mapping[str, str], size: int) -> Iterator[Cut]:
+        """The whole listing in its stable order, cut into stretches of about ``size`` pictures."""
+
+    def _why_empty(self) -> str:
+        return f"{self.text}: no pictures here"
+
+    def blocks(self, known: Mapping[str, str], size: int = 256) -> Iterator[Block]:
+        """The work that is left: pictures that ``known`` (source -> version) does not have, in a stable order.
+
+        A stretch of which nothing is known is a block of its own; what is left of the others is gathered into blocks
+        of ``size``. Raises SourceError for a data set that is missing or holds no picture at all.
+        """
+        self.notes.clear()
+        index, seen = 0, 0
+        left = math.inf if self._limit is None else self._limit
+        gathered: list[Item] = []
+        gathered_index = 0
+        for cut in self._cuts(known, size):
+            if cut.skipped:
+                index += math.ceil(cut.skipped / size)
+                seen, left = seen + cut.skipped, left - cut.skipped
+            elif cut.items:
+                items = cut.items if len(cut.items) <= left else cut.items[: int(left)]
+                seen, left = seen + len(items), left - len(items)
+                missing = [item for item in items if known.get(item.source) != item.version]
+                if len(missing) == len(items):
+                    yield Block(index, self._reader, tuple(items))
+                elif missing:
+                    gathered_index = gathered_index if gathered else index
+                    gathered += missing
+                index += 1
+            while len(gathered) >= size:
+                yield Block(gathered_index, self._reader, tuple(gathered[:size]))
+                gathered, gathered_index = gathered[size:], index - 1
+            if left <= 0:
+                break
+        if gathered:
+            yield Block(gathered_index, self._reader, tuple(gathered))
+        if not seen:
+            raise SourceError(self._why_empty())
+
+    def count(self) -> int:
+        """How many pictures the data set lists (within the limit), readable or not. Lists it, reads no picture."""
+        return sum(len(block) for block in self.blocks({}))
+
+
+def failed(item: Item, reason: str) -> RawPicture:
+    """The picture of an item whose bytes can't be had."""
+    return RawPicture(item.source, item.version, item.name, None, error=reason)
+
+
+def is_picture(name: str) -> bool:
+    return name.rpartition(".")[2].lower() in PICTURE_SUFFIXES
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's text on one line, for messages and reasons."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())

@@ -1,0 +1,128 @@
+"""What a job file may say of a data set, and opening the data set that it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.sources.addresses import resolve
+from pipeline.sources.attributes import Naming
+from pipeline.sources.base import Source, SourceError
+from pipeline.sources.folder import FolderSource
+from pipeline.sources.lmdbs import LmdbSource
+from pipeline.sources.paths import PATH_COLUMNS, ListSource
+from pipeline.sources.tables import ParquetSource, find_image_column, read_footer
+from pipeline.sources.tars import TarSource
+from pipeline.storage import Place
+
+Addresses = str | list[str]
+
+_KINDS = ("folder", "webdataset", "parquet", "list", "lmdb")
+
+
+class SourceSpec(BaseModel):
+    """A data set: exactly one of the kinds, with one or several addresses (a path, ``s3://...``, ``gs://...``).
+
+    A bare string, or a list of them, stands for ``{any: ...}``: the kind is recognised by what is there.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: Addresses | None = Field(
+        default=None, description="picture files in a folder and below; class folders are labels"
+    )
+    webdataset: Addresses | None = Field(
+        default=None, description="tar files: shard-{000..009}.tar, a glob, a folder of them"
+    )
+    parquet: Addresses | None = Field(default=None, description="Parquet files with a column of picture bytes")
+    list: Addresses | None = Field(default=None, description="CSV or Parquet files with a column of paths")
+    lmdb: Addresses | None = Field(default=None, description="LSUN's lmdb databases")
+    any: Addresses | None = Field(default=None, description="a folder, .tar, .parquet, .csv or lmdb, recognised")
+    image_column: str | None = Field(
+        default=None, description="Parquet: the column of pictures; lists: the column of paths"
+    )
+    label_column: str | None = Field(default=None, description="the column or side-car field that is the label")
+    caption_column: str | None = Field(default=None, description="the column or side-car field that is the caption")
+    limit: int | None = Field(
+        default=None, ge=1, description="only the first so many pictures, in the data set's order"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"any": value} if isinstance(value, (str, list_type)) else value
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> SourceSpec:
+        given = [kind for kind in (*_KINDS, "any") if getattr(self, kind) is not None]
+        if len(given) != 1:
+            wanted = f"give exactly one of {', '.join(_KINDS)}"
+            raise ValueError(f"{wanted}, not {' and '.join(given)}" if given else wanted)
+        if not all(address.strip() for address in self.addresses) or not self.addresses:
+            raise ValueError(f"{given[0]}: an empty address; give a path or s3://bucket/folder")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """``folder``, ``webdataset``, ``parquet``, ``list``, ``lmdb``; or ``any`` where it is to be recognised."""
+        return next(kind for kind in (*_KINDS, "any") if getattr(self, kind) is not None)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses as given."""
+        value = getattr(self, self.kind)
+        return (value,) if isinstance(value, str) else tuple(value)
+
+
+list_type: type = type([])  # the class above has a field called `list`
+
+
+def open_source(spec: SourceSpec | str, base: str | Path | None = None) -> Source:
+    """Open a data set. Relative paths are taken from ``base`` (default: the working directory).
+
+    Raises SourceError, in one line that names the address and the mend, for one that is missing or not of its kind;
+    one that is empty shows when its blocks are asked for.
+    """
+    if isinstance(spec, str):
+        spec = SourceSpec(any=spec)
+    kind = spec.kind
+    addresses = spec.addresses
+    if kind == "any":
+        kinds = {address: _recognise(address, base) for address in addresses}
+        if len(set(kinds.values())) > 1:
+            told = ", ".join(f"{address} is {kind}" for address, kind in kinds.items())
+            raise SourceError(f"addresses of different kinds: {told}; give them as data sets of their own")
+        kind = kinds[addresses[0]]
+    naming = Naming(spec.label_column, spec.caption_column)
+    if kind == "folder":
+        roots = [place for address in addresses for place in resolve(address, base)]
+        return FolderSource(roots, naming, spec.limit)
+    if kind == "lmdb":
+        return LmdbSource(addresses, base, spec.limit)
+    if kind == "webdataset":
+        return TarSource(addresses, base, naming, spec.limit)
+    table: Callable[..., Source] = ParquetSource if kind == "parquet" else ListSource
+    return table(addresses, base, spec.image_column, naming, spec.limit)
+
+
+def _recognise(address: str, base: str | Path | None) -> str:
+    place = resolve(address, base)[0]
+    if place.is_dir():
+        return "lmdb" if (place / "data.mdb").is_file() else "folder"
+    suffix = place.name.rpartition(".")[2].lower()
+    if suffix == "parquet":
+        return "parquet" if _holds_pictures(place) else "list"
+    kinds = {"tar": "webdataset", "csv": "list", "tsv": "list", "mdb": "lmdb"}
+    if suffix not in kinds:
+        raise SourceError(
+            f"{place}: not a folder, .tar, .parquet or .csv; say of which kind it is: {', '.join(_KINDS)}"
+        )
+    return kinds[suffix]
+
+
+def _holds_pictures(place: Place) -> bool:
+    schema = read_footer(place).schema.to_arrow_schema()
+    return find_image_column(schema) is not None or not set(PATH_COLUMNS) & set(schema.names)
