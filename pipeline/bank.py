@@ -10,18 +10,19 @@ from __future__ import annotations
 import bisect
 import difflib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.bank_files import OpenFiles
+from pipeline.bank_columns import read_columns
+from pipeline.bank_files import Payloads
 from pipeline.bank_format import (
     BANK_FORMAT_VERSION,
     INDEX_SCHEMA,
+    TENSORS,
     BankDescription,
     BankError,
     Latents,
@@ -29,16 +30,21 @@ from pipeline.bank_format import (
     index_rows,
     part_name,
 )
-from pipeline.bank_writer import PAYLOADS, BankWriter, latest_failures, read_index
+from pipeline.bank_writer import BankWriter, latest_failures, read_description, read_index
 from pipeline.parts import PartStore
 from pipeline.storage import Place
 
 if TYPE_CHECKING:
     import pandas as pd
+    import ray.data
+    import webdataset as wds
+
+    from pipeline.bank_views import BankDataset
 
 __all__ = [
     "BANK_FORMAT_VERSION",
     "INDEX_SCHEMA",
+    "TENSORS",
     "BankDescription",
     "BankError",
     "BankWriter",
@@ -48,11 +54,6 @@ __all__ = [
     "index_rows",
     "part_name",
 ]
-
-TENSORS = ("x_t", "h")
-
-# An object store answers one request in tens of milliseconds whatever its size: ask for several at once.
-_REMOTE_READS = 16
 
 
 class LatentBank:
@@ -68,10 +69,8 @@ class LatentBank:
     def __init__(self, place: Place):
         self.place = place
         self._store = PartStore(place)
-        stored = self._store.description()
-        self.description = BankDescription.from_dict(stored.get("identity", {}), str(place))
-        self.about: dict[str, Any] = stored.get("about", {})
-        self._files = OpenFiles()
+        self.description, self.about = read_description(self._store)
+        self.payloads = Payloads(self._store, self.description)
         self.refresh()
 
     @classmethod
@@ -94,8 +93,11 @@ class LatentBank:
         return self._index
 
     def to_pandas(self) -> pd.DataFrame:
-        """Everything but the tensors."""
-        return self._index.to_pandas()
+        """Everything but the tensors: the index, and the columns added by ``bank_columns.write_column``."""
+        frame = self._index.to_pandas()
+        for name, values in read_columns(self.place).items():
+            frame[name] = frame["image"].map(values)
+        return frame
 
     def failed(self) -> dict[str, str]:
         """Key -> error of the images that could not be inverted."""
@@ -154,8 +156,8 @@ class LatentBank:
     def __getitem__(self, key: slice) -> list[Latents]: ...
     def __getitem__(self, key: str | int | slice) -> Latents | list[Latents]:
         if isinstance(key, slice):
-            return self._read(range(len(self))[key])
-        return self._read([self._position(key)])[0]
+            return self.read_rows([self._row(number) for number in range(len(self))[key]])
+        return self.read_rows([self._row(self._position(key))])[0]
 
     def get_many(self, keys: Sequence[str | int], tensors: Sequence[str] = TENSORS) -> list[Latents]:
         """The entries of these keys (or image hashes, or numbers), in their order.
@@ -164,7 +166,7 @@ class LatentBank:
         ``("h",)`` spares reading x_T. Names of the same image share its arrays. Raises UnknownKeyError, and BankError
         for a payload that is not as the index says.
         """
-        return self._read([self._position(key) for key in keys], tensors)
+        return self.read_rows([self._row(self._position(key)) for key in keys], tensors)
 
     def batches(
         self, size: int, shuffle: bool | int = False, tensors: Sequence[str] = TENSORS
@@ -179,57 +181,38 @@ class LatentBank:
         if shuffle is not False:
             np.random.default_rng(None if shuffle is True else shuffle).shuffle(order)
         for start in range(0, len(order), size):
-            yield self._read(order[start : start + size].tolist(), tensors)
+            yield self.read_rows([self._row(number) for number in order[start : start + size].tolist()], tensors)
 
     def __iter__(self) -> Iterator[Latents]:
         for batch in self.batches(16):
             yield from batch
 
-    def _read(self, numbers: Sequence[int], tensors: Sequence[str] = TENSORS) -> list[Latents]:
-        rows = [self._row(number) for number in numbers]
-        wanted = {(row["data"], row["row"]): row for row in rows}
-        jobs = [(place, name) for place in sorted(wanted) for name in tensors if self._kept(name)]
-
-        def fetch(job: tuple[tuple[str, int], str]) -> np.ndarray:
-            return self._tensor(wanted[job[0]], job[1])
-
-        found: dict[Any, np.ndarray]
-        if self.place.is_local or len(jobs) < 2:
-            found = {job: fetch(job) for job in jobs}
-        else:
-            found = dict(zip(jobs, _in_threads(fetch, jobs), strict=True))
-        entries = []
-        for row in rows:
-            place = (row["data"], row["row"])
-            x_t, h = (found.get((place, name)) for name in TENSORS)
-            entries.append(Latents(row["key"], row["image"], x_t, h, self.description.h_timesteps, row))
-        return entries
-
-    def _kept(self, name: str) -> bool:
-        if name not in TENSORS:
-            raise ValueError(f"no tensor {name!r}; a bank has {' and '.join(TENSORS)}")
-        return self.description.keeps_x_t if name == "x_t" else self.description.keeps_h
+    def read_rows(self, rows: Sequence[dict[str, Any]], tensors: Sequence[str] = TENSORS) -> list[Latents]:
+        """The entries of these rows of the index, as :meth:`get_many` reads them."""
+        return self.payloads.read_rows(rows, tensors)
 
     def _row(self, number: int) -> dict[str, Any]:
         columns = zip(self._index.column_names, self._index.columns, strict=True)
         return {name: column[number].as_py() for name, column in columns}
 
-    def _tensor(self, row: dict[str, Any], name: str) -> np.ndarray:
-        what = self.description
-        shape, dtype = (what.x_t_shape, what.x_t_dtype) if name == "x_t" else (what.h_stack_shape, what.h_dtype)
-        payload = PAYLOADS[what.format]  # not an attribute: a module can't be pickled
-        place = self._store.data(row["data"], payload.EXTENSION)
-        lead = payload.LEAD
-        data = self._files.read(place, row[f"{name}_offset"] - lead, row[f"{name}_size"] + lead, row["data_size"])
-        try:
-            return payload.decode(data, shape, dtype)
-        except (ValueError, SyntaxError) as error:
-            raise BankError(f"{place}: {name} of {row['key']}: {error}; run `diffstyle bank repair`") from error
+    # ---- as other libraries want it; the imports are theirs to pay ----
+    def torch_dataset(self, tensors: Sequence[str] = TENSORS) -> BankDataset:
+        """A map-style ``torch.utils.data.Dataset``; see :class:`pipeline.bank_views.BankDataset`."""
+        from pipeline.bank_views import BankDataset
 
+        return BankDataset(self, tensors)
 
-def _in_threads(task: Callable[[Any], np.ndarray], jobs: list[Any]) -> list[np.ndarray]:
-    with ThreadPoolExecutor(min(_REMOTE_READS, len(jobs))) as pool:
-        return list(pool.map(task, jobs))
+    def ray_dataset(self, tensors: Sequence[str] = TENSORS, batch_size: int = 32) -> ray.data.Dataset:
+        """A Ray dataset that reads tensors as it is consumed; see :func:`pipeline.bank_views.ray_dataset`."""
+        from pipeline.bank_views import ray_dataset
+
+        return ray_dataset(self, tensors, batch_size)
+
+    def webdataset(self, shuffle: bool | int = False, tensors: Sequence[str] = TENSORS) -> wds.DataPipeline:
+        """A WebDataset pipeline over either format; see :func:`pipeline.bank_views.webdataset_pipeline`."""
+        from pipeline.bank_views import webdataset_pipeline
+
+        return webdataset_pipeline(self, shuffle, tensors)
 
 
 def _entries(index: pa.Table) -> pa.Table:

@@ -1,16 +1,77 @@
-"""Ranged reads from the payloads of a bank, with a bounded number of files kept open."""
+"""The payload files of a bank: which format is which module, and ranged reads with a bounded number of files open."""
 
 from __future__ import annotations
 
 import collections
 import os
 import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from pipeline.bank_format import BankError
+from pipeline import bank_parquet, bank_tar
+from pipeline.bank_format import TENSORS, BankDescription, BankError, Latents
+from pipeline.parts import PartStore
 from pipeline.storage import Place
+
+# The modules offer EXTENSION, LEAD, write, decode and read_all.
+PAYLOADS: dict[str, Any] = {"parquet": bank_parquet, "webdataset": bank_tar}
+
+# An object store answers one request in tens of milliseconds whatever its size: ask for several at once.
+_REMOTE_READS = 16
+
+
+class Payloads:
+    """Reads the tensors of rows of the index. Can be pickled, and shared by threads."""
+
+    def __init__(self, store: PartStore, description: BankDescription):
+        self._store = store
+        self._description = description
+        self._files = OpenFiles()
+
+    def read_rows(self, rows: Sequence[dict[str, Any]], tensors: Sequence[str] = TENSORS) -> list[Latents]:
+        """The entries of these rows, in their order.
+
+        Every payload is opened once and read front to back, no more than these rows and ``tensors``. Rows that lead
+        to the same tensors share the arrays. Raises BankError for a payload that is not as the rows say.
+        """
+        wanted = {(row["data"], row["row"]): row for row in rows}
+        jobs = [(place, name) for place in sorted(wanted) for name in tensors if self._kept(name)]
+
+        def fetch(job: tuple[tuple[str, int], str]) -> np.ndarray:
+            return self._tensor(wanted[job[0]], job[1])
+
+        if self._store.root.is_local or len(jobs) < 2:
+            arrays = [fetch(job) for job in jobs]
+        else:
+            with ThreadPoolExecutor(min(_REMOTE_READS, len(jobs))) as pool:
+                arrays = list(pool.map(fetch, jobs))
+        found = dict(zip(jobs, arrays, strict=True))
+        entries = []
+        for row in rows:
+            x_t, h = (found.get(((row["data"], row["row"]), name)) for name in TENSORS)
+            entries.append(Latents(row["key"], row["image"], x_t, h, self._description.h_timesteps, row))
+        return entries
+
+    def _kept(self, name: str) -> bool:
+        if name not in TENSORS:
+            raise ValueError(f"no tensor {name!r}; a bank has {' and '.join(TENSORS)}")
+        return self._description.keeps_x_t if name == "x_t" else self._description.keeps_h
+
+    def _tensor(self, row: dict[str, Any], name: str) -> np.ndarray:
+        what = self._description
+        shape, dtype = (what.x_t_shape, what.x_t_dtype) if name == "x_t" else (what.h_stack_shape, what.h_dtype)
+        payload = PAYLOADS[what.format]
+        place = self._store.data(row["data"], payload.EXTENSION)
+        offset, size = row[f"{name}_offset"] - payload.LEAD, row[f"{name}_size"] + payload.LEAD
+        data = self._files.read(place, offset, size, row["data_size"])
+        try:
+            return payload.decode(data, shape, dtype)
+        except (ValueError, SyntaxError) as error:
+            raise BankError(f"{place}: {name} of {row['key']}: {error}; run `diffstyle bank repair`") from error
 
 
 class OpenFiles:

@@ -18,6 +18,7 @@ BANK_FORMAT_VERSION = 1
 ROLES = ("content", "style", "both")
 FORMATS = ("parquet", "webdataset")
 DTYPES = ("float16", "float32")
+TENSORS = ("x_t", "h")
 
 # data_hash and data_size are the SHA-256 and the bytes of the whole payload file, the same in all rows of a part: a
 # column, and not metadata of the index file, since tables lose their metadata on the way through casts and joins.

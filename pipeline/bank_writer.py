@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from pipeline import bank_parquet, bank_tar
+from pipeline.bank_files import PAYLOADS
 from pipeline.bank_format import (
     INDEX_SCHEMA,
     PICTURE_COLUMNS,
@@ -24,7 +26,11 @@ from pipeline.identity import digest
 from pipeline.parts import PartStore
 from pipeline.storage import Place
 
-PAYLOADS: dict[str, Any] = {"parquet": bank_parquet, "webdataset": bank_tar}
+
+def read_description(store: PartStore) -> tuple[BankDescription, dict[str, Any]]:
+    """The store's description and what else is good to know. Raises DescriptionError or BankError."""
+    stored = store.description()
+    return BankDescription.from_dict(stored.get("identity", {}), str(store.root)), stored.get("about", {})
 
 
 def read_index(store: PartStore, columns: list[str] | None = None) -> pa.Table:
@@ -34,6 +40,18 @@ def read_index(store: PartStore, columns: list[str] | None = None) -> pa.Table:
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         first = str(error).splitlines()[0]
         raise BankError(f"{store.root}: its index is not readable ({first}); run `diffstyle bank repair`") from error
+
+
+def read_index_part(store: PartStore, part: str) -> pa.Table:
+    """The rows of one part of the index; BankError if it is not readable."""
+    place = store.index_folder / f"{part}.parquet"
+    try:
+        with place.open() as stream:
+            table = pq.read_table(stream)
+        return pa.table({name: table[name] for name in INDEX_SCHEMA.names}, schema=INDEX_SCHEMA)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
+        first = str(error).splitlines()[0]
+        raise BankError(f"{place}: not readable ({first}); run `diffstyle bank repair`") from error
 
 
 class BankWriter:
@@ -70,18 +88,22 @@ class BankWriter:
         if len({item.image for item in items}) != len(items):
             raise BankError(f"{part}: the same image twice; give other names of a picture to commit_aliases")
         payload = PAYLOADS[description.format]
-        place = PartStore(Place.parse(root)).data(part, payload.EXTENSION)
-        with place.writer() as stream:
-            hashing = _HashingStream(stream)
-            places = payload.write(cast(BinaryIO, hashing), description, items)
+        with BankWriter(Place.parse(root), description).hashing_payload(part) as stream:
+            places = payload.write(cast(BinaryIO, stream), description, items)
         rows = []
         for item, where in zip(items, places, strict=True):
             row = {name: item.row.get(name) for name in PICTURE_COLUMNS}
             row.update(where, key=item.key, image=item.image, data=part, status="ok")
-            row.update(data_size=hashing.size, data_hash=hashing.hexdigest())
+            row.update(data_size=stream.size, data_hash=stream.hexdigest())
             row["created"] = item.row.get("created") or now()
             rows.append(row)
         return index_rows(rows)
+
+    @contextlib.contextmanager
+    def hashing_payload(self, part: str) -> Iterator[HashingStream]:
+        """Write a part's payload, whole or not at all; the stream knows its size and hash."""
+        with self.store.data(part, PAYLOADS[self.description.format].EXTENSION).writer() as stream:
+            yield HashingStream(stream)
 
     def commit(self, part: str, rows: pa.Table | Sequence[Mapping[str, Any]]) -> None:
         """Make a part count. Raises BankError if its payload is not there as the rows say, or rows are of another."""
@@ -141,6 +163,10 @@ class BankWriter:
         """Hashes of the images whose tensors are committed."""
         return set(self._ok(["image"])["image"].to_pylist())
 
+    def known_sources(self) -> set[str]:
+        """The sources of the committed entries."""
+        return set(self._ok(["source"])["source"].to_pylist())
+
     def known_names(self) -> set[tuple[str, str]]:
         """(key, image) of every committed entry, aliases included."""
         index = self._ok(["key", "image"])
@@ -167,7 +193,7 @@ def latest_failures(index: pa.Table, by: str) -> dict[str, str]:
     return dict(zip(failed[by].to_pylist(), failed["error"].to_pylist(), strict=True))
 
 
-class _HashingStream:
+class HashingStream:
     """Passes bytes on and keeps their number and SHA-256, so that a payload need not be read back to be hashed."""
 
     def __init__(self, stream: BinaryIO):

@@ -14,6 +14,11 @@ from pipeline.bank import BankDescription, BankError, BankWriter, LatentBank, Un
 from pipeline.parts import DescriptionError
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+
+
 @pytest.fixture(params=FORMATS)
 def bank(request: pytest.FixtureRequest, tmp_path: Path) -> LatentBank:
     fill(tmp_path / "bank", describe(request.param), range(10))
@@ -76,7 +81,7 @@ def test_get_many_keeps_order_and_repeats(bank):
 
 def test_get_many_reads_only_what_is_asked(bank, monkeypatch):
     reads = []
-    files = type(bank._files)
+    files = type(bank.payloads._files)
     original = files.read
 
     def read(self, place, offset, size, file_size):
