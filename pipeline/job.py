@@ -183,6 +183,12 @@ class Injection(Strict):
     mask: Annotated[tuple[Mask, ...], BeforeValidator(as_list), Field(min_length=1)] = (None,)
     plan: Plan = "reference"
 
+    @model_validator(mode="after")
+    def _goes_together(self) -> Injection:
+        if self.events == "every" and self.plan_spec.grid is None:
+            raise ValueError("events: every needs a grid plan; the aligned plan is made around single events")
+        return self
+
     @field_serializer("gamma", "omega", "mask", mode="wrap")
     def _as_written(self, values: tuple[Any, ...], handler: Any) -> Any:
         return plain_if_single(handler(values))

@@ -39,9 +39,9 @@ def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = (), check_
         document.override(assignment, _shorthand)
     _resolve_paths(document, base)
     job = document.validate(Job)
-    mistakes = _model_mistakes(document, job) + (_input_mistakes(document, job) if check_inputs else [])
+    mistakes = _model_mistakes(job) | (_input_mistakes(document, job) if check_inputs else {})
     if mistakes:
-        raise MistakesError(mistakes)
+        raise MistakesError(document.report(mistakes))
     return job
 
 
@@ -60,7 +60,7 @@ def _find(path: str | os.PathLike[str]) -> tuple[Path, Path]:
 
 
 def _shorthand(loc: Loc, value: Any, following: str) -> Any:
-    """The mapping that a source's short form stands for, so that ``--set content.limit=5`` works on ``content: FOLDER``.
+    """The mapping for a source in its short form, so that ``--set content.limit=5`` works on ``content: FOLDER``.
 
     A source has one kind: an override that gives another (``--set content.parquet=FILE``) takes the first one's place.
     """
@@ -91,9 +91,9 @@ def _resolve_paths(document: Document, base: Path) -> None:
     _replace(document, ("weights",), weights)
     _replace(document, ("pairs", "list"), absolute)
     for source in _SOURCES:
-        _replace(document, source, absolute)
+        _replace(document, source, absolute, lists=True)
         for kind in _SOURCE_PATHS:
-            _replace(document, (*source, kind), absolute)
+            _replace(document, (*source, kind), absolute, lists=True)
     masks = document.get(("injection", "mask"))
     for i in range(len(masks)) if isinstance(masks, list) else ():
         for kind in ("picture", "folder"):
@@ -102,47 +102,47 @@ def _resolve_paths(document: Document, base: Path) -> None:
         _replace(document, ("injection", "mask", kind), absolute)
 
 
-def _replace(document: Document, loc: Loc, change: Callable[[str, Loc], str]) -> None:
-    """Change the text at ``loc``, or each text of the list there; anything else is left for the validation."""
+def _replace(document: Document, loc: Loc, change: Callable[[str, Loc], str], lists: bool = False) -> None:
+    """Change the text at ``loc`` (or each text of the list there); anything else is left for the validation."""
     holder, value = document.get(loc[:-1]), document.get(loc)
     if isinstance(value, str) and value:
         holder[loc[-1]] = change(value, loc)
-    elif isinstance(value, list):
+    elif isinstance(value, list) and lists:
         holder[loc[-1]] = [change(item, loc) if isinstance(item, str) and item else item for item in value]
 
 
-def _model_mistakes(document: Document, job: Job) -> list[str]:
+def _model_mistakes(job: Job) -> dict[Loc, str]:
     try:
         load_model_config(job.model)
     except MistakesError:
         raise  # these name the model config's own lines
     except ConfigError as error:
-        return [document.mistake(("model",), str(error))]
-    return []
+        return {("model",): str(error)}
+    return {}
 
 
-def _input_mistakes(document: Document, job: Job) -> list[str]:
+def _input_mistakes(document: Document, job: Job) -> dict[Loc, str]:
     """What the job reads and is not there. Only local paths are looked at, patterns (``*``, ``{0..9}``) are not."""
     wanted: list[tuple[Loc, str]] = []
-    for loc, source in ((("content",), job.content), (("style",), job.style)):
+    for at, source in zip(_SOURCES, (job.content, job.style), strict=True):
         if isinstance(source, BankSpec):
-            wanted.append(((*loc, "bank"), source.bank))
+            wanted.append(((*at, "bank"), source.bank))
         elif not isinstance(source, SampleSpec):
-            for kind in _SOURCE_PATHS:
-                value = getattr(source, kind, None) or source.model_dump(by_alias=True).get(kind)
-                wanted += [((*loc, kind), item) for item in ([value] if isinstance(value, str) else value or ())]
+            wanted += [((*at, source.kind), address) for address in source.addresses]
+    listed = isinstance(document.get(("injection", "mask")), list)
     for i, mask in enumerate(job.injection.mask):
         if isinstance(mask, MaskSpec) and mask.kind != "rectangle":
-            wanted.append((("injection", "mask", i, mask.kind), getattr(mask, mask.kind)))
+            loc: Loc = ("injection", "mask", i, mask.kind) if listed else ("injection", "mask", mask.kind)
+            wanted.append((loc, getattr(mask, mask.kind)))
     if isinstance(job.pairs, ListedPairs):
         wanted.append((("pairs", "list"), job.pairs.file))
     if job.weights and not RANDOM_WEIGHTS.fullmatch(job.weights):
         wanted.append((("weights",), job.weights))
-    return [
-        document.mistake(_written(document, loc), f"{text}: no such file or folder")
+    return {
+        _written(document, loc): f"{text}: no such file or folder"
         for loc, text in wanted
         if "://" not in text and not any(sign in text for sign in "*?[{") and not Path(text).exists()
-    ]
+    }
 
 
 def _written(document: Document, loc: Loc) -> Loc:

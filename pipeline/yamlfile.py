@@ -10,7 +10,7 @@ import difflib
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -121,8 +121,12 @@ class Document:
             found = [self._explained(model, item) for item in error.errors(include_url=False)]
         # One message for a place: of several about one value the first is the nearest to what was meant.
         at = dict(reversed(found))
-        order = sorted(at, key=lambda loc: (bool(self.lines.get(loc) is None), self.lines.get(loc, 0)))
-        raise MistakesError([self.mistake(loc, at[loc]) for loc in order])
+        raise MistakesError(self.report(at))
+
+    def report(self, found: Mapping[Loc, str]) -> list[str]:
+        """The line for each mistake, in the order of the file; those without a place in it come last."""
+        order = sorted(found, key=lambda loc: (loc not in self.lines, self.lines.get(loc, 0)))
+        return [self.mistake(loc, found[loc]) for loc in order]
 
     def _explained(self, model: type[BaseModel], item: Any) -> tuple[Loc, str]:
         loc: Loc = ()
