@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -120,9 +121,7 @@ class BankDescription:
     @property
     def bytes_per_image(self) -> int:
         """Bytes of the tensors of one entry, without what a format adds (see :func:`payload_bytes`)."""
-        x_t = int(np.prod(self.x_t_shape)) * np.dtype(self.x_t_dtype).itemsize if self.keeps_x_t else 0
-        h = int(np.prod(self.h_stack_shape)) * np.dtype(self.h_dtype).itemsize if self.keeps_h else 0
-        return x_t + h
+        return sum(_tensor_sizes(self))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; ``kind`` tells a bank from the other stores of parts."""
@@ -215,3 +214,33 @@ def _stored(key: str, name: str, tensor: np.ndarray | None, shape: tuple[int, ..
         reason = f"beyond the range of {dtype}" if finite_before else "not finite"
         raise BankError(f"{key}: {name} has values that are {reason}")
     return stored
+
+
+def payload_bytes(description: BankDescription, images: int, part_size: int) -> int:
+    """Bytes of the payloads of a bank of so many images in parts of ``part_size``, before any is made.
+
+    Right within a few hundred bytes an image (which depend on the length of names and captions): far below 1 % at
+    256 px, and within 5 % down to tensors of some 20 KB.
+    """
+    tensors = int(description.keeps_x_t) + int(description.keeps_h)
+    full, rest = divmod(images, part_size)
+    parts = [(full, part_size)] + [(1, rest)] * bool(rest)
+    if description.format == "webdataset":
+        # A header and a rounded-up body for each member, the .npy header of 128 bytes, and a tar ends on a record.
+        each = 1024 + sum(512 + _round_up(128 + size, 512) for size in _tensor_sizes(description))
+        return sum(count * _round_up(size * each + 1024, 10240) for count, size in parts)
+    # Page headers, the small columns and the row group's entry in the footer, as measured; then the footer's schema.
+    each = description.bytes_per_image + 217 + 300 * tensors + 123 * description.keeps_h
+    return sum(count * (size * each + 336 + 339 * tensors + 163 * description.keeps_h) for count, size in parts)
+
+
+def _tensor_sizes(description: BankDescription) -> list[int]:
+    shapes = ((description.x_t_shape, description.x_t_dtype), (description.h_stack_shape, description.h_dtype))
+    kept = (description.keeps_x_t, description.keeps_h)
+    return [
+        math.prod(shape) * np.dtype(dtype).itemsize for (shape, dtype), keep in zip(shapes, kept, strict=True) if keep
+    ]
+
+
+def _round_up(size: int, block: int) -> int:
+    return size + -size % block

@@ -11,6 +11,7 @@ import pytest
 from bank_samples import FORMATS, describe, fill, latents
 
 from pipeline.bank import BankDescription, BankError, BankWriter, LatentBank, UnknownKeyError, part_name
+from pipeline.bank_format import payload_bytes
 from pipeline.parts import DescriptionError
 
 
@@ -288,3 +289,15 @@ def test_a_broken_payload_is_an_error_not_other_numbers(tmp_path, format):
     index.write_bytes(b"")
     with pytest.raises(BankError, match="bank repair"):
         LatentBank.open(tmp_path)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("role", ["content", "style", "both"])
+@pytest.mark.parametrize(("count", "part_size"), [(6, 6), (7, 3), (1, 4)])
+def test_the_size_is_known_beforehand(tmp_path, format, role, count, part_size):
+    timesteps = () if role == "style" else tuple(range(10))
+    description = describe(format, role, image_size=64, h_shape=(128, 4, 4), h_timesteps=timesteps)
+    fill(tmp_path, description, range(count), part_size)
+    size = sum(file.stat().st_size for file in (tmp_path / "data").iterdir())
+    assert payload_bytes(description, count, part_size) == pytest.approx(size, rel=0.05)
+    assert payload_bytes(description, 0, part_size) == 0

@@ -1,0 +1,312 @@
+"""``diffstyle bank``: look into latent banks, check them, change them as a whole."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from diffstyle.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.bank import LatentBank, Latents
+
+# As in pipeline/cli.py: done, but something is wrong with what was looked at.
+EXIT_FAILURES = 3
+
+
+@click.group()
+def bank() -> None:
+    """Look into latent banks, check and change them. BANK is a folder, s3://... or gs://..."""
+
+
+@bank.command()
+@click.argument("path", metavar="BANK")
+@click.option("--json", "as_json", is_flag=True, help="The same as one JSON object.")
+def info(path: str, as_json: bool) -> None:
+    """Counts, sizes, settings and dates of a bank."""
+    from pipeline.bank import LatentBank
+
+    summary = _summary(LatentBank.open(path))
+    if as_json:
+        click.echo(json.dumps(summary, indent=2))
+        return
+    for name, value in summary.items():
+        if isinstance(value, dict):
+            click.echo(f"{name}:")
+            for inner, detail in value.items():
+                click.echo(f"  {inner}: {_short(detail)}")
+        else:
+            click.echo(f"{name}: {_short(value)}")
+
+
+def _summary(opened: LatentBank) -> dict[str, Any]:
+    import pyarrow.compute as pc
+
+    index = opened.index
+    payloads = dict(zip(index["data"].to_pylist(), index["data_size"].to_pylist(), strict=True))
+    dates = pc.min_max(index["created"]).as_py()
+    images = pc.count_distinct(index["image"]).as_py()
+    return {
+        "bank": str(opened.place),
+        "entries": len(opened),
+        "images": images,
+        "failed": len(opened.failed()),
+        "parts": len(payloads),
+        "bytes": sum(payloads.values()),
+        "bytes_per_image": round(sum(payloads.values()) / images) if images else 0,
+        "first_made": dates["min"].isoformat(timespec="seconds") if dates["min"] else None,
+        "last_made": dates["max"].isoformat(timespec="seconds") if dates["max"] else None,
+        "settings": {name: value for name, value in opened.description.to_dict().items() if name != "kind"},
+        "about": opened.about,
+    }
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 160 else f"{text[:150]} ... ({len(value)} in all)"
+
+
+@bank.command()
+@click.argument("path", metavar="BANK")
+@click.argument("key")
+@click.option("--thumbnail", type=click.Path(dir_okay=False, path_type=Path), help="Write the thumbnail to this file.")
+def show(path: str, key: str, thumbnail: Path | None) -> None:
+    """One entry, by key or image hash: what is known of the picture, and figures of its tensors.
+
+    Columns computed later stand below: the PSNR and the thumbnail that `diffstyle reconstruct` writes.
+    """
+    from pipeline.bank import LatentBank
+    from pipeline.bank_columns import read_columns
+
+    opened = LatentBank.open(path)
+    entry = opened[key]
+    for name, value in entry.row.items():
+        if value is not None:
+            click.echo(f"{name}: {value}")
+    names = [row["key"] for row in _same_image(opened, entry.image) if row["key"] != entry.key]
+    if names:
+        click.echo(f"other names: {', '.join(names)}")
+    for line in _figures(entry):
+        click.echo(line)
+    picture = None
+    for name, column in read_columns(opened.place).items():
+        value = column.get(entry.image)
+        if isinstance(value, bytes):
+            picture = value if name == "thumbnail" else picture
+        elif value is not None:
+            click.echo(f"{name}: {value}")
+    if thumbnail and picture is None:
+        raise ConfigError(f"{path}: no thumbnails here yet; run `diffstyle reconstruct` on the bank")
+    if thumbnail and picture is not None:
+        thumbnail.write_bytes(picture)
+    elif picture is not None and sys.stdout.isatty():
+        click.echo(_in_blocks(picture))
+    elif picture is not None:
+        click.echo(f"thumbnail: {len(picture)} bytes; --thumbnail FILE writes it")
+
+
+def _same_image(opened: LatentBank, image: str) -> list[dict[str, Any]]:
+    import pyarrow.compute as pc
+
+    rows: list[dict[str, Any]] = opened.index.filter(pc.equal(opened.index["image"], image)).to_pylist()
+    return rows
+
+
+def _figures(entry: Latents) -> list[str]:
+    import numpy as np
+
+    lines = []
+    if entry.x_t is not None:
+        x = entry.x_t.astype(np.float64)
+        lines.append(f"x_t: {entry.x_t.dtype} {entry.x_t.shape}, mean {x.mean():.4f}, standard deviation {x.std():.4f}")
+    if entry.h is not None:
+        lines.append(f"h: {entry.h.dtype} {entry.h.shape}")
+        for timestep, h in zip(entry.h_timesteps, entry.h.astype(np.float64), strict=True):
+            lines.append(f"  t = {timestep}: norm {np.linalg.norm(h):.3f}, largest {np.abs(h).max():.3f}")
+    return lines
+
+
+def _in_blocks(picture: bytes, width: int = 48) -> str:
+    """A picture as text for a terminal: two pixels a character, upper and lower half, in 24-bit colour."""
+    import io
+
+    from PIL import Image
+
+    with Image.open(io.BytesIO(picture)) as opened:
+        image = opened.convert("RGB")
+    height = max(2, round(image.height * width / image.width)) // 2 * 2
+    pixels = image.resize((width, height)).load()
+    assert pixels is not None
+    lines = []
+    for y in range(0, height, 2):
+        cells = []
+        for x in range(width):
+            upper, lower = (";".join(map(str, pixels[x, row])) for row in (y, y + 1))  # type: ignore[arg-type]
+            cells.append(f"\x1b[38;2;{upper};48;2;{lower}m\u2580")
+        lines.append("".join(cells) + "\x1b[0m")
+    return "\n".join(lines)
+
+
+@bank.command()
+@click.argument("path", metavar="BANK")
+def verify(path: str) -> int:
+    """Check every part: hashes, shapes, finite values, index against files both ways.
+
+    The exit code is 3 if something is wrong.
+    """
+    from pipeline.bank_check import verify as check
+
+    report = check(path, progress=_parts_done)
+    for note in report.notes:
+        click.echo(f"note: {note}")
+    for problem in report.problems:
+        click.echo(f"wrong: {problem}")
+    click.echo(
+        f"{report.images} images in {report.parts} parts ({report.bytes:,} bytes), {report.names} names, "
+        f"{report.failed} failed: {'all is well' if report.ok else f'{len(report.problems)} problems'}"
+    )
+    if not report.ok:
+        click.echo(f"`diffstyle bank repair {path}` drops what is broken; the next precompute makes it anew")
+    return 0 if report.ok else EXIT_FAILURES
+
+
+def _parts_done(done: int, total: int) -> None:
+    # A line for each twentieth: as good in a log as on a terminal.
+    if total > 20 and done * 20 // total > (done - 1) * 20 // total:
+        click.echo(f"{done} of {total} parts checked", err=True)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+@bank.command()
+@click.argument("path", metavar="BANK")
+def repair(path: str) -> None:
+    """Drop what is broken, so that the next precompute makes it anew. Not while another job writes the bank."""
+    from pipeline.bank_check import repair as mend
+
+    done = mend(path)
+    click.echo("\n".join(done) if done else "nothing is broken")
+
+
+@bank.command()
+@click.argument("target")
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--format", type=click.Choice(["parquet", "webdataset"]), help="Of a new TARGET; default: the source's.")
+def merge(target: str, sources: tuple[str, ...], format: str | None) -> None:
+    """Copy the entries of SOURCES into the bank TARGET, made if it is not there. Images that it has are left out."""
+    from pipeline.bank_edit import merge as pour
+
+    click.echo(f"{pour(target, sources, format=format, progress=_say)} images copied into {target}")
+
+
+@bank.command()
+@click.argument("path", metavar="BANK")
+@click.option("--shards", multiple=True, help="Keep the images of these shards; may be repeated.")
+@click.option("--keep", type=click.Path(path_type=Path), help="Keep these: a text file, a key or image hash a line.")
+@click.option("--dry-run", is_flag=True, help="Only say how many would go.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def prune(path: str, shards: tuple[str, ...], keep: Path | None, dry_run: bool, yes: bool) -> None:
+    """Drop the images that left the dataset: all but those in the shards or in the list."""
+    from pipeline.bank_edit import prune as cut
+
+    if not shards and keep is None:
+        raise ConfigError("bank prune: say what to keep, with --shards or --keep")
+    images = _images_of_shards(shards) | (_images_of_list(path, keep) if keep else set())
+    leaving = cut(path, images, dry_run=True)
+    click.echo(f"{len(leaving)} images leave: neither --shards nor --keep has them")
+    if leaving and not dry_run and (yes or click.confirm("Drop them?")):
+        cut(path, images, progress=_say)
+        click.echo("dropped")
+
+
+def _images_of_shards(shards: tuple[str, ...]) -> set[str]:
+    import pyarrow as pa
+
+    from pipeline.parts import PartStore
+    from pipeline.storage import Place
+
+    images: set[str] = set()
+    for address in shards:
+        store = PartStore(Place.parse(address))
+        store.description()  # says so if it is no such folder: else all would leave
+        images.update(store.rows(pa.schema([("image", pa.string())]))["image"].to_pylist())
+    return images
+
+
+def _images_of_list(path: str, keep: Path) -> set[str]:
+    from pipeline.bank import LatentBank
+
+    try:
+        wanted = [line.strip() for line in keep.read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise ConfigError(f"--keep {keep}: {error.strerror}") from error
+    opened = LatentBank.open(path)
+    images = dict(zip(opened.keys(), opened.index["image"].to_pylist(), strict=True))
+    known = set(images.values())
+    unknown = [name for name in wanted if name not in images and name not in known]
+    if unknown:
+        raise ConfigError(f"--keep {keep}: {len(unknown)} lines are neither key nor image, the first is {unknown[0]!r}")
+    return {images.get(name, name) for name in wanted}
+
+
+@bank.command()
+@click.argument("source")
+@click.argument("target")
+@click.option("--format", type=click.Choice(["parquet", "webdataset"]), help="Default: the source's.")
+@click.option("--role", type=click.Choice(["content", "style", "both"]), help="Keep only what this role needs.")
+@click.option("--timestep", "timesteps", type=int, multiple=True, help="Keep h at this timestep; may be repeated.")
+@click.option("--h-dtype", type=click.Choice(["float16", "float32"]))
+@click.option("--x-t-dtype", type=click.Choice(["float16", "float32"]))
+def export(
+    source: str,
+    target: str,
+    format: str | None,
+    role: str | None,
+    timesteps: tuple[int, ...],
+    h_dtype: str | None,
+    x_t_dtype: str | None,
+) -> None:
+    """Copy a bank into the other format, or one that keeps less. Goes on where it was stopped."""
+    from pipeline.bank_edit import export as copy
+
+    copied = copy(
+        source,
+        target,
+        format=format,
+        role=role,
+        h_timesteps=timesteps or None,
+        h_dtype=h_dtype,
+        x_t_dtype=x_t_dtype,
+        progress=_say,
+    )
+    click.echo(f"{copied} images copied into {target}")
+
+
+@bank.command()
+@click.argument("path", metavar="BANK")
+def upgrade(path: str) -> None:
+    """Bring a bank to the format version of this release."""
+    from pipeline.bank_edit import upgrade as move_on
+
+    passed = move_on(path, progress=_say)
+    click.echo(f"now format version {passed[-1]}" if passed else "nothing to do: the format version is this release's")
+
+
+@bank.command()
+@click.argument("path", metavar="BANK")
+@click.argument("key")
+@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many neighbours.")
+@click.option("--timestep", type=int, help="Compare h at this timestep; default: the mean over all kept ones.")
+def similar(path: str, key: str, top: int, timestep: int | None) -> None:
+    """The nearest neighbours of an entry in h-space, by cosine."""
+    from pipeline.bank import LatentBank
+    from pipeline.bank_search import similar as nearest
+
+    for name, cosine in nearest(LatentBank.open(path), key, top=top, timestep=timestep):
+        click.echo(f"{cosine:.4f}  {name}")
