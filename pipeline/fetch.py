@@ -49,7 +49,11 @@ class _FullDiskError(_InterruptedFetchError):
     """Trying again at once would not help."""
 
 
-class _NotFoundError(FetchError):
+class _RefusedError(FetchError):
+    """The server gives something else than the file; asking again would not help."""
+
+
+class _NotFoundError(_RefusedError):
     """The server has no such file."""
 
 
@@ -64,7 +68,11 @@ def fetch_model(config: ModelConfig, progress: Progress | None = None) -> Path:
     """
     weights, place = config.weights, cache_place(config)
     if weights.url:
-        return _fetched(weights.url, place, weights.sha256, progress)
+        try:
+            return _fetched(weights.url, place, weights.sha256, progress)
+        except _RefusedError as error:
+            by_hand = f"; {weights.page} may say more, the file belongs at {place}" if weights.page else ""
+            raise FetchError(f"{error}{by_hand}") from None
     if weights.hub:
         endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
         base = f"{endpoint}/{weights.hub}/resolve/{weights.revision}"
@@ -171,7 +179,7 @@ def _transfer(url: str, part: Path, progress: Progress | None) -> None:
             raise _NotFoundError(
                 f"{url}: no such file there (HTTP {error.code}); the model's config may be out of date"
             ) from None
-        kind = _InterruptedFetchError if error.code >= 500 or error.code == 429 else FetchError
+        kind = _InterruptedFetchError if error.code >= 500 or error.code == 429 else _RefusedError
         raise kind(f"{url}: the server refuses (HTTP {error.code} {error.reason}){_kept(part)}") from None
     except urllib.error.URLError as error:
         raise _InterruptedFetchError(f"{url}: cannot be reached ({_reason(error.reason)}){_kept(part)}") from None
@@ -187,7 +195,9 @@ def _receive(url: str, part: Path, reply: http.client.HTTPResponse, have: int, p
     first = reply.read(_CHUNK)
     page = reply.headers.get_content_type() == "text/html" or first.lstrip()[:9].lower() in (b"<!doctype", b"<html>")
     if page and not resumed:
-        raise FetchError(f"{url}: gives a web page, not a file{_kept(part)}; open it in a browser to see what it wants")
+        raise _RefusedError(
+            f"{url}: gives a web page, not a file{_kept(part)}; open it in a browser to see what it wants"
+        )
     if total is not None and total - start > shutil.disk_usage(part.parent).free:
         raise _FullDiskError(_full(url, part, total - start))
     mark = reply.headers.get("ETag") or reply.headers.get("Last-Modified") or ""

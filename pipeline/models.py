@@ -236,8 +236,9 @@ def random_unet(architecture: Architecture, seed: int = 0) -> UNet:
         for name, parameter in fresh.named_parameters():
             generator = torch.Generator().manual_seed(int(digest(str(seed), name)[:15], 16))
             noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim > 1:
-                parameter.copy_(noise / parameter[0].numel() ** 0.5 / 2)
+            if parameter.ndim > 1:  # linear layers carry the time embedding, which must not drown in the convolutions
+                gain = 1.0 if parameter.ndim == 2 else 0.5
+                parameter.copy_(noise * (gain / parameter[0].numel() ** 0.5))
             else:  # norms near 1 and biases near 0, so that activations neither vanish nor grow
                 is_norm_weight = name.endswith("weight")
                 parameter.copy_(noise * 0.02 + is_norm_weight)

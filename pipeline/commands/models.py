@@ -11,7 +11,14 @@ from typing import Any
 
 import click
 
-from pipeline.models import ModelConfig, all_model_configs, cache_place, load_model_config, weights_place
+from pipeline.models import (
+    ModelConfig,
+    all_model_configs,
+    cache_place,
+    is_config_name,
+    load_model_config,
+    weights_place,
+)
 
 
 @click.group(invoke_without_command=True)
@@ -29,7 +36,8 @@ def models(ctx: click.Context, as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """Everything known about the model NAME (or the YAML file NAME)."""
     config = load_model_config(name)
-    _ = config.unet_architecture  # a mistake in the user's own YAML is told here
+    if not is_config_name(name):
+        _ = config.unet_architecture  # a mistake in a user's own file is told here; it takes importing torch
     described = _described(config)
     if as_json:
         click.echo(json.dumps(described, indent=2))
