@@ -31,10 +31,11 @@ def slerp(gamma: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """
     gamma = gamma.reshape(-1, *[1] * (u.ndim - 1)).to(u)
     tiny = torch.finfo(u.dtype).tiny
-    u_hat, v_hat = u / _norm(u).clamp_min(tiny), v / _norm(v).clamp_min(tiny)
+    norm_u, norm_v = _norm(u), _norm(v)
+    u_hat, v_hat = u / norm_u.clamp_min(tiny), v / norm_v.clamp_min(tiny)
     angle = 2 * torch.atan2(_norm(u_hat - v_hat), _norm(u_hat + v_hat))
     sine = angle.sin()
-    degenerate = sine < 1e-6
+    degenerate = (sine < 1e-6) | (norm_u == 0) | (norm_v == 0)
     sine = torch.where(degenerate, torch.ones_like(sine), sine)
     weight_u = torch.where(degenerate, 1 - gamma, ((1 - gamma) * angle).sin() / sine)
     weight_v = torch.where(degenerate, gamma, (gamma * angle).sin() / sine)

@@ -52,12 +52,13 @@ def picture_key(name: str, image: str) -> str:
     return f"{slug or 'picture'}-{image[:8]}"
 
 
-def pair_id(content_image: str, style_image: str, model_fingerprint: str, settings: dict[str, Any]) -> str:
+def pair_id(content_image: str, style_image: str, settings: str, mask: str = "") -> str:
     """The identity of a result: everything that determines its pixels. 32 hex digits.
 
-    ``settings`` are the injection and inversion settings, the output's preparation and, where noise is drawn, the seed.
+    ``settings``: the digest of all that its pairs share (model, inversion, injection, precision, output format, seed
+    where noise is drawn); ``mask``: the hash of this content's own mask, where each has one.
     """
-    return digest(content_image, style_image, model_fingerprint, digest_of(settings), str(ALGORITHM_VERSION))
+    return digest(content_image, style_image, settings, mask, str(ALGORITHM_VERSION))
 
 
 def pair_seed(job_seed: int, content_image: str, style_image: str) -> int:

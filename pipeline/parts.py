@@ -100,6 +100,15 @@ class PartStore:
         dataset = ds.dataset(files, filesystem=self.index_folder.fs, format="parquet", schema=schema)
         return dataset.to_table(columns=wanted.names)
 
+    def part_rows(self, part: str, schema: pa.Schema) -> pa.Table:
+        """The rows of one committed part."""
+        with (self.index_folder / f"{part}.parquet").open() as stream:
+            return pq.read_table(stream, schema=schema)
+
+    def drop(self, part: str) -> None:
+        """Take a part's rows out of the store. Its payload, if it has one, is then uncommitted."""
+        (self.index_folder / f"{part}.parquet").delete()
+
     def remove_uncommitted(self) -> list[str]:
         """Delete payloads that no index part names, and unfinished files. Call it while holding the store's lock."""
         committed = set(self.parts())

@@ -9,6 +9,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
+
+# On a busy machine an example may take any time; the suite has its own time limit.
+settings.register_profile("diffstyle", deadline=None)
+settings.load_profile("diffstyle")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

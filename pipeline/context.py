@@ -1,0 +1,137 @@
+"""What a worker holds: the model on its device, and the two things it does with it, in batches of a fixed size.
+
+Every batch is filled up to the same size by repeating its last item. Batched kernels may round differently for another
+size, and a picture must not depend on how many happened to be left over.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+
+from diffstyle.errors import CheckpointError
+from pipeline.models import load_model, load_model_config
+
+if TYPE_CHECKING:
+    import torch
+
+    from diffstyle.plan import Plan
+    from diffstyle.unet import UNet
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the driver knows of a model without holding it."""
+
+    name: str
+    fingerprint: str
+    image_size: int
+    h_shape: tuple[int, int, int]
+
+
+def model_facts(model: str, weights: str | None) -> ModelFacts:
+    """Load a model once, strictly, to learn its fingerprint. CheckpointError as ``load_model``."""
+    config = load_model_config(model)
+    unet = load_model(config, weights)
+    return ModelFacts(config.name, unet.fingerprint, unet.image_size, unet.h_shape)
+
+
+@dataclass(frozen=True)
+class ContextMaker:
+    """Makes a worker's context; picklable. ``fingerprint``: what the driver loaded, and every worker must load too."""
+
+    model: str
+    weights: str | None
+    fingerprint: str
+    device: str
+    precision: str
+    batch: int
+
+    def __call__(self) -> ModelContext:
+        import torch
+
+        config = load_model_config(self.model)
+        unet = load_model(config, self.weights, self.device, getattr(torch, self.precision))
+        if unet.fingerprint != self.fingerprint:
+            raise CheckpointError(
+                f"model {config.name}: this worker loaded other weights than the driver (fingerprint "
+                f"{unet.fingerprint[:8]}, not {self.fingerprint[:8]}); give every machine the same file"
+            )
+        return ModelContext(unet, self.device, self.batch)
+
+
+Device = Literal["cpu", "cuda", "mps"]
+
+
+def resolve_device(device: Literal["auto"] | Device) -> Device:
+    """``auto`` as cuda, mps or cpu: the first that is there."""
+    if device != "auto":
+        return device
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def default_batch(device: str, image_size: int) -> int:
+    """A batch size that fits anywhere: small pictures in larger batches, more on a GPU."""
+    side = 64 if device == "cpu" else 512
+    return max(1, min(16 if device == "cpu" else 64, 16 * side**2 // image_size**2))
+
+
+class ModelContext:
+    """The model on a device. ``batch`` is halved, for good, when the device runs out of memory."""
+
+    def __init__(self, unet: UNet, device: str, batch: int) -> None:
+        self.unet = unet
+        self.device = device
+        self.batch = batch
+
+    def walk(self, x: torch.Tensor, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+        """DDIM along ``plan`` for (N, 3, H, W) float32: the ends (N, 3, H, W) and the kept h (N, K, C, h, w)."""
+        import torch
+
+        from diffstyle.sampling import ddim_walk
+
+        def one(indices: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+            ends, h = ddim_walk(self.unet, x[list(indices)].to(self.device), plan)
+            return list(zip(ends.cpu(), h.cpu(), strict=True))
+
+        done = self.in_batches(len(x), one)
+        return torch.stack([end for end, _ in done]).numpy(), torch.stack([h for _, h in done]).numpy()
+
+    def in_batches(self, n: int, run: Callable[[Sequence[int]], list[T]]) -> list[T]:
+        """``run`` over 0 .. n - 1 in lists of ``self.batch`` indices, the last filled up by repeating its last item."""
+        import torch
+
+        done: list[T] = []
+        while len(done) < n:
+            wanted = list(range(len(done), min(n, len(done) + self.batch)))
+            try:
+                results = run(wanted + [wanted[-1]] * (self.batch - len(wanted)))
+            except torch.OutOfMemoryError:
+                if self.batch == 1:
+                    raise
+                self.batch //= 2
+                torch.cuda.empty_cache()
+                log.warning("out of device memory: going on with batches of %d", self.batch)
+                continue
+            done += results[: len(wanted)]
+        return done
+
+
+@functools.lru_cache(maxsize=8)
+def cached_bank(path: str) -> Any:
+    """A bank opened once in this process. Banks only grow, so a worker that misses a key refreshes it."""
+    from pipeline.bank import LatentBank
+
+    return LatentBank.open(path)

@@ -1,0 +1,196 @@
+"""One point of a sweep, made ready: the steps it takes, gamma at each, its masks, and what identifies its results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from diffstyle.errors import ConfigError
+from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan
+from diffstyle.schedule import timesteps
+from pipeline.identity import digest, digest_of
+from pipeline.job import InjectionSettings, Job, gamma_schedule
+from pipeline.storage import Place
+
+
+def kept_grid(inversion: Mapping[str, Any]) -> tuple[int, ...]:
+    """All timesteps at which a walk of these settings (a bank description's ``inversion``) could keep h."""
+    grid = timesteps(int(inversion["steps"]), int(inversion["t_0"]))
+    # An inversion makes no network call at t_0; sampling begins there.
+    return grid if inversion.get("sampled") else grid[:-1]
+
+
+def injection_plan(settings: InjectionSettings, grid: Sequence[int], t_0: int) -> Plan:
+    """The steps of one pair. ``grid`` as :func:`kept_grid` of the content bank; each event reads the nearest of it.
+
+    Raises ConfigError for combinations that make no sense.
+    """
+    spec = settings.plan
+    if settings.events == "every":
+        if spec.grid is None:
+            raise ConfigError("injection.events: every needs a grid plan; the aligned plan is made from single events")
+        events = timesteps(min(spec.grid, t_0 + 1), t_0)
+    else:
+        events = event_timesteps(settings.events, t_0)
+    injection = Injection(
+        events,
+        settings.t_edit,
+        settings.t_boost,
+        settings.dt_lambda,
+        settings.dt_end,
+        calibrate=settings.omega != 0,
+    )
+    if spec.grid is not None:
+        return grid_plan(injection, grid, min(spec.grid, t_0 + 1), t_0)
+    assert spec.aligned is not None
+    return aligned_plan(injection, grid, spec.aligned.between, spec.aligned.tail, t_0)
+
+
+def needed_h(job: Job, inversion: Mapping[str, Any]) -> tuple[int, ...]:
+    """The timesteps whose h a content bank must keep for this job, ascending."""
+    grid = kept_grid(inversion)
+    if job.bank.keep == "all":
+        return grid
+    plans = [injection_plan(settings, grid, int(inversion["t_0"])) for settings in job.settings()]
+    return tuple(sorted({t for plan in plans for t in plan.content_timesteps}))
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks of one recipe, on the h grid. ``shared`` serves every content; otherwise ``own`` has one for each.
+
+    shared  (1, h, w) float32 or None
+    own     content image -> (1, h, w) float32
+    """
+
+    shared: np.ndarray | None = None
+    own: Mapping[str, np.ndarray] | None = None
+
+    def of(self, content_image: str) -> np.ndarray | None:
+        return self.own[content_image] if self.own is not None else self.shared
+
+    def own_hash(self, content_image: str) -> str:
+        return digest(self.own[content_image].tobytes()) if self.own is not None else ""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything about a result but its two pictures. ``digest`` identifies it, ``slug`` names its folder."""
+
+    settings: InjectionSettings
+    plan: Plan
+    gammas: tuple[float, ...]
+    masks: Masks
+    identity: dict[str, Any]
+    digest: str
+    slug: str
+
+
+def make_recipe(
+    settings: InjectionSettings,
+    inversion: Mapping[str, Any],
+    h_timesteps: Sequence[int],
+    shared_identity: Mapping[str, Any],
+    masks: Masks,
+) -> Recipe:
+    """Resolve ``settings`` against a content bank.
+
+    shared_identity  what else decides the pixels: model, banks' settings, precision, output format
+    Raises ConfigError if the bank lacks an h that the settings need.
+    """
+    t_0 = int(inversion["t_0"])
+    plan = injection_plan(settings, kept_grid(inversion), t_0)
+    missing = sorted(set(plan.content_timesteps) - set(h_timesteps))
+    if missing:
+        raise ConfigError(
+            f"the content bank lacks h at timesteps {missing[:5]}{' ...' if len(missing) > 5 else ''}, which "
+            f"injection.t_edit {settings.t_edit} and events {settings.events} need; make a new bank with this job, "
+            "or one with bank.keep: all"
+        )
+    said = settings.to_dict()
+    if masks.shared is not None:
+        said["mask"] = digest(masks.shared.tobytes())
+    elif masks.own is not None:
+        said["mask"] = "own"
+    identity = {"injection": said, "plan": digest_of(plan.to_dict()), **shared_identity}
+    identifier = digest_of(identity)
+    gamma = settings.gamma if isinstance(settings.gamma, float | int) else settings.gamma.kind
+    slug = f"gamma-{gamma:g}" if isinstance(gamma, float | int) else f"gamma-{gamma}"
+    return Recipe(
+        settings,
+        plan,
+        tuple(gamma_schedule(settings.gamma).at(plan.injections)),
+        masks,
+        identity,
+        identifier,
+        f"{slug}-{identifier[:8]}",
+    )
+
+
+# ---- masks ----
+
+
+def load_masks(
+    settings: InjectionSettings, contents: Mapping[str, str], image_size: int, h_grid: tuple[int, int]
+) -> Masks:
+    """The masks that ``settings`` ask for, on the h grid.
+
+    contents: image -> its source or key, by whose stem a mask folder's picture is found. A mask picture goes through
+    the same crop and resize as the contents; white is where content goes. Raises ConfigError naming what is missing.
+    """
+    from diffstyle.masks import rectangle_mask, reference_mask, to_h_grid
+
+    mask = settings.mask
+    if mask is None:
+        return Masks()
+    if mask == "reference":
+        return Masks(to_h_grid(reference_mask(), *h_grid)[0].numpy())
+    if mask.rectangle is not None:
+        top, left, bottom, right = mask.rectangle
+        return Masks(to_h_grid(rectangle_mask(top, left, bottom, right, image_size), *h_grid)[0].numpy())
+    if mask.picture is not None:
+        return Masks(_mask_picture(Place.parse(mask.picture), image_size, h_grid))
+    assert mask.folder is not None
+    found = {entry.place.name.rpartition(".")[0]: entry.place for entry in Place.parse(mask.folder).list()}
+    own, missing = {}, []
+    for image, source in contents.items():
+        stem = _stem(source)
+        if stem in found:
+            own[image] = _mask_picture(found[stem], image_size, h_grid)
+        else:
+            missing.append(stem)
+    if missing:
+        raise ConfigError(
+            f"injection.mask.folder: {mask.folder} has no mask for {len(missing)} of {len(contents)} contents "
+            f"(e.g. {missing[0]}.png)"
+        )
+    return Masks(own=own)
+
+
+def _mask_picture(place: Place, size: int, h_grid: tuple[int, int]) -> np.ndarray:
+    from diffstyle.images import to_tensor
+    from diffstyle.masks import to_h_grid
+    from pipeline.decode import Undecodable, decode
+
+    try:
+        pixels = decode(place.read_bytes(), size, background=(0, 0, 0)).pixels
+    except FileNotFoundError:
+        raise ConfigError(f"injection.mask: {place} does not exist") from None
+    except Undecodable as error:
+        raise ConfigError(f"injection.mask: {place} is not readable as a picture: {error}") from None
+    grey = (to_tensor(pixels)[None].mean(1, keepdim=True) + 1) / 2
+    return to_h_grid(grey, *h_grid)[0].numpy()
+
+
+def _stem(source: str) -> str:
+    name = source.replace("#", "/").rpartition("/")[2]
+    return name.rpartition(".")[0] or name
+
+
+def as_json(value: Any) -> str:
+    """Compact JSON with sorted keys, for a manifest's column."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

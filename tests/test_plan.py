@@ -1,0 +1,114 @@
+"""Plans: what happens at which timestep, without a model."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffstyle.plan import Injection, aligned_plan, event_timesteps, grid_plan, inversion_plan, sampling_plan
+from diffstyle.schedule import a_at, alphas_cumprod, nearest, timesteps
+
+KEPT = inversion_plan(50).kept
+
+
+def test_the_schedule_falls_from_almost_one_to_almost_zero():
+    a = alphas_cumprod()
+    assert a.shape == (1000,)
+    assert (a[1:] < a[:-1]).all()
+    assert a_at(-1) == 1
+    assert a_at(0) == pytest.approx(1 - 1e-4, abs=1e-7)
+    assert 0 < a_at(999) < 1e-4
+
+
+@given(st.integers(2, 1000))
+def test_timesteps_rise_from_0_to_t_0(n):
+    grid = timesteps(n)
+    assert len(set(grid)) == len(grid) == n
+    assert (grid[0], grid[-1]) == (0, 999)
+    assert list(grid) == sorted(grid)
+
+
+@pytest.mark.parametrize("n", [0, 1, 1001])
+def test_timesteps_refuse_what_is_no_grid(n):
+    with pytest.raises(ValueError, match=r"2 \.\. 1000"):
+        timesteps(n)
+
+
+def test_a_tie_goes_to_the_larger_timestep():
+    assert nearest(10, [0, 5, 15, 30]) == 15
+    assert nearest(999, [0, 978]) == 978
+
+
+def test_an_inversion_never_calls_the_network_at_t_0():
+    plan = inversion_plan(50)
+    assert plan.encodes == plan.decodes == 49
+    assert plan.kept == timesteps(50)[:-1]
+    assert plan.steps[-1].t_next == 999
+    with pytest.raises(ValueError, match="does not visit"):
+        inversion_plan(50, keep=[1])
+
+
+def test_sampling_begins_at_t_0_and_ends_at_the_picture():
+    plan = sampling_plan(20, keep=[999, 0])
+    assert plan.steps[0].t == 999
+    assert plan.steps[-1].t_next == -1
+    assert plan.kept == (999, 0)
+
+
+def walk_is_whole(plan):
+    """Every step begins where the one before ended; the last ends at the picture."""
+    assert plan.steps[0].t == 999
+    assert plan.steps[-1].t_next == -1
+    for one, other in zip(plan.steps, plan.steps[1:], strict=False):
+        assert one.t_next == other.t < one.t
+
+
+injections = st.builds(
+    Injection,
+    st.integers(2, 120).map(event_timesteps),
+    t_edit=st.integers(0, 999),
+    t_boost=st.integers(0, 999),
+    dt_lambda=st.sampled_from([1.0, 0.9985]),
+    calibrate=st.booleans(),
+)
+
+
+@given(injections, st.integers(2, 1000))
+def test_every_event_fires_on_every_grid(injection, n):
+    plan = grid_plan(injection, KEPT, n)
+    walk_is_whole(plan)
+    visited = {step.t for step in plan.steps}
+    assert set(injection.events) <= visited
+    assert set(plan.injections) == {t for t in injection.events if t >= injection.t_edit}
+    assert set(plan.noise_timesteps) == {t for t in injection.events if 0 < t <= injection.t_boost}
+    assert plan.decodes - plan.encodes == len(plan.injections)
+    assert set(plan.content_timesteps) <= set(KEPT)
+
+
+@given(injections, st.integers(1, 6), st.integers(1, 100))
+def test_the_aligned_plan_keeps_what_acts_and_its_step_length(injection, between, tail):
+    aligned = aligned_plan(injection, KEPT, between, tail)
+    reference = grid_plan(injection, KEPT, 1000)
+    walk_is_whole(aligned)
+    acting = {step for step in reference.steps if step.content_t is not None or step.noise or step.direction != 1}
+    assert acting <= set(aligned.steps)
+
+
+def test_the_aligned_plan_takes_about_a_tenth_of_the_calls():
+    plan = aligned_plan(Injection(event_timesteps(50)), KEPT, between=2, tail=20)
+    assert 100 <= plan.encodes <= 112
+
+
+def test_calibration_calls_the_network_once_more_at_each_injection_and_replaces_dt_lambda():
+    events = event_timesteps(50)
+    plain = grid_plan(Injection(events, dt_lambda=0.9985), KEPT, 50)
+    calibrated = grid_plan(Injection(events, dt_lambda=0.9985, calibrate=True), KEPT, 50)
+    assert calibrated.encodes == plain.encodes + len(plain.injections)
+    assert {step.direction for step in plain.steps if step.t >= 950} == {0.9985}
+    assert {step.direction for step in calibrated.steps} == {1.0}
+
+
+def test_a_plan_needs_an_h_to_inject():
+    with pytest.raises(ValueError, match="no h"):
+        grid_plan(Injection(event_timesteps(50)), [], 50)
