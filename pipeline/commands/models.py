@@ -87,24 +87,24 @@ def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    cells = [(r["name"], r["family"], str(r["size"]), _whether(r), r["licence"] or "not stated") for r in rows]
     header = ("name", "family", "size", "weights", "licence")
     if not sys.stdout.isatty():
-        for row in cells:
-            click.echo("\t".join(row))
+        for row in rows:
+            where = row["place"] if row["present"] else _how_to_get(row)
+            click.echo("\t".join((row["name"], row["family"], str(row["size"]), where, row["licence"] or "not stated")))
         return
     from rich.console import Console
     from rich.table import Table
 
     table = Table(*header)
-    for row in cells:
-        table.add_row(*row)
+    for row in rows:
+        state = "here" if row["present"] else f"not here ({row['obtain']})"
+        table.add_row(row["name"], row["family"], str(row["size"]), state, row["licence"] or "not stated")
     Console().print(table)
+    click.echo("fetch: diffstyle models fetch NAME. by hand: diffstyle models show NAME says from where.")
 
 
-def _whether(row: dict[str, Any]) -> str:
-    if row["present"]:
-        return str(row["place"])
+def _how_to_get(row: dict[str, Any]) -> str:
     if row["obtain"] == "fetch":
         return f"not here: diffstyle models fetch {row['name']}"
     return f"not here: by hand from {row['weights']['page']}" if row["obtain"] == "by hand" else "not here"
