@@ -1,6 +1,6 @@
 """Stage 1: prepared pictures in WebDataset shards, with an index and a table of rejects.
 
-Workers read, decode and write the payload of a part (:func:`pipeline.shard_part.write_block`) and hand its rows back; the driver commits
+Workers read, decode and write the payload of a part (``write_block``) and hand its rows back; the driver commits
 (:meth:`ShardStore.commit`). Every picture of the source ends in exactly one row: of the index, or of the rejects.
 """
 

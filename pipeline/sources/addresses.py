@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import itertools
 import posixpath
 import re
@@ -100,22 +101,32 @@ def resolve(address: str, base: str | Path | None) -> list[Place]:
 
 
 def _glob(place: Place) -> list[Place]:
+    """The files and folders that match, sorted; one folder is listed at a time, and only where it can matter."""
     pieces = place.path.split("/")
     first = next(n for n, piece in enumerate(pieces) if _WILD.search(piece))
-    root = Place(place.scheme, "/".join(pieces[:first]) or "/")
-    pattern = ""
+    found = [pafs.FileInfo("/".join(pieces[:first]) or "/", pafs.FileType.Directory)]
     for n, piece in enumerate(pieces[first:], first):
-        if piece == "**" and n < len(pieces) - 1:
-            pattern += "(?:.*/)?"
+        last = n == len(pieces) - 1
+        if not _WILD.search(piece):
+            infos = place.fs.get_file_info([f"{info.path.rstrip('/')}/{piece}" for info in found])
+            found = [info for info in infos if info.type != pafs.FileType.NotFound]
             continue
-        pattern += re.sub(r"\\\*|\\\?|\\\[!?|\\\]", _wild, re.escape(piece))
-        pattern += "/" if n < len(pieces) - 1 else r"\Z"
-    deep = first < len(pieces) - 1
-    return [entry.place for entry in root.list(recursive=deep) if re.match(pattern, entry.place.relative_to(root))]
+        deep = piece == "**" and not last
+        pattern = re.compile("" if deep else fnmatch.translate(piece))
+        inside = list(found) if deep else []
+        for folder in found:
+            selector = pafs.FileSelector(folder.path, allow_not_found=True, recursive=deep)
+            inside += [info for info in place.fs.get_file_info(selector) if _shown(info) and pattern.match(_name(info))]
+        found = [info for info in inside if last or info.type == pafs.FileType.Directory]
+    return [Place(place.scheme, path.rstrip("/")) for path in sorted({info.path for info in found})]
 
 
-def _wild(match: re.Match[str]) -> str:
-    return {r"\*": "[^/]*", r"\?": "[^/]", r"\[": "[", r"\[!": "[^", r"\]": "]"}[match[0]]
+def _name(info: pafs.FileInfo) -> str:
+    return info.path.rstrip("/").rpartition("/")[2]
+
+
+def _shown(info: pafs.FileInfo) -> bool:
+    return not _name(info).startswith(".")
 
 
 def files(addresses: Sequence[str], base: str | Path | None, suffixes: tuple[str, ...], kind: str) -> list[Entry]:
