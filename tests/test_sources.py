@@ -410,6 +410,7 @@ def test_what_is_wrong_with_parquet_is_one_clear_line(tmp_path):
     pq.write_table(pa.table({"image": ["http://x"], "n": [1]}), tmp_path / "text.parquet")
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "empty.parquet")
     pq.write_table(pa.table({"image": [png()]}), tmp_path / "good.parquet")
+    pq.write_table(pa.table({"image": [png()], "n": [1]}), tmp_path / "more.parquet")
     (tmp_path / "junk.parquet").write_bytes(b"junk" * 100)
     two = {"parquet": str(tmp_path / "two.parquet")}
     wrongs = [
@@ -420,9 +421,13 @@ def test_what_is_wrong_with_parquet_is_one_clear_line(tmp_path):
         ({"parquet": str(tmp_path / "text.parquet")}, "no column of picture bytes"),
         (str(tmp_path / "empty.parquet"), "no rows"),
         (str(tmp_path / "junk.parquet"), "not a Parquet file"),
-        ({"parquet": [str(tmp_path / "good.parquet"), str(tmp_path / "text.parquet")]}, "not readable|no column"),
+        (
+            {"parquet": [str(tmp_path / "good.parquet"), str(tmp_path / "text.parquet")]},
+            "text.parquet: no column image of picture bytes",
+        ),
+        ({"parquet": [str(tmp_path / "more.parquet"), str(tmp_path / "good.parquet")]}, "no column n, unlike"),
     ]
-    for spec, message in wrongs[:-1]:
+    for spec, message in wrongs:
         with pytest.raises(SourceError, match=message):
             read(spec)
     assert len(read({**two, "image_column": "two"})) == 1

@@ -70,7 +70,7 @@ class FileReader:
 
 
 class FolderSource(Source):
-    """Every picture file below one or several folders, in the order of their paths; class folders become labels."""
+    """Every picture file below one or several folders, each folder before its subfolders; class folders are labels."""
 
     def __init__(self, roots: Sequence[Place], naming: Naming, limit: int | None):
         super().__init__(", ".join(map(str, roots)), FileReader(naming), limit)

@@ -123,7 +123,10 @@ class ParquetSource(Source):
     def _cuts(self, known: Mapping[str, str], size: int) -> Iterator[Cut]:
         for entry in self._files:
             footer = read_footer(entry.place)
-            lacking = [name for name in self._needed if name not in footer.schema.to_arrow_schema().names]
+            schema = footer.schema.to_arrow_schema()
+            lacking = [name for name in self._needed if name not in schema.names]
+            if not lacking and not _holds_pictures(schema.field(self._needed[0]).type):
+                lacking = [f"{self._needed[0]} of picture bytes"]
             if lacking:
                 raise SourceError(
                     f"{entry.place}: no column {', '.join(lacking)}, unlike {self._files[0].place}; "
