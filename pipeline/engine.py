@@ -188,6 +188,11 @@ class Pool:
             self._discard(slot)
 
     @property
+    def size(self) -> int:
+        """How many workers the pool has."""
+        return len(self._slots)
+
+    @property
     def pids(self) -> list[int]:
         """Process ids of the workers that are up (for watching, and for tests that kill them)."""
         return [self._pids[slot.number] for slot in self._slots if slot.ready]

@@ -127,7 +127,7 @@ class Run:
     def __enter__(self) -> Run:
         self.lock = self._stack.enter_context(OutputLock(self.output))
         run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-        self.events = self._stack.enter_context(EventLog(self.output / "events", run_id))
+        self.events = self._stack.enter_context(EventLog(self.output, run_id))
         self.events.log("run_started", diffstyle=diffstyle.__version__, host=platform.node(), job=self.job.to_yaml())
         (self.output / "job.yaml").write_bytes(self.job.to_yaml().encode())
         return self
@@ -148,6 +148,13 @@ class Run:
         return self._facts
 
     @property
+    def batch(self) -> int:
+        """How many pictures go through the network at once."""
+        if self.job.compute.batch != "auto":
+            return self.job.compute.batch
+        return default_batch(resolve_device(self.job.compute.device), self.facts.image_size)
+
+    @property
     def pool(self) -> Pool:
         """The workers that hold the model; they start when first asked for and serve all stages."""
         if self._pool is None:
@@ -156,9 +163,10 @@ class Run:
             device = resolve_device(compute.device)
             actors, threads = (None if value == "auto" else value for value in (compute.actors, compute.threads))
             n, resources = plan_workers(device, actors, threads)
-            batch = default_batch(device, facts.image_size) if compute.batch == "auto" else compute.batch
-            maker = ContextMaker(self.job.model, self.job.weights, facts.fingerprint, device, compute.precision, batch)
-            self.events.log("workers", n=n, device=device, batch=batch, **vars(resources))
+            maker = ContextMaker(
+                self.job.model, self.job.weights, facts.fingerprint, device, compute.precision, self.batch
+            )
+            self.events.log("workers", n=n, device=device, batch=self.batch, **vars(resources))
             self._pool = self._stack.enter_context(Pool(n, maker, resources, on_event=self.events.log))
         return self._pool
 
@@ -260,11 +268,13 @@ class Run:
                 total = len(missing_samples(writer, side.spec))
                 with self._stage(f"sample {side.name}", total, "pictures") as on_done:
                     pool = self.pool if total else None
+                    part = min(part, self._share(total))
                     done = sample_stage(pool, side.spec, writer, part, on_done=on_done)
             else:
                 todo, aliases = missing_rows(writer, side.shards, self._wanted(side), retry)
                 with self._stage(f"invert {side.name}", len(todo), "pictures") as on_done:
                     pool = self.pool if todo else None
+                    part = min(part, self._share(len(todo)))
                     done = invert_stage(pool, side.shards, writer, todo, aliases, part, on_done=on_done)
             self.tally.inverted += done
 
@@ -311,7 +321,7 @@ class Run:
                 content_bank=content_bank.place,
                 style_bank=style_bank.place,
                 pictures=job.pictures,
-                pairs_per_tile=self.pairs_per_tile(total),
+                pairs_per_tile=self._share(total),
             )
         )
         with self._stage("inject", total, "pairs") as on_done:
@@ -319,9 +329,12 @@ class Run:
                 retry = self.options.retry_failed
                 self.tally.pairs_made += inject_stage(self.pool, manifest, tiles, retry_failed=retry, on_done=on_done)
 
-    def pairs_per_tile(self, total: int) -> int:
-        """Large enough that reading and committing are nothing beside computing, small enough to share out evenly."""
-        return max(1, min(256, -(-total // 8)))
+    def _share(self, total: int, most: int = 256) -> int:
+        """How many items a unit gets: whole batches, and enough units that all workers end at about the same time."""
+        if not total:
+            return 1
+        batches = -(-total // (4 * self.pool.size * self.batch))
+        return max(self.batch, min(most // self.batch, batches) * self.batch)
 
     def report(self) -> None:
         """A contact sheet for each point of the sweep."""
