@@ -88,7 +88,7 @@ def webdataset_pipeline(
     return wds.DataPipeline(_BankSource(bank, shuffle, tuple(tensors)), wds.split_by_node, wds.split_by_worker, _load)
 
 
-class _BankSource:
+class _BankSource(torch.utils.data.IterableDataset[tuple[LatentBank, list[int], tuple[str, ...]]]):
     """Yields (bank, numbers of a batch, tensors): what WebDataset splits must be cheap to throw away."""
 
     def __init__(self, bank: LatentBank, shuffle: bool | int, tensors: tuple[str, ...], batch: int = 8):

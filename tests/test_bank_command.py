@@ -18,6 +18,8 @@ from pipeline.bank import LatentBank
 from pipeline.bank_columns import write_column
 from pipeline.commands.bank import _in_blocks
 from pipeline.commands.bank import bank as command
+from pipeline.lock import OutputLock
+from pipeline.storage import Place
 
 
 def run(*args: object, fails: str | None = None, returns: int | None = None, answer: str | None = None) -> str:
@@ -122,6 +124,18 @@ def test_prune(root, tmp_path):
     run("prune", root, "--shards", tmp_path / "nowhere", "--yes", fails="right folder")
     listed.write_text("nobody\n")
     run("prune", root, "--keep", listed, fails="'nobody'")
+
+
+def test_no_changes_under_a_run(root, tmp_path):
+    fill(tmp_path / "out" / "banks" / "content", describe(), range(3))
+    bank = tmp_path / "out" / "banks" / "content"
+    with OutputLock(Place.parse(tmp_path / "out")):
+        run("repair", bank, fails="is in use by")
+        run("merge", bank, root, fails="is in use by")
+        assert "entries: 3" in run("info", bank)
+    assert "7 images copied" in run("merge", bank, root)
+    run("repair", tmp_path / "misspelt", fails="right folder")
+    assert not (tmp_path / "misspelt").exists()
 
 
 def test_similar(root):

@@ -13,6 +13,7 @@ from diffstyle.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.bank import LatentBank, Latents
+    from pipeline.lock import OutputLock
 
 # As in pipeline/cli.py: done, but something is wrong with what was looked at.
 EXIT_FAILURES = 3
@@ -180,6 +181,21 @@ def _parts_done(done: int, total: int) -> None:
         click.echo(f"{done} of {total} parts checked", err=True)
 
 
+def _holding(address: str, made: bool = False) -> OutputLock:
+    """What keeps runs and other commands off a bank while it changes: the lock of the run's output if it is in one.
+
+    Unless it is to be ``made``, the bank must be there: a lock would leave a folder behind where the name is misspelt.
+    """
+    from pipeline.lock import OutputLock
+    from pipeline.parts import PartStore
+    from pipeline.storage import Place
+
+    place = Place.parse(address)
+    if not made:
+        PartStore(place).description()
+    return OutputLock(place.parent.parent if place.parent.name == "banks" else place)
+
+
 def _say(line: str) -> None:
     click.echo(line, err=True)
 
@@ -190,7 +206,8 @@ def repair(path: str) -> None:
     """Drop what is broken, so that the next precompute makes it anew. Not while another job writes the bank."""
     from pipeline.bank_check import repair as mend
 
-    done = mend(path)
+    with _holding(path):
+        done = mend(path)
     click.echo("\n".join(done) if done else "nothing is broken")
 
 
@@ -202,7 +219,9 @@ def merge(target: str, sources: tuple[str, ...], format: str | None) -> None:
     """Copy the entries of SOURCES into the bank TARGET, made if it is not there. Images that it has are left out."""
     from pipeline.bank_edit import merge as pour
 
-    click.echo(f"{pour(target, sources, format=format, progress=_say)} images copied into {target}")
+    with _holding(target, made=True):
+        copied = pour(target, sources, format=format, progress=_say)
+    click.echo(f"{copied} images copied into {target}")
 
 
 @bank.command()
@@ -221,7 +240,8 @@ def prune(path: str, shards: tuple[str, ...], keep: Path | None, dry_run: bool, 
     leaving = cut(path, images, dry_run=True)
     click.echo(f"{len(leaving)} images leave: neither --shards nor --keep has them")
     if leaving and not dry_run and (yes or click.confirm("Drop them?")):
-        cut(path, images, progress=_say)
+        with _holding(path):
+            cut(path, images, progress=_say)
         click.echo("dropped")
 
 
@@ -275,16 +295,17 @@ def export(
     """Copy a bank into the other format, or one that keeps less. Goes on where it was stopped."""
     from pipeline.bank_edit import export as copy
 
-    copied = copy(
-        source,
-        target,
-        format=format,
-        role=role,
-        h_timesteps=timesteps or None,
-        h_dtype=h_dtype,
-        x_t_dtype=x_t_dtype,
-        progress=_say,
-    )
+    with _holding(target, made=True):
+        copied = copy(
+            source,
+            target,
+            format=format,
+            role=role,
+            h_timesteps=timesteps or None,
+            h_dtype=h_dtype,
+            x_t_dtype=x_t_dtype,
+            progress=_say,
+        )
     click.echo(f"{copied} images copied into {target}")
 
 
@@ -294,7 +315,8 @@ def upgrade(path: str) -> None:
     """Bring a bank to the format version of this release."""
     from pipeline.bank_edit import upgrade as move_on
 
-    passed = move_on(path, progress=_say)
+    with _holding(path):
+        passed = move_on(path, progress=_say)
     click.echo(f"now format version {passed[-1]}" if passed else "nothing to do: the format version is this release's")
 
 
