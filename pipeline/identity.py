@@ -17,6 +17,9 @@ import numpy as np
 # Raised when a change of the code changes the pictures it makes from the same inputs; part of every pair's identity.
 ALGORITHM_VERSION = 1
 
+# Of an image's hash in its key. A million pictures of one name collide with a chance of 1 in 500.
+KEY_DIGITS = 12
+
 
 def digest(*pieces: bytes | str) -> str:
     """32 hex digits (BLAKE2b-128) of the pieces, each prefixed by its length so that no two lists run together."""
@@ -41,7 +44,7 @@ def image_hash(pixels: np.ndarray) -> str:
 
 
 def picture_key(name: str, image: str) -> str:
-    """A readable key that never collides: the name's stem with only [A-Za-z0-9_-], then 8 digits of the image hash.
+    """A readable key that never collides: the name's stem with only [A-Za-z0-9_-], then 12 digits of the image hash.
 
     No dots, since WebDataset splits a member's name at the first one.
     """
@@ -49,7 +52,7 @@ def picture_key(name: str, image: str) -> str:
     stem = stem.rpartition(".")[0] or stem
     ascii_stem = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
     slug = re.sub(r"[^A-Za-z0-9_-]+", "_", ascii_stem).strip("_")[:80]
-    return f"{slug or 'picture'}-{image[:8]}"
+    return f"{slug or 'picture'}-{image[:KEY_DIGITS]}"
 
 
 def pair_id(content_image: str, style_image: str, settings: str, mask: str = "") -> str:

@@ -293,9 +293,9 @@ def inject_stage(
     *,
     retry_failed: bool,
     on_done: Callable[[int, int, Outcome], None],
-) -> int:
-    """Run tiles and commit them; returns how many pairs were made. ``on_done`` hears of each tile."""
-    n_done = 0
+) -> tuple[int, int]:
+    """Run tiles and commit them; returns how many pairs were (made, failed). ``on_done`` hears of each tile."""
+    n_done = n_failed = 0
     for outcome in pool.run(tiles):
         unit: InjectUnit = outcome.unit
         if outcome.error is not None:
@@ -308,6 +308,6 @@ def inject_stage(
             manifest.drop_failures({pair.id for pair in unit.pairs})
         if failed:
             manifest.commit(f"failed-{digest(*(row['pair'] for row in failed))[:20]}", failed)
-        n_done += len(rows)
+        n_done, n_failed = n_done + len(rows), n_failed + len(failed)
         on_done(len(rows), len(failed), outcome)
-    return n_done
+    return n_done, n_failed

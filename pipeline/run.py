@@ -5,9 +5,10 @@ Each stage reads what the one before committed and does what is missing, so runn
 
 from __future__ import annotations
 
+import itertools
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,8 +31,8 @@ from pipeline.progress import Progress
 from pipeline.recipe import needed_h
 from pipeline.report import contact_sheets
 from pipeline.sample import sampling_settings
-from pipeline.shards import on_pool, open_shards, shard_stage
-from pipeline.sources import open_source
+from pipeline.shards import WriteBlock, on_pool, open_shards, shard_stage
+from pipeline.sources import Block, open_source
 from pipeline.storage import Place
 
 
@@ -49,12 +50,19 @@ class Tally:
     """What the stages did."""
 
     prepared: int = 0
-    rejected: int = 0
+    rejected: int = 0  # pictures that can't be read, in this run or before
     inverted: int = 0
+    not_inverted: int = 0  # likewise
     pairs_made: int = 0
     pairs_there: int = 0
-    failed: int = 0
+    pairs_failed: int = 0  # likewise
+    failures_now: int = 0  # of all kinds, in this run
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> int:
+        """What the job wanted and does not have."""
+        return self.rejected + self.not_inverted + self.pairs_failed
 
 
 @dataclass(frozen=True)
@@ -186,15 +194,15 @@ class Run:
 
             def on_done(done: int, failed: int, outcome: Outcome | None = None) -> None:
                 self.lock.check()
-                self.tally.failed += failed
+                self.tally.failures_now += failed
                 progress.advance(done, failed)
                 timing = vars(outcome.timing) if outcome is not None else {}
                 unit_name = outcome.unit.name if outcome is not None else None
                 self.events.log("part_done", stage=name, part=unit_name, done=done, failed=failed, **timing)
                 limit = self.job.compute.max_failures
-                if limit is not None and self.tally.failed > limit:
+                if limit is not None and self.tally.failures_now > limit:
                     raise Stopped(
-                        f"{self.tally.failed} failures are more than compute.max_failures {limit}; mend the cause, "
+                        f"{self.tally.failures_now} failures are more than compute.max_failures {limit}; mend the cause, "
                         "then run the job again (--retry-failed for those that failed)"
                     )
 
@@ -214,10 +222,17 @@ class Run:
         size = load_model_config(self.job.model).size
         with ExitStack() as stack:
             pool: Pool | None = None
+
+            def execute(write: WriteBlock, blocks: Iterable[Block]) -> Iterator[Any]:
+                nonlocal pool
+                left = iter(blocks)
+                for first in left:  # where there is nothing to do, no worker is started for it
+                    pool = pool or stack.enter_context(self._shard_pool())
+                    yield from on_pool(pool)(write, itertools.chain([first], left))
+
             for side in self.sides:
                 if not side.needs_shards:
                     continue
-                pool = pool or stack.enter_context(self._shard_pool())
                 counted = [0, 0]
                 with self._stage(f"shard {side.name}", None, "pictures") as on_done:
 
@@ -229,12 +244,12 @@ class Run:
                         open_source(side.spec),
                         side.shards,
                         size,
-                        execute=on_pool(pool),
+                        execute=execute,
                         progress=progress,
                         retry_failed=self.options.retry_failed,
                     )
                 self.tally.prepared += summary.done
-                self.tally.rejected += summary.rejected
+                self.tally.rejected += len(open_shards(side.shards).rejects())
                 for reason, n in summary.passed_over.items():
                     self.events.log("passed_over", side=side.name, reason=reason, n=n)
 
@@ -277,6 +292,7 @@ class Run:
                     part = min(part, self._share(len(todo)))
                     done = invert_stage(pool, side.shards, writer, todo, aliases, part, on_done=on_done)
             self.tally.inverted += done
+            self.tally.not_inverted += len(writer.failed_images())
 
     def banks(self) -> tuple[LatentBank, LatentBank]:
         """(content bank, style bank), opened. BankError or DescriptionError where one is not there."""
@@ -307,7 +323,7 @@ class Run:
             for recipe in recipes(job, facts, content_bank, style_bank, contents)
         ]
         self.tally.pairs_there += sum(one.n_done for one in work)
-        self.tally.failed += sum(one.n_failed for one in work)
+        self.tally.pairs_failed += sum(one.n_failed for one in work)
         total = sum(len(one.contents) for one in work)
         tiles = (
             unit
@@ -327,7 +343,9 @@ class Run:
         with self._stage("inject", total, "pairs") as on_done:
             if total:
                 retry = self.options.retry_failed
-                self.tally.pairs_made += inject_stage(self.pool, manifest, tiles, retry_failed=retry, on_done=on_done)
+                made, not_made = inject_stage(self.pool, manifest, tiles, retry_failed=retry, on_done=on_done)
+                self.tally.pairs_made += made
+                self.tally.pairs_failed += not_made
 
     def _share(self, total: int, most: int = 256) -> int:
         """How many items a unit gets: whole batches, and enough units that all workers end at about the same time."""
@@ -345,7 +363,7 @@ class Run:
         """What was made, how fast, where, what failed and how to try that again."""
         tally, lines = self.tally, []
         if "shard" in stages:
-            lines.append(f"prepared {tally.prepared} pictures, rejected {tally.rejected}")
+            lines.append(f"prepared {tally.prepared} pictures")
         if "precompute" in stages:
             lines.append(f"inverted {tally.inverted} pictures")
         if "inject" in stages:
@@ -355,9 +373,13 @@ class Run:
             lines.append(f"pictures: {self.output / 'pictures'}   manifest: {self.output / 'manifest'}")
             lines += [f"contact sheet: {sheet}" for sheet in self.sheets]
         if tally.rejected:
-            lines.append(f"rejected pictures and why: {self.output / 'shards'}/*/rejects/*.parquet")
+            lines.append(f"{tally.rejected} pictures can't be read: {self.output / 'shards'}/*/rejects/ says why")
+        if tally.not_inverted:
+            lines.append(f"{tally.not_inverted} pictures could not be inverted: `diffstyle bank info` says why")
+        if tally.pairs_failed:
+            lines.append(f"{tally.pairs_failed} pairs failed: the manifest's rows with status 'failed' say why")
         if tally.failed:
-            lines.append(f"{tally.failed} failures, named with their errors; try them again with --retry-failed")
+            lines.append("try them again with --retry-failed")
         return lines
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from PIL import Image
 
 from pipeline.decode import PIXEL_LIMIT, Undecodable, decode
-from pipeline.identity import digest, image_hash, picture_key
+from pipeline.identity import KEY_DIGITS, digest, image_hash, picture_key
 from pipeline.parts import PartStore
 from pipeline.sources import Block, RawPicture
 from pipeline.storage import Place
@@ -72,7 +72,7 @@ def write_block(
             row = _row(picture, image_hash(decoded.pixels), decoded.width, decoded.height)
             same_name = written.get(row["key"])
             if same_name is not None and same_name["image"] != row["image"]:
-                row["key"] = f"{row['key']}{row['image'][8:]}"  # eight digits were not enough to tell them apart
+                row["key"] = f"{row['key']}{row['image'][KEY_DIGITS:]}"  # the key's digits were not enough
                 same_name = written.get(row["key"])
             if same_name is None:
                 tar = tar or _Tar(stack.enter_context(place.writer()))
