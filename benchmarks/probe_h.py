@@ -1,0 +1,184 @@
+"""How much content does a model's h carry? Scores injections of held-out drawings against their true paintings.
+
+Usage: ``python benchmarks/probe_h.py MODEL DATA [--setting gamma=1,t_edit=200,events=50] ... [--pairs 39]``
+
+MODEL is a ``.safetensors`` of ``diffstyle train`` or the ``state.pt`` of a run under way (its average is taken); DATA
+is the folder of benchmarks/demo_data. A pair is a plain drawing A and a painting of another drawing, B; the truth is A
+in B's painting. Prints a Markdown table: correlation of edges with A and with B, distance of colour histograms to B (0
+to 1), PSNR to the truth, beside what returning B, returning A and the truth itself would score; "way" is how far the
+edges went from B's (0) to the truth's (1). It is the probe of the training search (docs/demo-training.md), not the
+benchmark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from diffstyle.architecture import architecture_from_dict, build_unet
+from diffstyle.checkpoint import load_unet
+from diffstyle.plan import Injection, event_timesteps, grid_plan, inversion_plan, sampling_plan
+from diffstyle.sampling import ddim_invert, ddim_sample, inject
+from diffstyle.unet import UNet
+
+DEFAULT = {"gamma": 1.0, "t_edit": 200, "events": 50, "steps": 50, "omega": 0.0, "top": 999}
+
+
+def load(path: Path) -> tuple[UNet, str]:
+    """The network and a few words about how long it was trained."""
+    if path.suffix != ".pt":
+        return load_unet(path, None), path.stem
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    unet = build_unet(architecture_from_dict(state["architecture"]))
+    unet.load_state_dict(state["ema"])
+    images = state["step"] * state["settings"]["batch_size"]
+    return unet.eval().requires_grad_(False), f"{path.parent.name}, {state['step']} steps, {images // 1000}k images"
+
+
+def pairs(folder: Path, count: int, size: int, unseen: bool, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Contents A (plain), styles B (painted, another drawing), truths (A in B's painting): (N, 3, S, S) in [-1, 1]."""
+    packed = np.load(folder / "test.npz")["images"]
+    with (folder / "manifest.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    where = {(row["drawing_style"], row["seed"], row["painting"]): int(row["row"]) for row in rows}
+    drawings = sorted({(row["drawing_style"], row["seed"]) for row in rows})
+    paintings = sorted(
+        {r["painting"] for r in rows if r["painting"] != "plain" and (r["unseen_painting"] == "1") == unseen}
+    )
+    chooser = random.Random(seed)
+    chosen = []
+    for n in range(count):
+        a, b = chooser.sample(drawings, 2)
+        painting = paintings[n % len(paintings)]
+        chosen.append((where[*a, "plain"], where[*b, painting], where[*a, painting]))
+    size_of = (size, size)
+    stacks = []
+    for column in zip(*chosen, strict=True):
+        pictures = [Image.fromarray(packed[row]).resize(size_of, Image.Resampling.BILINEAR) for row in column]
+        stacks.append(torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2) / 127.5 - 1)
+    return stacks[0], stacks[1], stacks[2]
+
+
+def edge_correlation(x: Tensor, y: Tensor) -> Tensor:
+    """Pearson correlation of the Sobel magnitudes of luminance, (N,), for (N, 3, H, W) pictures."""
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
+    kernels = torch.stack([sobel, sobel.T]).unsqueeze(1)
+
+    def edges(z: Tensor) -> Tensor:
+        grey = F.pad((z * weights).sum(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+        magnitude = F.conv2d(grey, kernels).square().sum(1).sqrt().flatten(1)
+        return F.normalize(magnitude - magnitude.mean(1, keepdim=True), dim=1)
+
+    return (edges(x) * edges(y)).sum(1)
+
+
+def colour_distance(x: Tensor, y: Tensor, bins: int = 4) -> Tensor:
+    """Half the L1 distance of joint RGB histograms (bins ** 3 cells), (N,), 0 to 1."""
+
+    def histogram(z: Tensor) -> Tensor:
+        cells = ((z.clamp(-1, 1) + 1) / 2 * bins).long().clamp(max=bins - 1)
+        index = (cells[:, 0] * bins + cells[:, 1]) * bins + cells[:, 2]
+        return F.one_hot(index.flatten(1), bins**3).float().mean(1)
+
+    return (histogram(x) - histogram(y)).abs().sum(1) / 2
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, (N,), for pictures in [-1, 1]."""
+    return -10 * torch.log10(((x.clamp(-1, 1) - y) / 2).square().flatten(1).mean(1).clamp_min(1e-10))
+
+
+def score(x: Tensor, a: Tensor, b: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """The four measures of one set of results, each (N,)."""
+    return {
+        "edges A": edge_correlation(x, a),
+        "edges B": edge_correlation(x, b),
+        "colour B": colour_distance(x, b),
+        "PSNR true": psnr(x, truth),
+    }
+
+
+def parse_setting(text: str) -> dict[str, Any]:
+    """``gamma=1,t_edit=200`` with the defaults filled in."""
+    setting: dict[str, Any] = dict(DEFAULT)
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if name not in DEFAULT:
+            raise SystemExit(f"--setting {text}: unknown '{name}'; allowed: {', '.join(DEFAULT)}")
+        setting[name] = type(DEFAULT[name])(value)
+    return setting
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Score how much content a model's h carries.")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--setting", action="append", help="gamma=..,t_edit=..,events=..,steps=..,omega=..,top=..")
+    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--unseen", action="store_true", help="paintings that were never trained on")
+    parser.add_argument("--sheet", type=Path, help="write a PNG: A, B, truth, then a row a setting")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    model, label = load(arguments.model)
+    a, b, truth = pairs(arguments.data, arguments.pairs, model.image_size, arguments.unseen)
+    settings = [parse_setting(text) for text in arguments.setting or ["", "gamma=0.6", "t_edit=400"]]
+
+    started = time.perf_counter()
+    kept: dict[int, tuple[Tensor, Tensor, tuple[int, ...]]] = {}
+    for n in {max(50, setting["steps"]) for setting in settings} | {50}:
+        plan = inversion_plan(n)
+        x_T, _ = ddim_invert(model, b, inversion_plan(n, keep=()))
+        _, h = ddim_invert(model, a, plan)
+        kept[n] = (x_T, h, plan.kept)
+    back, _ = ddim_sample(model, kept[50][0], sampling_plan(50))
+    print(f"reconstruction {psnr(back, b).mean():.1f} dB; std of x_T {kept[50][0].std():.3f}; {arguments.pairs} pairs")
+    columns = (label, "edges A", "way", "edges B", "colour B", "PSNR true", "s")
+    print(f"\n| {' | '.join(columns)} |\n| {' | '.join('---' for _ in columns)} |")
+    low = float(edge_correlation(b, a).mean())
+    high = float(edge_correlation(truth, a).mean())
+    rows = [a, b, truth]
+
+    def report(name: str, x: Tensor, seconds: float) -> None:
+        means = {key: float(value.mean()) for key, value in score(x, a, b, truth).items()}
+        way = (means["edges A"] - low) / (high - low)
+        print(
+            f"| {name} | {means['edges A']:.3f} | {way:+.2f} | {means['edges B']:.3f} | {means['colour B']:.2f} "
+            f"| {means['PSNR true']:.2f} | {seconds:.0f} |",
+            flush=True,
+        )
+
+    for name, x in (("return B", b), ("return A", a), ("truth", truth)):
+        report(name, x, 0)
+    for setting in settings:
+        x_T, h, timesteps_kept = kept[max(50, setting["steps"])]
+        events = tuple(t for t in event_timesteps(setting["events"]) if t <= setting["top"])
+        injection = Injection(events, setting["t_edit"], calibrate=setting["omega"] != 0)
+        plan = grid_plan(injection, timesteps_kept, setting["steps"])
+        started = time.perf_counter()
+        x = inject(model, x_T, h, timesteps_kept, plan, setting["gamma"], omega=setting["omega"])
+        changed = ", ".join(f"{key} {value:g}" for key, value in setting.items() if value != DEFAULT[key])
+        report(changed or "defaults", x, time.perf_counter() - started)
+        rows.append(x)
+    if arguments.sheet:
+        shown = min(16, arguments.pairs)
+        strips = [torch.cat(list(x[:shown].clamp(-1, 1)), 2) for x in rows]
+        pixels = ((torch.cat(strips, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        sheet = Image.fromarray(pixels)
+        arguments.sheet.parent.mkdir(parents=True, exist_ok=True)
+        sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST).save(arguments.sheet)
+
+
+if __name__ == "__main__":
+    main()
