@@ -85,6 +85,8 @@ class LatentBank:
         self._index = _entries(everything)
         self._keys, self._images = self._index["key"], self._index["image"]
         self._by_image = pc.sort_indices(self._images).to_numpy()
+        del everything
+        pa.default_memory_pool().release_unused()  # what reading took beyond what is kept
 
     # ---- the index ----
     @property

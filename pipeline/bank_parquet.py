@@ -93,11 +93,11 @@ def _places(metadata: pq.FileMetaData, sizes: list[tuple[int | None, int | None]
     return places
 
 
-def decode(data: bytearray, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def decode(data: np.ndarray, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """The tensor from the bytes that the index points at, LEAD before them included. ValueError if they are not it."""
     stored = np.dtype(dtype).newbyteorder("<")
     size = math.prod(shape) * stored.itemsize
-    if len(data) != LEAD + size or int.from_bytes(data[:LEAD], "little") != size:
+    if len(data) != LEAD + size or int.from_bytes(data[:LEAD].tobytes(), "little") != size:
         raise ValueError("the index does not point at a tensor of the bank's shape")
     return np.frombuffer(data, stored, offset=LEAD).reshape(shape)
 

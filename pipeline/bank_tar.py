@@ -76,11 +76,11 @@ def _header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return np.lib.format.read_array_header_1_0(stream)
 
 
-def decode(data: bytearray, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def decode(data: np.ndarray, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """The tensor of an ``.npy`` member. ValueError if it is none, or not of this shape and dtype."""
     stored = np.dtype(dtype).newbyteorder("<")
-    length = 10 + int.from_bytes(data[8:10], "little")
-    there, fortran, kind = _header(bytes(data[:length]))
+    length = 10 + int.from_bytes(data[8:10].tobytes(), "little")
+    there, fortran, kind = _header(data[:length].tobytes())
     if there != shape or kind != stored or fortran:
         raise ValueError(f"a {kind} tensor of shape {there} where the bank has {stored} {shape}")
     return np.frombuffer(data, stored, offset=length).reshape(shape)

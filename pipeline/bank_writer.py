@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
@@ -35,23 +36,33 @@ def read_description(store: PartStore) -> tuple[BankDescription, dict[str, Any]]
 
 def read_index(store: PartStore, columns: list[str] | None = None) -> pa.Table:
     """All committed rows, failed ones included. BankError, naming the file, if a part of the index is broken."""
-    try:
-        return store.rows(INDEX_SCHEMA, columns)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        first = str(error).splitlines()[0]
-        raise BankError(f"{store.root}: its index is not readable ({first}); run `diffstyle bank repair`") from error
+    # File by file, and not as a pyarrow data set: no slower, half the memory, and it names the file that is broken.
+    with ThreadPoolExecutor(2 if store.root.is_local else 16) as pool:
+        tables = list(pool.map(lambda part: read_index_part(store, part, columns), store.parts()))
+    return pa.concat_tables(tables) if tables else _index_schema(columns).empty_table()
 
 
-def read_index_part(store: PartStore, part: str) -> pa.Table:
-    """The rows of one part of the index; BankError if it is not readable."""
+def read_index_part(store: PartStore, part: str, columns: list[str] | None = None) -> pa.Table:
+    """The rows of one part; a column that it lacks reads as null. BankError if the file is not readable."""
     place = store.index_folder / f"{part}.parquet"
+    wanted = _index_schema(columns)
     try:
         with place.open() as stream:
-            table = pq.read_table(stream)
-        return pa.table({name: table[name] for name in INDEX_SCHEMA.names}, schema=INDEX_SCHEMA)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
+            there = pq.ParquetFile(stream).read(columns, use_threads=False)
+        if there.schema.equals(wanted):
+            return there
+        arrays = [
+            there[field.name].cast(field.type) if field.name in there.column_names else pa.nulls(len(there), field.type)
+            for field in wanted
+        ]
+        return pa.Table.from_arrays(arrays, schema=wanted)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         first = str(error).splitlines()[0]
         raise BankError(f"{place}: not readable ({first}); run `diffstyle bank repair`") from error
+
+
+def _index_schema(columns: list[str] | None) -> pa.Schema:
+    return INDEX_SCHEMA if columns is None else pa.schema([INDEX_SCHEMA.field(name) for name in columns])
 
 
 class BankWriter:
