@@ -25,6 +25,8 @@ def write_column(root: str | Place, name: str, values: Mapping[str, Any]) -> Non
     if name in INDEX_SCHEMA.names or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise BankError(f"column {name!r}: use a lower-case word that is no column of the index")
     place = _folder(root) / f"{name}.parquet"
+    if not values:
+        return
     merged = {**(_read(place) if place.is_file() else {}), **values}
     images = sorted(merged)
     try:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.bank import LatentBank
+from pipeline.bank_columns import read_columns, write_column
 from pipeline.bank_files import PAYLOADS, Payloads
 from pipeline.bank_format import (
     BANK_FORMAT_VERSION,
@@ -136,6 +137,11 @@ def _pour(bank: LatentBank, writer: BankWriter, progress: Progress) -> int:
     failures = index.filter(pc.not_equal(index["status"], "ok")).to_pylist()
     known_failures = writer.failed_images()
     writer.commit_failures(row for row in failures if row["image"] not in known and row["image"] not in known_failures)
+    if dataclasses.replace(bank.description, format=writer.description.format) == writer.description:
+        there = read_columns(writer.root)  # what was computed from the same tensors holds for their copies
+        for name, values in read_columns(bank.place).items():
+            have = there.get(name, {})
+            write_column(writer.root, name, {image: value for image, value in values.items() if image not in have})
     return copied
 
 

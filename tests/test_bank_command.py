@@ -101,11 +101,14 @@ def test_verify_and_repair(root):
 
 def test_merge_export_upgrade(root, tmp_path):
     fill(tmp_path / "b", describe(), range(8, 12))
+    write_column(root, "psnr", {latents(3, describe()).image: 31.5})
     assert "12 images copied" in run("merge", tmp_path / "out", root, tmp_path / "b")
     assert "12 images copied" in run("export", tmp_path / "out", tmp_path / "tars", "--format", "webdataset")
     assert "12 images" in run("verify", tmp_path / "tars", returns=0)
     run("export", tmp_path / "out", tmp_path / "less", "--role", "content", "--timestep", "999")
     assert LatentBank.open(tmp_path / "less").description.h_timesteps == (999,)
+    for copy, there in (("out", True), ("tars", True), ("less", False)):
+        assert ("psnr" in LatentBank.open(tmp_path / copy).to_pandas()) == there
     assert "nothing to do" in run("upgrade", root)
 
 
