@@ -32,7 +32,7 @@ from pipeline.bank import BankDescription, BankWriter, LatentBank, Latents, part
 from pipeline.identity import digest
 
 MARKERS = "<!-- bank_bench: begin -->", "<!-- bank_bench: end -->"
-PART = 32
+PART = 64
 
 
 def description(format: str, tiny: bool = False) -> BankDescription:
@@ -230,7 +230,7 @@ def main() -> None:
     if options.measure_look_up:
         measure_look_up(options.measure_look_up)
         return
-    images = 64 if options.quick else 512
+    images = 128 if options.quick else 512
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         load = os.getloadavg()[0]
