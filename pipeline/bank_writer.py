@@ -189,6 +189,8 @@ class BankWriter:
 
     def remove_uncommitted(self) -> list[str]:
         """Delete what killed writers left; returns the files' names. Call it while no other writer is at work."""
+        self.root.remove_unfinished()
+        (self.root / "columns").remove_unfinished()
         return self.store.remove_uncommitted()
 
 

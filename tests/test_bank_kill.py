@@ -89,7 +89,9 @@ def test_kills_at_random_moments(tmp_path, format, kills):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("lost", ["payload cut", "payload empty", "index unfinished", "payload unfinished"])
+@pytest.mark.parametrize(
+    "lost", ["payload cut", "payload empty", "index unfinished", "payload unfinished", "description unfinished"]
+)
 def test_files_that_a_power_cut_took(tmp_path, format, lost):
     """What was not synced when the power went: the rename came through, or the content did not."""
     description = describe(format)
@@ -105,6 +107,9 @@ def test_files_that_a_power_cut_took(tmp_path, format, lost):
         payload.write_bytes(b"")
     elif lost == "index unfinished":
         (tmp_path / "bank" / "index" / f".{part}.parquet.0123.part").write_bytes(b"PAR1")
+    elif lost == "description unfinished":
+        (tmp_path / "bank" / ".description.json.0123.part").write_bytes(b"{")
+        payload.unlink()
     else:
         payload.rename(payload.with_name(f".{payload.name}.0123.part"))
     assert len(LatentBank.open(tmp_path / "bank")) == 4
