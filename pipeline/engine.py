@@ -12,52 +12,16 @@ everything else completes. The driver only schedules and hears results; what cou
 
 from __future__ import annotations
 
-import errno
-import logging
-import threading
+import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from diffstyle.errors import DiffStyleError
+from pipeline.worker import Failure, Stopped, Timing, Unit, Worker, one_line
 
-log = logging.getLogger(__name__)
-
-
-class Stopped(DiffStyleError):
-    """The run can't go on (disk full, credentials lost, workers that die at start) but can be resumed."""
-
-    exit_code = 4
-
-
-class Unit(Protocol):
-    """A block of work. Everything in it travels to the worker by pickle."""
-
-    @property
-    def name(self) -> str: ...
-    def load(self) -> Any:
-        """Read what the unit needs. Runs beside other units' computing."""
-
-    def compute(self, context: Any, loaded: Any) -> Any:
-        """Compute, alone on the worker's device. ``context`` is what the pool's ``make_context`` returned."""
-
-    def save(self, computed: Any) -> Any:
-        """Write payloads; the small value returned goes to the driver. Must be safe to repeat."""
-
-    def split(self) -> Sequence[Unit]:
-        """Smaller units that cover the same items; empty if this is a single item."""
-
-
-@dataclass
-class Timing:
-    """Seconds that a unit spent in each phase; ``queued`` is the wait for the worker's device, after loading."""
-
-    load: float = 0.0
-    queued: float = 0.0
-    compute: float = 0.0
-    save: float = 0.0
+__all__ = ["Outcome", "Pool", "Resources", "Stopped", "Timing", "Unit"]
 
 
 @dataclass
@@ -70,44 +34,6 @@ class Outcome:
     timing: Timing = field(default_factory=Timing)
 
 
-class Worker:
-    """The actor's class. ``make_context`` runs once, at ``setup``, with the worker's keyword arguments."""
-
-    def __init__(self, make_context: Callable[[], Any] | None, threads: int | None) -> None:
-        self._make_context = make_context
-        self._threads = threads
-        self._context: Any = None
-        self._device = threading.Lock()
-        self._set_up = threading.Event()
-
-    def setup(self) -> int:
-        """Load the model. Not in ``__init__``, since Ray loses the type of an error raised there. Returns the pid."""
-        import os
-
-        if self._threads:
-            import torch
-
-            torch.set_num_threads(self._threads)
-        if self._make_context is not None:
-            self._context = self._make_context()
-        self._set_up.set()
-        return os.getpid()
-
-    def run(self, unit: Unit) -> tuple[Any, Timing]:
-        timing, clock = Timing(), time.perf_counter
-        begun = clock()
-        loaded = unit.load()
-        self._set_up.wait()  # the model loads beside the first units; if it fails, the driver ends this actor
-        timing.load = (now := clock()) - begun
-        with self._device:
-            timing.queued = (begun := clock()) - now
-            computed = unit.compute(self._context, loaded)
-            timing.compute = (now := clock()) - begun
-        result = unit.save(computed)
-        timing.save = clock() - now
-        return result, timing
-
-
 @dataclass(frozen=True)
 class Resources:
     """What a worker asks of Ray and of its process. ``num_cpus`` may be a fraction."""
@@ -117,15 +43,13 @@ class Resources:
     threads: int | None = 1
 
 
-@dataclass
+@dataclass(eq=False)
 class _Ticket:
     unit: Any
-    deaths: int = 0  # workers that died while running it
+    suspect: bool = False  # it was in a worker that died, with others: it is tried alone, so that the next death tells
+    deaths: int = 0  # workers that died while running it alone
     errors: int = 0  # exceptions it raised
-
-    @property
-    def suspect(self) -> bool:
-        return self.deaths > 0
+    losses: int = 0  # workers that were lost with their node or network while running it: not its fault
 
 
 @dataclass
@@ -135,6 +59,7 @@ class _Slot:
     number: int
     actor: Any = None
     ready: bool = False
+    bare: bool = False  # starts without units, so that it is clear what dies if it dies
     running: dict[Any, _Ticket] = field(default_factory=dict)
 
 
@@ -150,6 +75,8 @@ class Pool:
 
     # A worker that can't even start, this many times in a row, is not bad luck.
     MAX_START_FAILURES = 3
+    # Nor is a unit whose node is lost each time.
+    MAX_LOSSES = 10
 
     def __init__(
         self,
@@ -168,9 +95,10 @@ class Pool:
         self._resources = resources
         self._retries = retries
         self._depth = depth
-        self._on_event = on_event or (lambda name, **fields: None)
+        self._on_event = on_event if on_event is not None else lambda name, **fields: None
         self._slots = [_Slot(number) for number in range(n)]
         self._start_failures = 0
+        self._cautious = False  # some worker died while starting with units aboard: from now on all start bare
         self._pids: dict[int, int] = {}
         remote = ray.remote(Worker)
         self._actor_class = remote.options(  # type: ignore[attr-defined]
@@ -204,58 +132,87 @@ class Pool:
         """
         source = iter(units)
         again: deque[_Ticket] = deque()
+        finished = False
+        since = time.monotonic()
         try:
+            self._drop_dead()
             while True:
                 self._fill(source, again)
                 waiting = {ref: slot for slot in self._slots for ref in slot.running}
                 if not waiting:
+                    finished = True
                     return
                 ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=10)
                 if not ready and not any(slot.ready for slot in self._slots):
                     self._on_event(
-                        "waiting_for_resources", cpus=self._resources.num_cpus, gpus=self._resources.num_gpus
+                        "waiting_for_workers",
+                        seconds=round(time.monotonic() - since),
+                        cpus=self._resources.num_cpus,
+                        gpus=self._resources.num_gpus,
                     )
                 for ref in ready:
                     yield from self._collect(ref, waiting[ref], again)
         finally:
             # Left early (an error, Ctrl-C, or the caller stopped): nothing may go on writing behind the driver's back.
-            for slot in self._slots:
-                if slot.running:
+            # All workers go, since an interrupt may have come between handing a unit over and noting that.
+            if not finished:
+                for slot in self._slots:
                     self._discard(slot)
 
     # ---- scheduling ----
 
+    def _drop_dead(self) -> None:
+        """Forget workers that died since the last run, before a unit is blamed for it."""
+        for slot in self._slots:
+            if slot.actor is None:
+                continue
+            try:
+                self._ray.get(slot.actor.ping.remote(), timeout=60)
+            except self._ray.exceptions.RayError as error:
+                self._on_event("worker_died", worker=slot.number, units=[], error=_why_died(error))
+                self._discard(slot)
+
     def _fill(self, source: Iterator[Any], again: deque[_Ticket]) -> None:
-        """Give every free place a unit: suspects alone on an idle worker, others up to ``depth`` at once."""
+        """Give every free place a unit: suspects alone on an idle worker that is up, others up to ``depth`` at once."""
+        suspects = sum(t.suspect for t in again)
         for level in range(self._depth):  # breadth first: every worker has one unit before any has two
             for slot in self._slots:
-                if len(slot.running) > level or any(t.suspect for t in slot.running.values()):
+                if slot.bare or len(slot.running) > level or any(t.suspect for t in slot.running.values()):
                     continue
-                ticket = self._next(source, again, alone=not slot.running)
+                # A dead worker's place is where suspects are tried; the others go on with full hands.
+                if slot.actor is None and suspects > sum(s.bare for s in self._slots):
+                    self._start(slot, bare=True)
+                    continue
+                ticket = self._next(source, again, alone=slot.ready and not slot.running)
                 if ticket is None:
                     continue
-                self._start(slot)
+                if slot.actor is None:
+                    self._start(slot, bare=self._cautious)
+                    if slot.bare:
+                        again.appendleft(ticket)
+                        continue
                 slot.running[slot.actor.run.remote(ticket.unit)] = ticket
 
     @staticmethod
     def _next(source: Iterator[Any], again: deque[_Ticket], alone: bool) -> _Ticket | None:
-        for _ in range(len(again)):
-            ticket = again.popleft()
+        """What to run next: on an idle worker suspects first, then what is to be repeated, then new units."""
+        for ticket in sorted(again, key=lambda t: not t.suspect):
             if alone or not ticket.suspect:
+                again.remove(ticket)
                 return ticket
-            again.append(ticket)
         unit = next(source, None)
         return None if unit is None else _Ticket(unit)
 
-    def _start(self, slot: _Slot) -> None:
-        if slot.actor is None:
-            slot.actor = self._actor_class.remote(self._make_context, self._resources.threads)
-            slot.running[slot.actor.setup.remote()] = _Ticket(None)
+    def _start(self, slot: _Slot, bare: bool) -> None:
+        slot.actor = self._actor_class.remote(self._make_context, self._resources.threads)
+        slot.bare = bare
+        slot.running[slot.actor.setup.remote()] = _Ticket(None)
 
     def _discard(self, slot: _Slot) -> None:
-        if slot.actor is not None:
+        # Asked of a Ray that was shut down, kill would start a new one.
+        if slot.actor is not None and self._ray.is_initialized():
             self._ray.kill(slot.actor)
-        slot.actor, slot.ready, slot.running = None, False, {}
+        slot.actor, slot.ready, slot.bare, slot.running = None, False, False, {}
 
     # ---- outcomes ----
 
@@ -263,84 +220,106 @@ class Pool:
         ticket = slot.running.get(ref)
         if ticket is None:  # its worker's death was dealt with a moment ago
             return
+        exceptions = self._ray.exceptions
         try:
             value = self._ray.get(ref)
-        except self._ray.exceptions.RayTaskError as error:
-            del slot.running[ref]
-            cause = error.cause if isinstance(error.cause, Exception) else error
-            if ticket.unit is None:
-                self._discard(slot)
-                raise (_fatal(cause) or cause) from error
-            stop = _fatal(cause)
-            if stop:
-                raise stop from cause
-            ticket.errors += 1
-            yield from self._again_or_less(ticket, f"{type(cause).__name__}: {_one_line(cause)}", again)
-        except self._ray.exceptions.RayError as error:  # the actor or its node died, or its answer was lost with it
+        except (exceptions.RayTaskError, exceptions.RaySystemError, exceptions.UnserializableException) as error:
+            # The worker is well; a result that can't be pickled, or not be read back here.
+            cause = getattr(error, "cause", None) or error
+            value = Failure(f"{type(cause).__name__}: {one_line(cause)}", str(error)[-4000:], None), Timing()
+        except exceptions.LocalRayletDiedError as error:
+            raise Stopped("Ray has ended on this machine; what was committed is kept, run the job again") from error
+        except exceptions.RayError as error:  # the actor or its node died, or its answer was lost with it
             yield from self._worker_died(slot, error, again)
-        else:
-            del slot.running[ref]
-            if ticket.unit is None:
-                slot.ready, self._start_failures = True, 0
-                self._pids[slot.number] = value
-                self._on_event("worker_started", worker=slot.number, pid=value)
-            else:
-                result, timing = value
-                yield Outcome(ticket.unit, result, timing=timing)
+            return
+        del slot.running[ref]
+        if ticket.unit is None:
+            self._set_up(slot, value, again)
+            return
+        result, timing = value
+        if not isinstance(result, Failure):
+            yield Outcome(ticket.unit, result, timing=timing)
+            return
+        if result.stop is not None:
+            raise result.stop
+        ticket.errors += 1
+        yield from self._again_or_less(ticket, result.why, again, result.where)
+
+    def _set_up(self, slot: _Slot, value: Any, again: deque[_Ticket]) -> None:
+        if isinstance(value, int):
+            slot.ready, slot.bare, self._start_failures = True, False, 0
+            self._pids[slot.number] = value
+            self._on_event("worker_started", worker=slot.number, pid=value)
+            return
+        failure: Failure = value if isinstance(value, Failure) else value[0]
+        if failure.stop is not None:
+            raise failure.stop
+        self._on_event("worker_failed_to_start", worker=slot.number, why=failure.why, traceback=failure.where)
+        again.extend(ticket for ticket in slot.running.values() if ticket.unit is not None)
+        self._discard(slot)
+        self._start_failed(f"workers can't start ({failure.why}); too many for the device's memory? try fewer actors")
+
+    def _start_failed(self, message: str, certain: bool = True) -> None:
+        self._start_failures += 1
+        if certain and self._start_failures >= self.MAX_START_FAILURES:
+            raise Stopped(message)
 
     def _worker_died(self, slot: _Slot, error: Exception, again: deque[_Ticket]) -> Iterator[Outcome]:
         tickets = [ticket for ticket in slot.running.values() if ticket.unit is not None]
-        was_ready = slot.ready
+        was_ready, was_bare, why = slot.ready, slot.bare, _why_died(error)
         self._discard(slot)
-        self._on_event("worker_died", worker=slot.number, units=[t.unit.name for t in tickets], error=_one_line(error))
+        self._on_event("worker_died", worker=slot.number, units=[t.unit.name for t in tickets], error=why)
+        if _node_lost(error, self._ray.exceptions):
+            for ticket in tickets:
+                ticket.losses += 1
+            if all(ticket.losses <= self.MAX_LOSSES for ticket in tickets):
+                again.extend(tickets)
+                return
         if not was_ready:
-            self._start_failures += 1
-            if self._start_failures >= self.MAX_START_FAILURES:
-                raise Stopped(
-                    f"workers die before they can start ({_one_line(error)}); out of memory? try fewer actors"
-                )
-            again.extend(tickets)  # they never ran
-            return
-        alone = len(tickets) == 1
+            # Starting, or reading a unit meanwhile: which of them kills is seen when the next ones start bare.
+            self._cautious = True
+            self._start_failed(
+                f"workers die before they can start ({why}); out of memory? try fewer actors", certain=was_bare
+            )
+        alone = was_ready and len(tickets) == 1
         for ticket in tickets:
-            ticket.deaths = max(1, ticket.deaths + alone)  # only a death while alone is certainly the unit's own
-            yield from self._again_or_less(ticket, f"the worker died ({_one_line(error)})", again)
+            ticket.suspect = True
+            ticket.deaths += alone  # among others it may be innocent
+            yield from self._again_or_less(ticket, f"the worker died ({why})", again)
 
-    def _again_or_less(self, ticket: _Ticket, reason: str, again: deque[_Ticket]) -> Iterator[Outcome]:
+    def _again_or_less(
+        self, ticket: _Ticket, reason: str, again: deque[_Ticket], where: str | None = None
+    ) -> Iterator[Outcome]:
         """Try a unit again; when that has been done often enough, its parts; a single item has failed."""
         # An exception is mostly the same the second time, so it is tried only once more; a death may be anybody's.
         if ticket.deaths <= self._retries and ticket.errors <= min(1, self._retries):
-            self._on_event(
-                "unit_retried", unit=ticket.unit.name, deaths=ticket.deaths, errors=ticket.errors, why=reason
-            )
+            counts = {"deaths": ticket.deaths, "errors": ticket.errors}
+            self._on_event("unit_retried", unit=ticket.unit.name, **counts, why=reason, traceback=where)
             again.append(ticket)
             return
         pieces = ticket.unit.split()
         if not pieces:
-            self._on_event("unit_failed", unit=ticket.unit.name, why=reason)
+            self._on_event("unit_failed", unit=ticket.unit.name, why=reason, traceback=where)
             yield Outcome(ticket.unit, error=reason)
             return
         self._on_event("unit_split", unit=ticket.unit.name, into=len(pieces), why=reason)
-        # The pieces of a killer are suspects themselves: each runs alone.
-        again.extend(_Ticket(piece, deaths=min(ticket.deaths, 1)) for piece in pieces)
+        # The pieces of a killer run alone too; that it is one of them is as good as a first death.
+        deaths = min(ticket.deaths, 1, self._retries)
+        again.extend(_Ticket(piece, suspect=ticket.suspect, deaths=deaths) for piece in pieces)
 
 
-def _one_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return " ".join(text.splitlines()[-1 if "Traceback" in text else 0].split())[:300]
+def _why_died(error: BaseException) -> str:
+    """Ray's account of a worker's end without the half-page around it."""
+    text = " ".join(str(error).split())
+    found = re.search(r"Worker exit type: (\w+) Worker exit detail: (.*?)(?: Some common causes.*| In total.*)?$", text)
+    if found:
+        return f"{found[1]}: {found[2]}"[:300]
+    found = re.search(r"The actor (?:is dead|died) because .*", text)
+    return found[0][:300] if found else one_line(error)
 
 
-_NO_USE_GOING_ON = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-
-
-def _fatal(error: BaseException) -> DiffStyleError | None:
-    """The error to stop the whole run with, or None if only the unit is concerned."""
-    if isinstance(error, DiffStyleError):
-        return error
-    if isinstance(error, OSError) and error.errno in _NO_USE_GOING_ON:
-        where = f" ({error.filename})" if error.filename else ""
-        return Stopped(f"{error.strerror or error}{where}; what was committed is kept, mend it and run the job again")
-    text = str(error)
-    if isinstance(error, OSError) and any(word in text for word in ("ACCESS_DENIED", "NO_SUCH_BUCKET", "ExpiredToken")):
-        return Stopped(f"{_one_line(error)}; what was committed is kept, mend the credentials and run the job again")
-    return None
+def _node_lost(error: BaseException, exceptions: Any) -> bool:
+    """Whether a worker went with its node or network, which no unit is to blame for."""
+    if isinstance(error, exceptions.ActorUnavailableError | exceptions.ObjectLostError | exceptions.NodeDiedError):
+        return True
+    return getattr(error, "preempted", False) or "node has died" in str(error)
