@@ -76,7 +76,7 @@ def test_each_picture_becomes_a_row_and_can_be_read_back(photos, out):
     assert [(row["width"], row["height"]) for row in rows] == [(24, 20)] * 11
     last = rows[-1]
     assert (last["label"], last["caption"], json.loads(last["meta"])) == ("dogs", "a dog", {"breed": "pug"})
-    assert last["key"] == f"rex-{last['image'][:8]}"
+    assert last["key"] == f"rex-{last['image'][:12]}"
     np.testing.assert_array_equal(store.read(last), pixels(20))
     backwards = [rows[n] for n in (10, 0, 9, 3, 3)]
     np.testing.assert_array_equal(store.read_many(backwards), np.stack([pixels(n) for n in (20, 0, 9, 3, 3)]))
