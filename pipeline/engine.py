@@ -54,13 +54,49 @@ class _Ticket:
 
 @dataclass
 class _Slot:
-    """A worker's place in the pool; the actor in it is replaced when it dies."""
+    """A worker's place in the pool; the actor in it is replaced when it dies.
+
+    It gets units only once it is ready: so it is clear what dies if it dies, and no unit waits at a worker that never
+    starts (a node was lost and its place is nowhere else) while others are idle.
+    """
 
     number: int
     actor: Any = None
     ready: bool = False
-    bare: bool = False  # starts without units, so that it is clear what dies if it dies
     running: dict[Any, _Ticket] = field(default_factory=dict)
+
+
+class _Source:
+    """What is to be run: what has to be repeated, and new units, which are read only as they are needed."""
+
+    def __init__(self, units: Iterable[Any]) -> None:
+        self.again: deque[_Ticket] = deque()
+        self._units = iter(units)
+        self._dry = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is left, as far as anybody has asked."""
+        return self._dry and not self.again
+
+    def next(self, alone: bool) -> _Ticket | None:
+        """On an idle worker suspects first, then what is to be repeated, then new units."""
+        for ticket in sorted(self.again, key=lambda t: not t.suspect):
+            if alone or not ticket.suspect:
+                self.again.remove(ticket)
+                return ticket
+        return self._read()
+
+    def has(self, n: int) -> bool:
+        """Whether at least ``n`` are left; reads no more than it must."""
+        while len(self.again) < n and (ticket := self._read()) is not None:
+            self.again.append(ticket)
+        return len(self.again) >= n
+
+    def _read(self) -> _Ticket | None:
+        unit = None if self._dry else next(self._units, None)
+        self._dry = unit is None
+        return None if unit is None else _Ticket(unit)
 
 
 class Pool:
@@ -98,7 +134,6 @@ class Pool:
         self._on_event = on_event if on_event is not None else lambda name, **fields: None
         self._slots = [_Slot(number) for number in range(n)]
         self._start_failures = 0
-        self._cautious = False  # some worker died while starting with units aboard: from now on all start bare
         self._pids: dict[int, int] = {}
         remote = ray.remote(Worker)
         self._actor_class = remote.options(  # type: ignore[attr-defined]
@@ -130,17 +165,18 @@ class Pool:
 
         Raises Stopped where going on is no use, and passes on a unit's DiffStyleError (wrong input is not retried).
         """
-        source = iter(units)
-        again: deque[_Ticket] = deque()
+        source = _Source(units)
         finished = False
         since = time.monotonic()
         try:
             self._drop_dead()
             while True:
-                self._fill(source, again)
+                self._fill(source)
                 waiting = {ref: slot for slot in self._slots for ref in slot.running}
-                if not waiting:
-                    finished = True
+                if not waiting or (
+                    source.empty and all(t.unit is None for s in self._slots for t in s.running.values())
+                ):
+                    finished = True  # perhaps a worker is still starting; the next run may have use for it
                     return
                 ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=10)
                 if not ready and not any(slot.ready for slot in self._slots):
@@ -151,7 +187,7 @@ class Pool:
                         gpus=self._resources.num_gpus,
                     )
                 for ref in ready:
-                    yield from self._collect(ref, waiting[ref], again)
+                    yield from self._collect(ref, waiting[ref], source.again)
         finally:
             # Left early (an error, Ctrl-C, or the caller stopped): nothing may go on writing behind the driver's back.
             # All workers go, since an interrupt may have come between handing a unit over and noting that.
@@ -164,7 +200,7 @@ class Pool:
     def _drop_dead(self) -> None:
         """Forget workers that died since the last run, before a unit is blamed for it."""
         for slot in self._slots:
-            if slot.actor is None:
+            if not slot.ready:
                 continue
             try:
                 self._ray.get(slot.actor.ping.remote(), timeout=60)
@@ -172,47 +208,27 @@ class Pool:
                 self._on_event("worker_died", worker=slot.number, units=[], error=_why_died(error))
                 self._discard(slot)
 
-    def _fill(self, source: Iterator[Any], again: deque[_Ticket]) -> None:
-        """Give every free place a unit: suspects alone on an idle worker that is up, others up to ``depth`` at once."""
-        suspects = sum(t.suspect for t in again)
+    def _fill(self, source: _Source) -> None:
+        """Start workers that there is work for; give each that is up one suspect alone, or ``depth`` others at once."""
         for level in range(self._depth):  # breadth first: every worker has one unit before any has two
             for slot in self._slots:
-                if slot.bare or len(slot.running) > level or any(t.suspect for t in slot.running.values()):
+                if not slot.ready or len(slot.running) > level or any(t.suspect for t in slot.running.values()):
                     continue
-                # A dead worker's place is where suspects are tried; the others go on with full hands.
-                if slot.actor is None and suspects > sum(s.bare for s in self._slots):
-                    self._start(slot, bare=True)
-                    continue
-                ticket = self._next(source, again, alone=slot.ready and not slot.running)
-                if ticket is None:
-                    continue
-                if slot.actor is None:
-                    self._start(slot, bare=self._cautious)
-                    if slot.bare:
-                        again.appendleft(ticket)
-                        continue
-                slot.running[slot.actor.run.remote(ticket.unit)] = ticket
-
-    @staticmethod
-    def _next(source: Iterator[Any], again: deque[_Ticket], alone: bool) -> _Ticket | None:
-        """What to run next: on an idle worker suspects first, then what is to be repeated, then new units."""
-        for ticket in sorted(again, key=lambda t: not t.suspect):
-            if alone or not ticket.suspect:
-                again.remove(ticket)
-                return ticket
-        unit = next(source, None)
-        return None if unit is None else _Ticket(unit)
-
-    def _start(self, slot: _Slot, bare: bool) -> None:
-        slot.actor = self._actor_class.remote(self._make_context, self._resources.threads)
-        slot.bare = bare
-        slot.running[slot.actor.setup.remote()] = _Ticket(None)
+                ticket = source.next(alone=not slot.running)
+                if ticket is not None:
+                    slot.running[slot.actor.run.remote(ticket.unit)] = ticket
+        starting = sum(slot.actor is not None and not slot.ready for slot in self._slots)
+        for slot in self._slots:
+            if slot.actor is None and source.has(starting + 1):
+                slot.actor = self._actor_class.remote(self._make_context, self._resources.threads)
+                slot.running[slot.actor.setup.remote()] = _Ticket(None)
+                starting += 1
 
     def _discard(self, slot: _Slot) -> None:
         # Asked of a Ray that was shut down, kill would start a new one.
         if slot.actor is not None and self._ray.is_initialized():
             self._ray.kill(slot.actor)
-        slot.actor, slot.ready, slot.bare, slot.running = None, False, False, {}
+        slot.actor, slot.ready, slot.running = None, False, {}
 
     # ---- outcomes ----
 
@@ -234,7 +250,7 @@ class Pool:
             return
         del slot.running[ref]
         if ticket.unit is None:
-            self._set_up(slot, value, again)
+            self._set_up(slot, value)
             return
         result, timing = value
         if not isinstance(result, Failure):
@@ -245,9 +261,9 @@ class Pool:
         ticket.errors += 1
         yield from self._again_or_less(ticket, result.why, again, result.where)
 
-    def _set_up(self, slot: _Slot, value: Any, again: deque[_Ticket]) -> None:
+    def _set_up(self, slot: _Slot, value: Any) -> None:
         if isinstance(value, int):
-            slot.ready, slot.bare, self._start_failures = True, False, 0
+            slot.ready, self._start_failures = True, 0
             self._pids[slot.number] = value
             self._on_event("worker_started", worker=slot.number, pid=value)
             return
@@ -255,18 +271,17 @@ class Pool:
         if failure.stop is not None:
             raise failure.stop
         self._on_event("worker_failed_to_start", worker=slot.number, why=failure.why, traceback=failure.where)
-        again.extend(ticket for ticket in slot.running.values() if ticket.unit is not None)
         self._discard(slot)
         self._start_failed(f"workers can't start ({failure.why}); too many for the device's memory? try fewer actors")
 
-    def _start_failed(self, message: str, certain: bool = True) -> None:
+    def _start_failed(self, message: str) -> None:
         self._start_failures += 1
-        if certain and self._start_failures >= self.MAX_START_FAILURES:
+        if self._start_failures >= self.MAX_START_FAILURES:
             raise Stopped(message)
 
     def _worker_died(self, slot: _Slot, error: Exception, again: deque[_Ticket]) -> Iterator[Outcome]:
         tickets = [ticket for ticket in slot.running.values() if ticket.unit is not None]
-        was_ready, was_bare, why = slot.ready, slot.bare, _why_died(error)
+        was_ready, why = slot.ready, _why_died(error)
         self._discard(slot)
         self._on_event("worker_died", worker=slot.number, units=[t.unit.name for t in tickets], error=why)
         if _node_lost(error, self._ray.exceptions):
@@ -276,12 +291,8 @@ class Pool:
                 again.extend(tickets)
                 return
         if not was_ready:
-            # Starting, or reading a unit meanwhile: which of them kills is seen when the next ones start bare.
-            self._cautious = True
-            self._start_failed(
-                f"workers die before they can start ({why}); out of memory? try fewer actors", certain=was_bare
-            )
-        alone = was_ready and len(tickets) == 1
+            self._start_failed(f"workers die before they can start ({why}); out of memory? try fewer actors")
+        alone = len(tickets) == 1
         for ticket in tickets:
             ticket.suspect = True
             ticket.deaths += alone  # among others it may be innocent

@@ -202,7 +202,7 @@ class Run:
                 limit = self.job.compute.max_failures
                 if limit is not None and self.tally.failures_now > limit:
                     raise Stopped(
-                        f"{self.tally.failures_now} failures are more than compute.max_failures {limit}; mend the cause, "
+                        f"{self.tally.failures_now} failures are more than compute.max_failures {limit}; mend it, "
                         "then run the job again (--retry-failed for those that failed)"
                     )
 

@@ -42,7 +42,7 @@ class Unit(Protocol):
 
 @dataclass
 class Timing:
-    """Seconds that a unit spent in each phase; ``queued`` is the wait for the worker's model and device."""
+    """Seconds that a unit spent in each phase; ``queued`` is the wait for the worker's device, after loading."""
 
     load: float = 0.0
     queued: float = 0.0
@@ -77,7 +77,6 @@ class Worker:
         self._threads = threads
         self._context: Any = None
         self._device = threading.Lock()
-        self._set_up = threading.Event()
 
     def setup(self) -> int | Failure:
         """Load the model (not in ``__init__``: what that raises has lost its type). Returns the pid."""
@@ -87,7 +86,6 @@ class Worker:
                 self._context = self._make_context()
         except Exception as error:  # noqa: BLE001 - the driver decides
             return Failure.of(error)
-        self._set_up.set()
         return os.getpid()
 
     def ping(self) -> None:
@@ -100,7 +98,6 @@ class Worker:
         try:
             loaded = unit.load()
             timing.load = (now := clock()) - begun
-            self._set_up.wait()  # the model loads beside the first units; if it fails, the driver ends this actor
             with self._device:
                 timing.queued = (begun := clock()) - now
                 self._use_threads()
