@@ -126,6 +126,8 @@ class Pool:
     ) -> None:
         import ray
 
+        if n < 1:
+            raise ValueError("a pool needs a worker")
         self._ray = ray
         self._make_context = make_context
         self._resources = resources
@@ -173,9 +175,8 @@ class Pool:
             while True:
                 self._fill(source)
                 waiting = {ref: slot for slot in self._slots for ref in slot.running}
-                if not waiting or (
-                    source.empty and all(t.unit is None for s in self._slots for t in s.running.values())
-                ):
+                busy = any(ticket.unit is not None for slot in self._slots for ticket in slot.running.values())
+                if not waiting or (source.empty and not busy):
                     finished = True  # perhaps a worker is still starting; the next run may have use for it
                     return
                 ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=10)
@@ -210,14 +211,17 @@ class Pool:
 
     def _fill(self, source: _Source) -> None:
         """Start workers that there is work for; give each that is up one suspect alone, or ``depth`` others at once."""
-        for level in range(self._depth):  # breadth first: every worker has one unit before any has two
+        starting = sum(slot.actor is not None and not slot.ready for slot in self._slots)
+        # Breadth first: every worker has one unit before any has two, those that are still starting included.
+        for level in range(self._depth):
             for slot in self._slots:
+                if level and not source.has(starting + 1):
+                    break
                 if not slot.ready or len(slot.running) > level or any(t.suspect for t in slot.running.values()):
                     continue
                 ticket = source.next(alone=not slot.running)
                 if ticket is not None:
                     slot.running[slot.actor.run.remote(ticket.unit)] = ticket
-        starting = sum(slot.actor is not None and not slot.ready for slot in self._slots)
         for slot in self._slots:
             if slot.actor is None and source.has(starting + 1):
                 slot.actor = self._actor_class.remote(self._make_context, self._resources.threads)

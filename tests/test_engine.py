@@ -314,6 +314,19 @@ def test_an_item_that_kills_while_the_model_loads_is_found_too(ray_session):
     check_each_once(outcomes, 3, failed={0})  # with no retries either are innocents blamed
 
 
+def test_workers_that_find_no_place_hold_nothing_up(ray_session):
+    with Pool(2, None, Resources(num_cpus=3, threads=None)) as workers:  # the second one waits for ever
+        for _ in range(2):
+            check_each_once(list(workers.run(blocks(5))), 20)
+        assert len(workers.pids) == 1
+
+
+def test_few_units_are_shared_out(ray_session):
+    with Pool(2, None, SMALL) as workers:
+        outcomes = list(workers.run(blocks(2, seconds=(0.0, 3.0, 0.0))))
+    assert len({outcome.result["pid"] for outcome in outcomes}) == 2
+
+
 # ---- deaths ----
 
 
