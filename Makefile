@@ -1,0 +1,32 @@
+# Two commands set everything up on a fresh machine: `make` (a virtual environment with what was tested), then use it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup test test-short lint run clean
+
+setup: $(BIN)/diffstyle
+
+# constraints.txt pins the versions that were tested; pyproject.toml itself asks only for ranges.
+$(BIN)/diffstyle: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+run: setup
+	$(BIN)/diffstyle run jobs/tiny.yaml
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-short: setup
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) results build dist *.egg-info
