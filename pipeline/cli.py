@@ -28,6 +28,7 @@ EXIT_OK, EXIT_BUG, EXIT_WRONG_INPUT, EXIT_FAILURES, EXIT_STOPPED = range(5)
 #: name -> (module:attribute, help). The help stands here so that ``diffstyle --help`` imports no command.
 COMMANDS = {
     "run": ("pipeline.commands.run:run", "Run a job: shard, precompute, inject."),
+    "plan": ("pipeline.commands.plan:plan", "Say what a job would compute, and how large its banks would be."),
     "shard": ("pipeline.commands.shard:shard", "Stage 1: prepare pictures, write them to WebDataset shards."),
     "precompute": ("pipeline.commands.precompute:precompute", "Stage 2: invert prepared pictures into a latent bank."),
     "inject": ("pipeline.commands.inject:inject", "Stage 3: make the pairs' pictures and the manifest."),

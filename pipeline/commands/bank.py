@@ -13,6 +13,7 @@ from diffstyle.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.bank import LatentBank, Latents
+    from pipeline.bank_reinvert import Reinvert
     from pipeline.lock import OutputLock
 
 # As in pipeline/cli.py: done, but something is wrong with what was looked at.
@@ -61,9 +62,28 @@ def _summary(opened: LatentBank) -> dict[str, Any]:
         "bytes_per_image": round(sum(payloads.values()) / images) if images else 0,
         "first_made": dates["min"].isoformat(timespec="seconds") if dates["min"] else None,
         "last_made": dates["max"].isoformat(timespec="seconds") if dates["max"] else None,
+        "columns": _columns(opened, set(index["image"].to_pylist())),
         "settings": {name: value for name, value in opened.description.to_dict().items() if name != "kind"},
         "about": opened.about,
     }
+
+
+def _columns(opened: LatentBank, images: set[str]) -> dict[str, Any]:
+    """Of each column computed later, how many images have it; of numbers, the smallest, the median and the largest."""
+    import statistics
+
+    from pipeline.bank_columns import read_columns
+
+    found: dict[str, Any] = {}
+    for name, column in read_columns(opened.place).items():
+        values = [value for image, value in column.items() if image in images]
+        found[name] = {"images": len(values)}
+        # An infinite PSNR (an equal picture) is no JSON.
+        numbers = [v for v in values if isinstance(v, int | float) and abs(v) != float("inf")]
+        if numbers:
+            figures = {"min": min(numbers), "median": statistics.median(numbers), "max": max(numbers)}
+            found[name] |= {what: round(value, 3) for what, value in figures.items()}
+    return found
 
 
 def _short(value: Any) -> str:
@@ -154,14 +174,33 @@ def _in_blocks(picture: bytes, width: int = 48) -> str:
 
 @bank.command()
 @click.argument("path", metavar="BANK")
-def verify(path: str) -> int:
+@click.option("--reinvert", type=click.IntRange(min=1), metavar="N", help="Invert so many pictures again and compare.")
+@click.option("--job", metavar="JOB.yaml", help="With --reinvert: model and weights as this job says.")
+@click.option("--model", help="With --reinvert: a model's name or YAML file. Default: as the bank says.")
+@click.option("--weights", help="With --reinvert: the model's weights.")
+@click.option("--pictures", help="With --reinvert: shards or a data set. Default: the shards beside the bank.")
+def verify(
+    path: str, reinvert: int | None, job: str | None, model: str | None, weights: str | None, pictures: str | None
+) -> int:
     """Check every part: hashes, shapes, finite values, index against files both ways.
 
-    The exit code is 3 if something is wrong.
+    With --reinvert, also whether pictures chosen at random give the same x_T and h again, within what the stored dtype
+    allows. The exit code is 3 if something is wrong.
     """
+    import tempfile
+
     from pipeline.bank_check import verify as check
 
-    report = check(path, progress=_parts_done)
+    if reinvert:
+        with tempfile.TemporaryDirectory() as scratch:
+            again = _reinvert(path, job, model, weights, pictures, Path(scratch))
+            report = check(path, reinvert=again, sample=reinvert, progress=_parts_done)
+        if again.compared:
+            click.echo(f"{again.compared} pictures inverted again; the largest relative error is {again.largest:.2g}")
+        if again.absent:
+            click.echo(f"note: {again.absent} of the sample are not among the pictures")
+    else:
+        report = check(path, progress=_parts_done)
     for note in report.notes:
         click.echo(f"note: {note}")
     for problem in report.problems:
@@ -175,13 +214,27 @@ def verify(path: str) -> int:
     return 0 if report.ok else EXIT_FAILURES
 
 
+def _reinvert(
+    path: str, job: str | None, model: str | None, weights: str | None, pictures: str | None, scratch: Path
+) -> Reinvert:
+    from pipeline.bank import LatentBank
+    from pipeline.bank_model import find_model, find_pictures
+    from pipeline.bank_reinvert import Reinvert
+
+    opened = LatentBank.open(path)
+    shards, rows = find_pictures(opened, pictures, scratch)
+    if shards is None:
+        raise ConfigError(f"{path}: no shards beside the bank to invert again; name them, or the data set: --pictures")
+    return Reinvert(opened, find_model(opened, job, model, weights), shards, rows)
+
+
 def _parts_done(done: int, total: int) -> None:
     # A line for each twentieth: as good in a log as on a terminal.
     if total > 20 and done * 20 // total > (done - 1) * 20 // total:
         click.echo(f"{done} of {total} parts checked", err=True)
 
 
-def _holding(address: str, made: bool = False) -> OutputLock:
+def holding(address: str, made: bool = False) -> OutputLock:
     """What keeps runs and other commands off a bank while it changes: the lock of the run's output if it is in one.
 
     Unless it is to be ``made``, the bank must be there: a lock would leave a folder behind where the name is misspelt.
@@ -206,7 +259,7 @@ def repair(path: str) -> None:
     """Drop what is broken, so that the next precompute makes it anew. Not while another job writes the bank."""
     from pipeline.bank_check import repair as mend
 
-    with _holding(path):
+    with holding(path):
         done = mend(path)
     click.echo("\n".join(done) if done else "nothing is broken")
 
@@ -219,7 +272,7 @@ def merge(target: str, sources: tuple[str, ...], format: str | None) -> None:
     """Copy the entries of SOURCES into the bank TARGET, made if it is not there. Images that it has are left out."""
     from pipeline.bank_edit import merge as pour
 
-    with _holding(target, made=True):
+    with holding(target, made=True):
         copied = pour(target, sources, format=format, progress=_say)
     click.echo(f"{copied} images copied into {target}")
 
@@ -240,7 +293,7 @@ def prune(path: str, shards: tuple[str, ...], keep: Path | None, dry_run: bool, 
     leaving = cut(path, images, dry_run=True)
     click.echo(f"{len(leaving)} images leave: neither --shards nor --keep has them")
     if leaving and not dry_run and (yes or click.confirm("Drop them?")):
-        with _holding(path):
+        with holding(path):
             cut(path, images, progress=_say)
         click.echo("dropped")
 
@@ -295,7 +348,7 @@ def export(
     """Copy a bank into the other format, or one that keeps less. Goes on where it was stopped."""
     from pipeline.bank_edit import export as copy
 
-    with _holding(target, made=True):
+    with holding(target, made=True):
         copied = copy(
             source,
             target,
@@ -315,7 +368,7 @@ def upgrade(path: str) -> None:
     """Bring a bank to the format version of this release."""
     from pipeline.bank_edit import upgrade as move_on
 
-    with _holding(path):
+    with holding(path):
         passed = move_on(path, progress=_say)
     click.echo(f"now format version {passed[-1]}" if passed else "nothing to do: the format version is this release's")
 
