@@ -1,4 +1,4 @@
-"""The model that a bank was made with, found again, and workers that hold it: for sampling and inverting from a bank."""
+"""The model that a bank was made with, found again, and workers that hold it."""
 
 from __future__ import annotations
 

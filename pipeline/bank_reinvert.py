@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,7 @@ class Reinvert:
     def __init__(self, bank: LatentBank, model: BankModel, shards: Place, rows: dict[str, Any]):
         what = bank.description
         if what.inversion.get("sampled"):
-            raise BankError(
-                f"{bank.place}: holds samples of the model, which were never inverted; leave --reinvert away"
-            )
+            raise BankError(f"{bank.place}: holds samples of the model, never inverted; leave --reinvert away")
         self._description = what
         self._context = model.context()
         self._store, self._rows = open_shards(shards), rows
@@ -67,4 +66,5 @@ class Reinvert:
 def relative_error(stored: np.ndarray, computed: np.ndarray) -> float:
     """Root mean square of the difference, relative to that of ``computed``."""
     difference = stored.astype(np.float64) - computed.astype(np.float64)
-    return float(np.sqrt(np.mean(difference**2) / max(np.mean(computed.astype(np.float64) ** 2), 1e-30)))
+    size = float(np.mean(computed.astype(np.float64) ** 2))
+    return math.sqrt(float(np.mean(difference**2)) / max(size, 1e-30))

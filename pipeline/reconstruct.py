@@ -168,8 +168,8 @@ def reconstruct(
 ) -> list[Found]:
     """Sample ``rows`` back in ``steps`` steps and write what is found into the bank's columns; returns it.
 
-    ``pictures``: image -> row of the shards, for the PSNR. What is found is written while the work goes on; a kill loses
-    at most what came since the last writing. Not while another job changes the bank.
+    ``pictures``: image -> row of the shards, for the PSNR. What is found is written while the work goes on; a kill
+    loses at most what came since the last writing. Not while another job changes the bank.
     """
     there = pictures or {}
 
