@@ -33,6 +33,7 @@ COMMANDS = {
     "precompute": ("pipeline.commands.precompute:precompute", "Stage 2: invert prepared pictures into a latent bank."),
     "inject": ("pipeline.commands.inject:inject", "Stage 3: make the pairs' pictures and the manifest."),
     "status": ("pipeline.commands.status:status", "Say what of a run is done, failed and left."),
+    "prune": ("pipeline.commands.prune:prune", "Drop the pictures that no current job wants."),
     "models": ("pipeline.commands.models:models", "List models, fetch their weights."),
     "bank": ("pipeline.commands.bank:bank", "Look into latent banks, check and change them."),
     "reconstruct": ("pipeline.commands.reconstruct:reconstruct", "Sample pictures back from a bank, with their PSNR."),

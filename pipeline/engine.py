@@ -32,6 +32,7 @@ class Outcome:
     result: Any = None
     error: str | None = None
     timing: Timing = field(default_factory=Timing)
+    worker: int | None = None  # the number of its place in the pool
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,7 @@ class Pool:
             return
         result, timing = value
         if not isinstance(result, Failure):
-            yield Outcome(ticket.unit, result, timing=timing)
+            yield Outcome(ticket.unit, result, timing=timing, worker=slot.number)
             return
         if result.stop is not None:
             raise result.stop

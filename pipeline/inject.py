@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,127 +10,21 @@ import numpy as np
 
 from diffstyle.errors import DiffStyleError
 from pipeline.bank import LatentBank
-from pipeline.context import ModelContext, ModelFacts, cached_bank
+from pipeline.context import ModelFacts
 from pipeline.engine import Outcome, Pool
-from pipeline.identity import ALGORITHM_VERSION, digest, pair_id, pair_seed
+from pipeline.identity import ALGORITHM_VERSION, pair_id
 from pipeline.job import Job, Pictures
-from pipeline.manifest import Manifest, now, side_columns
+from pipeline.manifest import Manifest
 from pipeline.pairs import Entries
-from pipeline.pictures import Encoded, encode, picture_settings, write_pictures
+from pipeline.pictures import picture_settings
 from pipeline.recipe import Masks, Recipe, as_json, load_masks, make_recipe
 from pipeline.storage import Place
+from pipeline.tile_unit import InjectUnit, Pair
 from pipeline.tiles import plan_tiles
 
 
 class BankMismatchError(DiffStyleError):
     """A bank that can't be used for this job: another model, size, preprocessing or role."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One result to be made: its id and the index rows of its two pictures."""
-
-    id: str
-    content: Mapping[str, Any]
-    style: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        return f"{self.content['key']}__{self.style['key']}"
-
-
-@dataclass(frozen=True)
-class InjectUnit:
-    """A tile: pairs of one recipe, made into one part of the output."""
-
-    output: Place
-    content_bank: str
-    style_bank: str
-    recipe: Recipe
-    pictures: Pictures
-    shared: Mapping[str, Any]  # the manifest's columns that all rows share
-    pairs: tuple[Pair, ...]
-
-    @property
-    def name(self) -> str:
-        return f"tile-{digest(*(pair.id for pair in self.pairs))[:20]}"
-
-    def load(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """h (K, C, h, w) by content image and x_T (3, H, W) by style image, each distinct one read once."""
-        contents = sorted({pair.content["image"] for pair in self.pairs})
-        styles = sorted({pair.style["image"] for pair in self.pairs})
-        content_bank, style_bank = cached_bank(self.content_bank), cached_bank(self.style_bank)
-        slots = [content_bank.description.h_timesteps.index(t) for t in self.recipe.plan.content_timesteps]
-        h = {entry.image: entry.h[slots] for entry in content_bank.get_many(contents, ("h",))}
-        x_T = {entry.image: entry.x_t for entry in style_bank.get_many(styles, ("x_t",))}
-        return h, x_T
-
-    def compute(self, context: ModelContext, loaded: tuple[dict, dict]) -> list[tuple[np.ndarray | None, float]]:
-        """For each pair its uint8 pixels (H, W, 3), None where the result is not finite, and its share of seconds."""
-        import torch
-
-        from diffstyle.images import to_uint8
-        from diffstyle.noise import seeded_noise
-        from diffstyle.sampling import inject
-
-        h, x_T = loaded
-        recipe, settings = self.recipe, self.recipe.settings
-        gamma = torch.tensor([recipe.gammas], dtype=torch.float32) if recipe.gammas else 0.0
-
-        def one(indices: Sequence[int]) -> list[tuple[np.ndarray | None, float]]:
-            begun = time.perf_counter()
-            chosen = [self.pairs[i] for i in indices]
-            style = torch.from_numpy(np.stack([x_T[pair.style["image"]] for pair in chosen])).float()
-            content = torch.from_numpy(np.stack([h[pair.content["image"]] for pair in chosen])).float()
-            masks = [recipe.masks.of(pair.content["image"]) for pair in chosen]
-            mask = torch.from_numpy(np.stack(masks)).to(context.device) if masks[0] is not None else None  # type: ignore[arg-type]
-            seeds = [pair_seed(settings.seed or 0, pair.content["image"], pair.style["image"]) for pair in chosen]
-            results = inject(
-                context.unet,
-                style.to(context.device),
-                content.to(context.device),
-                recipe.plan.content_timesteps,
-                recipe.plan,
-                gamma,
-                omega=settings.omega,
-                mask=mask,
-                noise=lambda t: seeded_noise(seeds, t, style.shape[1:]),
-            ).cpu()
-            finite = torch.isfinite(results).flatten(1).all(1)
-            seconds = (time.perf_counter() - begun) / len(set(indices))
-            return [(to_uint8(result) if ok else None, seconds) for result, ok in zip(results, finite, strict=True)]
-
-        return context.in_batches(len(self.pairs), one)
-
-    def save(self, computed: list[tuple[np.ndarray | None, float]]) -> tuple[list[dict], list[dict]]:
-        """(rows of the pictures written, rows of the pairs that failed)."""
-        pictures, failed = [], []
-        for pair, (pixels, seconds) in zip(self.pairs, computed, strict=True):
-            row = self.row(pair, seconds)
-            if pixels is None:
-                failed.append({**row, "status": "failed", "error": "the result is not finite"})
-                continue
-            row["height"], row["width"] = pixels.shape[:2]
-            pictures.append(Encoded(pair.name, encode(pixels, self.pictures), {**row, "status": "ok"}))
-        rows = write_pictures(self.output, self.pictures, self.recipe.slug, self.name, pictures) if pictures else []
-        return rows, failed
-
-    def row(self, pair: Pair, seconds: float | None = None) -> dict[str, Any]:
-        """The manifest row of a pair, without what is known only of its picture."""
-        return {
-            **self.shared,
-            "pair": pair.id,
-            "seconds": seconds,
-            "created": now(),
-            **side_columns("content", pair.content),
-            **side_columns("style", pair.style),
-        }
-
-    def split(self) -> Sequence[InjectUnit]:
-        half = len(self.pairs) // 2
-        if not half:
-            return []
-        return [replace(self, pairs=self.pairs[:half]), replace(self, pairs=self.pairs[half:])]
 
 
 # ---- planning ----
@@ -212,67 +105,73 @@ def manifest_columns(job: Job, facts: ModelFacts, recipe: Recipe, content: Laten
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What a job asks for: its sweep, its pictures, and the pairs of them as numbers, the same for each recipe."""
+
+    recipes: list[Recipe]
+    contents: Entries
+    styles: Entries
+    pairs: tuple[np.ndarray, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.recipes) * len(self.pairs[0])
+
+    def ids(self, recipe: Recipe) -> Iterator[str]:
+        """The pair ids of one recipe, in the order of ``pairs``."""
+        c_images, s_images = self.contents.images, self.styles.images
+        masks = [recipe.masks.own_hash(image) for image in c_images]
+        for c, s in zip(self.pairs[0].tolist(), self.pairs[1].tolist(), strict=True):
+            yield pair_id(c_images[c], s_images[s], recipe.digest, masks[c])
+
+
+@dataclass(frozen=True)
 class Work:
-    """What is left to do for one recipe: pair numbers, and ids for them."""
+    """What is left to do for one recipe: the pairs, as numbers."""
 
     recipe: Recipe
     contents: np.ndarray
     styles: np.ndarray
     n_done: int
-    n_failed: int
+    n_failed: int  # failed before, and not tried again
+    again: set[str]  # ids of those that failed before and are tried again
 
 
-def remaining(
-    recipe: Recipe,
-    contents: Entries,
-    styles: Entries,
-    wanted: tuple[np.ndarray, np.ndarray],
-    done: set[str],
-    failed: set[str],
-) -> Work:
-    """The pairs of ``wanted`` that the manifest has neither as done nor as failed."""
-    c_images, s_images = contents.images, styles.images
-    mask_hashes = [recipe.masks.own_hash(image) for image in c_images]
-    keep = np.ones(len(wanted[0]), bool)
+def remaining(wanted: Wanted, recipe: Recipe, done: set[str], failed: set[str], retry: bool = False) -> Work:
+    """The wanted pairs that the manifest has neither as done nor, unless ``retry``, as failed."""
+    c, s = wanted.pairs
+    keep = np.ones(len(c), bool)
     n_done = n_failed = 0
+    again = set()
     if done or failed:
-        for n, (c, s) in enumerate(zip(wanted[0].tolist(), wanted[1].tolist(), strict=True)):
-            identifier = pair_id(c_images[c], s_images[s], recipe.digest, mask_hashes[c])
+        for n, identifier in enumerate(wanted.ids(recipe)):
             if identifier in done:
                 n_done += 1
                 keep[n] = False
             elif identifier in failed:
-                n_failed += 1
-                keep[n] = False
-    return Work(recipe, wanted[0][keep], wanted[1][keep], n_done, n_failed)
+                if retry:
+                    again.add(identifier)
+                else:
+                    n_failed += 1
+                    keep[n] = False
+    return Work(recipe, c[keep], s[keep], n_done, n_failed, again)
 
 
 def units(
     work: Work,
-    contents: Entries,
-    styles: Entries,
+    wanted: Wanted,
     shared: Mapping[str, Any],
     *,
     output: Place,
     content_bank: Place,
     style_bank: Place,
     pictures: Pictures,
-    pairs_per_tile: int,
+    size: Callable[[int], int],
 ) -> Iterator[InjectUnit]:
-    """The tiles of one recipe, made as they are asked for."""
+    """The tiles of one recipe, made as they are asked for; ``size`` as for :func:`plan_tiles`."""
     recipe = work.recipe
-    for tile in plan_tiles(work.contents, work.styles, pairs_per_tile):
+    for tile in plan_tiles(work.contents, work.styles, size):
         pairs = tuple(
-            Pair(
-                pair_id(
-                    contents.rows[c]["image"],
-                    styles.rows[s]["image"],
-                    recipe.digest,
-                    recipe.masks.own_hash(contents.rows[c]["image"]),
-                ),
-                contents.rows[c],
-                styles.rows[s],
-            )
+            _pair(recipe, wanted.contents.rows[c], wanted.styles.rows[s])
             for c, s in zip(tile.contents.tolist(), tile.styles.tolist(), strict=True)
         )
         needed = {pair.content["image"] for pair in pairs}
@@ -283,6 +182,11 @@ def units(
         )
 
 
+def _pair(recipe: Recipe, content: Mapping[str, Any], style: Mapping[str, Any]) -> Pair:
+    mask = recipe.masks.own_hash(content["image"])
+    return Pair(pair_id(content["image"], style["image"], recipe.digest, mask), content, style, mask)
+
+
 # ---- running ----
 
 
@@ -290,8 +194,6 @@ def inject_stage(
     pool: Pool,
     manifest: Manifest,
     tiles: Iterable[InjectUnit],
-    *,
-    retry_failed: bool,
     on_done: Callable[[int, int, Outcome], None],
 ) -> tuple[int, int]:
     """Run tiles and commit them; returns how many pairs were (made, failed). ``on_done`` hears of each tile."""
@@ -299,15 +201,14 @@ def inject_stage(
     for outcome in pool.run(tiles):
         unit: InjectUnit = outcome.unit
         if outcome.error is not None:
-            rows, failed = [], [{**unit.row(pair), "status": "failed", "error": outcome.error} for pair in unit.pairs]
+            rows, failed = None, [{**unit.row(pair), "status": "failed", "error": outcome.error} for pair in unit.pairs]
         else:
             rows, failed = outcome.result
-        if rows:
+        if rows is not None:
             manifest.commit(unit.name, rows)
-        if retry_failed:
-            manifest.drop_failures({pair.id for pair in unit.pairs})
         if failed:
-            manifest.commit(f"failed-{digest(*(row['pair'] for row in failed))[:20]}", failed)
-        n_done, n_failed = n_done + len(rows), n_failed + len(failed)
-        on_done(len(rows), len(failed), outcome)
+            manifest.commit_failures(failed)
+        made = 0 if rows is None else len(rows)
+        n_done, n_failed = n_done + made, n_failed + len(failed)
+        on_done(made, len(failed), outcome)
     return n_done, n_failed

@@ -294,6 +294,7 @@ class Compute(Strict):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: AutoCount = "auto"
     max_failures: Annotated[Whole, Field(ge=0)] | None = None
+    tile_seconds: Annotated[Number, Field(gt=0)] = 120.0
 
 
 class Job(Strict):

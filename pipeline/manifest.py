@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.identity import digest
 from pipeline.parts import PartStore
 from pipeline.storage import Place
 
@@ -56,6 +57,8 @@ MANIFEST_SCHEMA = pa.schema(
     ]
 )
 
+_FAILED = "failed-"
+
 # Columns that differ between two runs of the same job; everything else is a function of the inputs.
 TIMING_COLUMNS = ("seconds", "created")
 
@@ -76,9 +79,9 @@ class Manifest:
         """Make the output a results folder, or check that it is one."""
         self.store.describe({"kind": "results", "format_version": MANIFEST_FORMAT_VERSION}, {})
 
-    def commit(self, part: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def commit(self, part: str, rows: pa.Table | Sequence[Mapping[str, Any]]) -> None:
         """Make a tile count: its pictures are whole by now."""
-        self.store.commit(part, manifest_rows(rows))
+        self.store.commit(part, rows if isinstance(rows, pa.Table) else manifest_rows(rows))
 
     def table(self, columns: Iterable[str] | None = None) -> pa.Table:
         """A row for each pair, ok before failed: a retried failure that succeeded counts once."""
@@ -97,18 +100,50 @@ class Manifest:
         ok = pc.equal(table["status"], "ok")
         return set(table["pair"].filter(ok).to_pylist()), set(table["pair"].filter(pc.invert(ok)).to_pylist())
 
+    def counts(self) -> tuple[int, int]:
+        """How many pairs are done, and how many failed."""
+        status = self.table(["status"])["status"]
+        n_ok = pc.sum(pc.equal(status, "ok")).as_py() or 0
+        return n_ok, len(status) - n_ok
+
+    def seconds_per_call(self, fingerprint: str, precision: str) -> float | None:
+        """Seconds that a pair's network call took lately with this model; None where no row says."""
+        newest = sorted(self.store.index_folder.list(".parquet"), key=lambda entry: -entry.mtime_ns)[:8]
+        each = []
+        for entry in newest:
+            rows = self.store.part_rows(entry.place.name.removesuffix(".parquet"), MANIFEST_SCHEMA)
+            rows = rows.filter(
+                pc.and_(pc.equal(rows["model_fingerprint"], fingerprint), pc.equal(rows["precision"], precision))
+            )
+            for row in rows.select(["seconds", "network_calls"]).to_pylist():
+                if row["seconds"] and row["network_calls"]:
+                    each.append(row["seconds"] / row["network_calls"])
+        return float(np.median(each)) if each else None
+
+    # ---- failures ----
+    # They lie in parts of their own, so that a retry takes them out without touching a row of a finished pair.
+
+    def commit_failures(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Say that pairs failed."""
+        self.commit(f"{_FAILED}{digest(*(row['pair'] for row in rows))[:20]}", rows)
+
     def drop_failures(self, pairs: set[str]) -> None:
-        """Take the failed rows of ``pairs`` out of their parts, once a retry has succeeded."""
+        """Take the failed rows of ``pairs`` out, before they are tried again.
+
+        Killed after this, they are in no row, and the next run makes them: never is a pair in two rows.
+        """
         wanted = pa.array(sorted(pairs), pa.string())
         for part in self.store.parts():
-            if not part.startswith("failed-"):
-                continue
-            rows = self.store.part_rows(part, MANIFEST_SCHEMA)
-            kept = rows.filter(pc.invert(pc.is_in(rows["pair"], wanted)))
-            if len(kept) == 0:
-                self.store.drop(part)
-            elif len(kept) < len(rows):
-                self.store.commit(part, kept)
+            if part.startswith(_FAILED):
+                rows = self.store.part_rows(part, MANIFEST_SCHEMA)
+                self.replace(part, rows, rows.filter(pc.invert(pc.is_in(rows["pair"], wanted))))
+
+    def replace(self, part: str, rows: pa.Table, kept: pa.Table) -> None:
+        """Let ``part``, which has ``rows``, have those that are ``kept``."""
+        if len(kept) == 0:
+            self.store.drop(part)
+        elif len(kept) < len(rows):
+            self.store.commit(part, kept)
 
 
 def manifest_rows(rows: Iterable[Mapping[str, Any]]) -> pa.Table:

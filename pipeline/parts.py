@@ -117,7 +117,8 @@ class PartStore:
             if entry.place.name.partition(".")[0] not in committed:
                 entry.place.delete()
                 removed.append(entry.place.name)
-        self.data_folder.remove_unfinished()
+        self.root.remove_unfinished()  # a description
+        self.data_folder.remove_unfinished(recursive=True)
         self.index_folder.remove_unfinished()
         return removed
 

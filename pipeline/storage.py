@@ -180,11 +180,11 @@ class Place:
         if self.exists():
             self.fs.delete_dir(self.path)
 
-    def remove_unfinished(self) -> int:
+    def remove_unfinished(self, recursive: bool = False) -> int:
         """Remove what killed writers left in this folder; returns how many files. Call it while holding the lock."""
         if not self.is_local or not Path(self.path).is_dir():
             return 0
-        left = list(Path(self.path).glob(f".*{_PART_SUFFIX}"))
+        left = list(Path(self.path).glob(f"{'**/' if recursive else ''}.*{_PART_SUFFIX}"))
         for file in left:
             file.unlink(missing_ok=True)
         return len(left)

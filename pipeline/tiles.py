@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Tile:
-    """Some pairs of one block of contents and one block of styles, as numbers: both (n,) int64, contents ascending."""
+    """Some pairs of one block of contents and one block of styles, as numbers: both (n,) int64."""
 
     contents: np.ndarray
     styles: np.ndarray
@@ -19,31 +20,82 @@ class Tile:
         return len(self.contents)
 
 
-def plan_tiles(contents: np.ndarray, styles: np.ndarray, pairs_per_tile: int) -> Iterator[Tile]:
-    """Cut pairs into tiles of at most ``pairs_per_tile``, reading few distinct contents and styles each.
+class Sizer:
+    """Says how many pairs the next tile gets: whole batches that take about ``seconds``, fewer towards the end.
 
-    Where pairs fill a grid, tiles are near-square blocks of it; where they are scattered (zip, random, a list), runs of
-    consecutive pairs. Every pair is in exactly one tile. Memory and time grow with the pairs, N log N at most.
+    left      pairs of the whole run that are in no tile yet
+    batch     pairs that go through the network at once
+    workers   how many share the work
+    seconds   what a tile should take
+    most      pairs whose inputs and results fit in memory
+    per_call  seconds that one pair's network call took in an earlier run; None: unknown, so the first tiles are small
     """
-    if pairs_per_tile < 1:
-        raise ValueError(f"a tile needs at least one pair, not {pairs_per_tile}")
-    n = len(contents)
-    if n == 0:
-        return
-    n_contents, n_styles = len(np.unique(contents)), len(np.unique(styles))
-    dense = n > 0.5 * n_contents * n_styles
-    if dense:
-        # A block as square as its sides allow: the fewest bank entries read for the pairs in it.
-        side = max(1, int(pairs_per_tile**0.5))
-        rows = min(n_contents, max(side, pairs_per_tile // max(1, n_styles)))
-        columns = max(1, min(n_styles, pairs_per_tile // rows))
-        c_rank = np.unique(contents, return_inverse=True)[1]
-        s_rank = np.unique(styles, return_inverse=True)[1]
-        block_c, block_s = c_rank // rows, s_rank // columns
-        order = np.lexsort((styles, contents, block_s, block_c))
-        edges = np.flatnonzero(np.diff(block_c[order]) | np.diff(block_s[order])) + 1
-    else:
-        order = np.lexsort((styles, contents))
-        edges = np.arange(pairs_per_tile, n, pairs_per_tile)
-    for indices in np.split(order, edges):
-        yield Tile(contents[indices], styles[indices])
+
+    # A worker has a few tiles under way, so a tile is at most this part of a worker's share of what is left. Sizes then
+    # shrink to single batches and all workers end within about one.
+    TAIL = 4
+
+    def __init__(
+        self, left: int, batch: int, workers: int, seconds: float, most: int, per_call: float | None = None
+    ) -> None:
+        self.left = left
+        self.per_call = per_call
+        self._batch, self._workers, self._seconds, self._most = batch, workers, seconds, most
+
+    def next(self, calls: int, available: int) -> int:
+        """The size of the next tile of at most ``available`` pairs with ``calls`` network calls each."""
+        batches = -(-self.left // (self.TAIL * self._workers * self._batch))
+        if self.per_call is None:
+            batches = 1
+        else:
+            batches = min(batches, int(self._seconds / (self.per_call * max(calls, 1) * self._batch)))
+        batches = min(batches, self._most // self._batch)
+        n = min(max(batches, 1) * self._batch, available)
+        self.left -= n
+        return n
+
+    def measured(self, pairs: int, calls: int, seconds: float) -> None:
+        """A tile took so long; the latest counts most, since another machine or a warm one is another speed."""
+        if pairs and seconds > 0:
+            now = seconds / (pairs * max(calls, 1))
+            self.per_call = now if self.per_call is None else (self.per_call + now) / 2
+
+
+def most_pairs(memory: float, h_bytes: int, x_T_bytes: int, picture_bytes: int) -> int:
+    """How many pairs of a near-square tile fit in ``memory`` bytes: h by content, x_T by style, a picture by pair."""
+    # A tile may straddle two bands of the grid (plan_tiles), so it reads up to twice the side of its square.
+    sides = 2 * (h_bytes + x_T_bytes)
+    root = (-sides + math.sqrt(sides**2 + 4 * picture_bytes * memory)) / (2 * picture_bytes)
+    return max(1, int(root**2))
+
+
+def plan_tiles(contents: np.ndarray, styles: np.ndarray, size: int | Callable[[int], int]) -> Iterator[Tile]:
+    """Cut pairs into tiles, each reading few distinct contents and styles.
+
+    ``size``: pairs a tile, or what says so for the next tile from how many are left (so tiles can follow the clock).
+    Tiles are near-square blocks where pairs fill a grid; where they are scattered (zip, random, a list), runs of
+    consecutive pairs. Every pair is in exactly one tile, and all tiles but the last have the size asked for. Memory and
+    time grow with the pairs, N log N at most.
+    """
+    order = np.lexsort((styles, contents))
+    contents, styles = contents[order], styles[order]
+    edges = np.append(np.flatnonzero(np.diff(contents, prepend=-1)), len(contents))  # where each content's pairs begin
+    row = 0
+    held_c = held_s = np.empty(0, np.int64)
+    left = len(contents)
+    while left:
+        n = min(size(left) if callable(size) else size, left)
+        if n < 1:
+            raise ValueError(f"a tile needs at least one pair, not {n}")
+        while len(held_c) < n:
+            # A band of contents, walked style by style: so a run of it is a block, whatever its length.
+            pairs_a_row = (len(contents) - edges[row]) / (len(edges) - 1 - row)
+            rows = max(math.isqrt(n - 1) + 1, math.ceil((n - len(held_c)) / pairs_a_row))
+            end = min(row + rows, len(edges) - 1)
+            band = slice(edges[row], edges[end])
+            by_style = np.lexsort((contents[band], styles[band]))
+            held_c = np.concatenate((held_c, contents[band][by_style]))
+            held_s = np.concatenate((held_s, styles[band][by_style]))
+            row = end
+        yield Tile(held_c[:n], held_s[:n])
+        held_c, held_s, left = held_c[n:], held_s[n:], left - n

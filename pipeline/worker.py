@@ -42,12 +42,16 @@ class Unit(Protocol):
 
 @dataclass
 class Timing:
-    """Seconds that a unit spent in each phase; ``queued`` is the wait for the worker's device, after loading."""
+    """Seconds that a unit spent in each phase; ``queued`` is the wait for the worker's device, after loading.
+
+    ``began``: when the compute phase began, in seconds since the epoch by the worker's clock (0: it did not).
+    """
 
     load: float = 0.0
     queued: float = 0.0
     compute: float = 0.0
     save: float = 0.0
+    began: float = 0.0
 
 
 @dataclass
@@ -100,6 +104,7 @@ class Worker:
             timing.load = (now := clock()) - begun
             with self._device:
                 timing.queued = (begun := clock()) - now
+                timing.began = time.time()
                 self._use_threads()
                 computed = unit.compute(self._context, loaded)
                 timing.compute = (now := clock()) - begun

@@ -24,6 +24,12 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option("--address", help="Join the Ray cluster at this address instead of starting an embedded Ray."),
             click.option("--retry-failed", is_flag=True, help="Try again what failed before."),
+            click.option(
+                "--max-failures",
+                type=click.IntRange(min=0),
+                metavar="N",
+                help="Stop after more than N failed pictures or pairs; instead of the job's compute.max_failures.",
+            ),
             click.option("--quiet", "-q", is_flag=True, help="No progress, only the summary."),
         )
     ):
@@ -32,7 +38,13 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run_stages(
-    job: str, overrides: tuple[str, ...], address: str | None, retry_failed: bool, quiet: bool, stages: tuple[str, ...]
+    job: str,
+    overrides: tuple[str, ...],
+    address: str | None,
+    retry_failed: bool,
+    max_failures: int | None,
+    quiet: bool,
+    stages: tuple[str, ...],
 ) -> int:
     """Run some stages of a job, say what was made, and return the exit code."""
     from pipeline.jobfile import load_job
@@ -41,7 +53,7 @@ def run_stages(
 
     from pipeline.run import Options, Run
 
-    with Run(loaded, Options(address, retry_failed, quiet)) as run:
+    with Run(loaded, Options(address, retry_failed, quiet, max_failures)) as run:
         for stage in stages:
             getattr(run, stage)()
         for line in run.summary(stages):

@@ -1,0 +1,80 @@
+"""The workers of a run: how many, what they hold, how many pictures go through the network at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from typing import Any
+
+from pipeline.cluster import plan_workers, start_ray
+from pipeline.context import ContextMaker, ModelFacts, default_batch, resolve_device
+from pipeline.engine import Outcome, Pool, Resources
+from pipeline.job import Job
+
+
+class GuardedPool(Pool):
+    """A pool that asks ``check`` before it hands over an outcome, so before anything of it can be committed."""
+
+    def __init__(self, *args: Any, check: Callable[[], None], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._check = check
+
+    @property
+    def under_way(self) -> int:
+        """How many units a worker has at once."""
+        return self._depth
+
+    def __enter__(self) -> GuardedPool:
+        return self
+
+    def run(self, units: Iterable[Any]) -> Iterator[Outcome]:
+        """See :meth:`Pool.run`."""
+        with closing(super().run(units)) as outcomes:  # type: ignore[type-var]
+            for outcome in outcomes:
+                self._check()
+                yield outcome
+
+
+def batch_size(job: Job, facts: ModelFacts) -> int:
+    """How many pictures go through the network at once."""
+    if job.compute.batch != "auto":
+        return job.compute.batch
+    return default_batch(resolve_device(job.compute.device), facts.image_size)
+
+
+def model_pool(
+    job: Job,
+    facts: ModelFacts,
+    address: str | None,
+    stand_in: Callable[[ContextMaker], Callable[[], Any]] | None,
+    on_event: Callable[..., None],
+    check: Callable[[], None],
+) -> GuardedPool:
+    """Workers that hold the job's model; Ray is started or joined for them. ``stand_in`` as for ``run.Run``."""
+    compute = job.compute
+    start_ray(address)
+    device = resolve_device(compute.device)
+    actors, threads = (None if value == "auto" else value for value in (compute.actors, compute.threads))
+    n, resources = plan_workers(device, actors, threads)
+    batch = batch_size(job, facts)
+    maker = ContextMaker(job.model, job.weights, facts.fingerprint, device, compute.precision, batch)
+    on_event("workers", n=n, device=device, batch=batch, **vars(resources))
+    make_context = maker if stand_in is None else stand_in(maker)
+    return GuardedPool(n, make_context, resources, on_event=on_event, check=check)
+
+
+def decoding_pool(address: str | None, on_event: Callable[..., None], check: Callable[[], None]) -> GuardedPool:
+    """Workers without a model, for decoding: beside a GPU's workers there are CPUs to use."""
+    import ray
+
+    start_ray(address)
+    n = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    return GuardedPool(n, None, Resources(num_cpus=1.0, threads=1), on_event=on_event, check=check)
+
+
+def memory_of_a_tile(workers: int, under_way: int) -> float:
+    """Bytes that a tile's inputs and results may take: half of what Ray offers, shared by all tiles under way."""
+    import ray
+
+    total = float(ray.cluster_resources().get("memory", 4 << 30))
+    return total / 2 / workers / (under_way + 1)
