@@ -96,10 +96,13 @@ def missing_rows(
     unique = [row for row in store.unique() if wanted is None or row["image"] in wanted]
     first = {row["image"]: row["key"] for row in unique}
     names = writer.known_names()
+    # Of a picture that the bank has, any name that is new, be it the first in the shards: parts have no order in time.
     aliases = [
         row
         for row in store.current().to_pylist()
-        if first.get(row["image"], row["key"]) != row["key"] and (row["key"], row["image"]) not in names
+        if row["image"] in first
+        and (row["image"] in known or first[row["image"]] != row["key"])
+        and (row["key"], row["image"]) not in names
     ]
     return [row for row in unique if row["image"] not in skipped], aliases
 
