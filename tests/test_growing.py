@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import small_jobs
 import yaml
@@ -15,8 +16,10 @@ from click.testing import CliRunner
 from pipeline.bank import LatentBank
 from pipeline.bank_check import verify
 from pipeline.bank_edit import export, merge, upgrade
+from pipeline.bank_writer import BankWriter
 from pipeline.cli import main
 from pipeline.parts import DescriptionError
+from pipeline.precompute import missing_rows
 from pipeline.preview import preview
 from pipeline.shards import open_shards
 from pipeline.storage import Place
@@ -43,6 +46,11 @@ def files(bank: Path) -> dict[str, bytes]:
     return {f"{file.parent.name}/{file.name}": file.read_bytes() for file in sorted(bank.rglob("*")) if file.is_file()}
 
 
+def stems(bank: LatentBank) -> list[str]:
+    """The keys without their hashes."""
+    return [key.rpartition("-")[0] for key in bank.keys()]  # noqa: SIM118 - a bank is no dict
+
+
 def same_tensors(a: LatentBank, b: LatentBank) -> bool:
     def equal(key: str) -> bool:
         one, other = a[key], b[key]
@@ -67,15 +75,32 @@ def test_growing(folder, format):
     after = files(bank)
     assert {name: after[name] for name in before} == before  # what was committed stays as it is
     grown = LatentBank.open(bank)
-    names = [re.sub(r"-[0-9a-f]+$", "", key) for key in grown.keys()]
-    assert names == ["again", "c0", "c0", "c1", "c2", "c3"]
+    keys = grown.keys()
+    assert stems(grown) == ["again", "c0", "c0", "c1", "c2", "c3"]
     assert len(set(grown.index["image"].to_pylist())) == 5
-    twice = [key for key in grown.keys() if key.startswith(("again", "c1"))]
+    twice = [key for key in keys if key.startswith(("again", "c1"))]
     assert grown[twice[0]].image == grown[twice[1]].image
     assert verify(bank).ok
     at_once = small_jobs.job(folder, output=str(folder / "at-once"), bank={"format": format})
     small_jobs.run(at_once)
     assert same_tensors(grown, LatentBank.open(folder / "at-once" / "banks" / "content"))
+
+
+@pytest.mark.parametrize("part", ["00-before-all", "zz-after-all"])
+def test_a_new_name_of_a_known_picture(made, tmp_path, part):
+    """Wherever its part sorts: the new name may come before the one that the bank has."""
+    shutil.copytree(made / "out", tmp_path / "out")
+    shards, bank = (Place.parse(tmp_path / "out" / kind / "content") for kind in ("shards", "banks"))
+    store = open_shards(shards)
+    rows = store.rows()
+    row = {**rows.slice(0, 1).to_pylist()[0], "key": "new-name", "source": "elsewhere.png"}
+    store.commit(part, pa.Table.from_pylist([row], rows.schema), store.rejects())
+    writer = BankWriter(bank, LatentBank.open(bank).description)
+    todo, aliases = missing_rows(writer, shards)
+    assert (todo, [alias["key"] for alias in aliases]) == ([], ["new-name"])
+    writer.commit_aliases(aliases)
+    assert LatentBank.open(bank)["new-name"].image == row["image"]
+    assert missing_rows(writer, shards) == ([], [])
 
 
 def test_same_names_in_two_data_sets(folder):
@@ -111,8 +136,6 @@ def test_retry_of_what_failed(folder):
     small_jobs.picture(folder / "content" / "c9.png", 9)
     running = small_jobs.run(job, "shard")
     (row,) = (row for row in open_shards(running.sides[0].shards).unique() if row["key"].startswith("c9"))
-    from pipeline.bank_writer import BankWriter
-
     writer = BankWriter(Place.parse(bank), LatentBank.open(bank).description)
     writer.commit_failures([{**row, "error": "the inversion is not finite"}])
     left_alone = small_jobs.run(job).tally
@@ -185,7 +208,7 @@ def test_prune_what_left(folder):
     text = command("bank", "prune", bank, "--shards", folder / "fresh" / "shards" / "content", "--yes")
     assert "1 images leave" in text
     pruned = LatentBank.open(bank)
-    assert [key.split("-")[0] for key in pruned.keys()] == ["c0", "c2"]
+    assert stems(pruned) == ["c0", "c2"]
     assert verify(bank).ok
     assert small_jobs.run(job).tally.inverted == 0
     made = small_jobs.run(job, "shard", "precompute", "inject").tally
@@ -202,7 +225,7 @@ def test_edits_of_banks_that_a_run_made(made, folder):
     assert merge(merged, [first, second]) == 4
     assert verify(merged).ok
     bank = LatentBank.open(merged)
-    assert {key.split("-")[0] for key in bank.keys()} == {"c0", "c1", "c2", "c7", "twin"}
+    assert stems(bank) == ["c0", "c1", "c2", "c7", "twin"]
     assert np.array_equal(bank["c7-" + bank.keys()[3].split("-")[1]].h, LatentBank.open(second)[bank.keys()[3]].h)
     tars = folder / "tars"
     assert export(merged, tars, format="webdataset") == 4

@@ -65,7 +65,7 @@ def test_reconstruct(made, tmp_path):
     frame = opened.to_pandas().set_index("key")
     assert frame["psnr"].notna().all()
     assert frame["psnr"].min() > 20  # this checkpoint in 20 steps: the pictures come back
-    for key in opened.keys():
+    for key in frame.index:
         with Image.open(tmp_path / "pictures" / f"{key}.png") as image:
             pixels = np.asarray(image)
         with Image.open(io.BytesIO(frame.loc[key, "thumbnail"])) as image:
