@@ -124,7 +124,7 @@ class OutputLock:
         self.me = Holder.me()
         self.lost = False
         self._lock: _Lock = _FileLock(Path(folder.path) / NAME, self.me) if folder.is_local else _Claim(folder, self.me)
-        self._looked = 0.0
+        self._looked = time.monotonic()
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -185,16 +185,12 @@ class OutputLock:
 def holder_of(folder: Place) -> Holder | None:
     """Who holds ``folder`` now, or None; for showing only, nothing is changed."""
     if folder.is_local:
-        path = Path(folder.path) / NAME
-        there = _read_file(path)
-        if there is None:
-            return None
-        holder, beat = there
-        # The writing clock is not asked here (that takes a write); a foreign clock that is off shows as "held".
-        return holder if holder.alive(time.time() - beat) else None
-    claims = _read_claims(folder / NAME)
-    living = [holder for holder, beat in claims if holder.held and holder.alive(time.time() - beat)]
-    return living[0] if living else None
+        there = _read_file(Path(folder.path) / NAME)
+        found = [] if there is None else [there]
+    else:
+        found = _read_claims(folder / NAME)
+    # By this machine's clock, which need not be the one that stamps: asking that one would take a write.
+    return next((holder for holder, beat in found if holder.held and holder.alive(time.time() - beat)), None)
 
 
 # ---- on a disk ----
@@ -221,7 +217,7 @@ class _FileLock:
             with self._guard(holder.token) as other:
                 if other is not None:
                     return other
-                if self._token() == holder.token:  # otherwise somebody was faster; judge what is there now
+                if self._bears(holder.token):  # otherwise somebody was faster; judge what is there now
                     self._replace()
                     log.warning("%s: taken over from %s, which is gone", self._path, holder)
                     return None
@@ -230,7 +226,11 @@ class _FileLock:
         os.utime(self._path)
 
     def mine(self) -> bool:
-        return self._token() == self._me.token
+        return self._bears(self._me.token)
+
+    def _bears(self, token: str) -> bool:
+        there = _read_file(self._path)
+        return there is not None and there[0].token == token
 
     def release(self) -> None:
         with self._guard(self._me.token) as other:
@@ -265,18 +265,13 @@ class _FileLock:
         draft.write_bytes(self._me.dump())
         draft.replace(self._path)
 
-    def _token(self) -> str | None:
-        there = _read_file(self._path)
-        return there[0].token if there else None
-
     def _now(self) -> float:
         """The clock that stamps files in this folder, which need not be this machine's."""
         probe = self._path.with_name(f"{NAME}.clock-{uuid.uuid4().hex[:16]}")
         probe.touch()
-        try:
-            return probe.stat().st_mtime
-        finally:
-            probe.unlink(missing_ok=True)
+        now = probe.stat().st_mtime
+        probe.unlink()
+        return now
 
 
 def _read_file(path: Path, patiently: bool = False) -> tuple[Holder, float] | None:
@@ -370,9 +365,12 @@ def _read_claims(folder: Place) -> list[tuple[Holder, float]]:
     for info in folder.fs.get_file_info(pafs.FileSelector(folder.path, allow_not_found=True)):
         if info.type != pafs.FileType.File:
             continue
+        claim = Place(folder.scheme, info.path)
         try:
-            data = Place(folder.scheme, info.path).read_bytes()
-        except FileNotFoundError:  # withdrawn since the listing
+            data = claim.read_bytes()
+        except OSError:  # which one depends on the moment when it was withdrawn, since the listing or while reading
+            if claim.exists():
+                raise
             continue
         found.append((Holder.read(data, info.base_name), (info.mtime_ns or 0) / 1e9))
     return found
