@@ -1,4 +1,4 @@
-"""``--dry-run``: what a job would do and write, without a model, without Ray and without decoding a picture."""
+"""``--dry-run``: what a job would do and write, without a model and without Ray. It reads lists, and a few pictures."""
 
 from __future__ import annotations
 
@@ -9,14 +9,28 @@ from pipeline.bank_format import payload_bytes
 from pipeline.context import ModelFacts
 from pipeline.job import BankSpec, Job, ListedPairs, RandomPairs, SampleSpec
 from pipeline.models import load_model_config
-from pipeline.pairs import read_table
+from pipeline.decode import Undecodable, decode
+from pipeline.pairs import check_zip, read_list
+from pipeline.pictures import encode
 from pipeline.recipe import injection_plan, kept_grid
 from pipeline.run import Side, bank_description, sides
 from pipeline.sources import open_source
 
 
+# How many pictures of a side are encoded to judge the size of results.
+_TRIED = 4
+# Where there are none: what prepared photographs of 256 px took.
+_BYTES_A_PIXEL = {"png": 1.45, "jpeg": 0.43, "webp": 0.27}
+# A tar's two headers, the padding, and the JSON with the row of the manifest.
+_AROUND = {"folder": 0, "webdataset": 3 * 1024}
+
+
 def preview(job: Job) -> list[str]:
-    """The plan as lines of text. Counts are of listed pictures: copies and unreadable ones are found only later."""
+    """The plan as lines of text.
+
+    Counts are of listed pictures: copies and unreadable ones, which make the job smaller, are found only later. What an
+    earlier run of the job has made already is counted too.
+    """
     config = load_model_config(job.model)
     architecture = config.unet_architecture
     facts = ModelFacts(config.name, "0" * 32, config.size, architecture.h_shape)
@@ -51,10 +65,11 @@ def preview(job: Job) -> list[str]:
             f"{plan.decodes} decodes, {len(plan.injections)} injections a pair"
         )
     total = n_pairs * len(job.settings())
-    raw = total * config.size**2 * 3
+    size, basis = _picture_bytes(job, config.size)
     lines.append(f"calls      {calls:,} network calls on one picture")
     lines.append(
-        f"to write   banks {_size(bank_bytes)}; {total} pictures, at most {_size(raw)} as {job.pictures.format}"
+        f"to write   banks {_size(bank_bytes)}; {total} pictures, about {_size(total * size)} as {job.pictures.format} "
+        f"({basis})"
     )
     lines.append(f"output     {job.output}")
     return lines
@@ -70,14 +85,35 @@ def _count(side: Side) -> tuple[int, str]:
     return source.count(), f"pictures in {source.text}"
 
 
+def _picture_bytes(job: Job, image_size: int) -> tuple[float, str]:
+    """(bytes of a result, what that is judged by): a few of the job's own pictures, as they would be written."""
+    sizes: list[int] = []
+    for side in sides(job):
+        if not side.needs_shards:
+            continue
+        blocks = open_source(side.spec.model_copy(update={"limit": min(side.spec.limit or _TRIED, _TRIED)})).blocks({})
+        for picture in (picture for block in blocks for picture in block.pictures()):
+            try:
+                pixels = decode(picture.data or b"", image_size).pixels
+            except Undecodable:  # the run itself will say so
+                continue
+            sizes.append(len(encode(pixels, job.pictures)) + _AROUND[job.pictures.to])
+    if sizes:
+        return sum(sizes) / len(sizes), f"judged by {len(sizes)} of the sources"
+    each = image_size**2 * _BYTES_A_PIXEL[job.pictures.format] + _AROUND[job.pictures.to]
+    return each, "as photographs usually take"
+
+
 def _pairs(job: Job, n_contents: int, n_styles: int) -> int:
     if job.pairs == "all":
         return n_contents * n_styles
     if job.pairs == "zip":
-        return min(n_contents, n_styles)
+        check_zip(n_contents, n_styles)
+        return n_contents
     if isinstance(job.pairs, RandomPairs):
         return n_contents * min(job.pairs.random, n_styles)
-    return len(read_table(job.pairs.file))
+    rows = read_list(job.pairs.file)
+    return len(rows.group_by(rows.column_names).aggregate([]))
 
 
 def _pairs_words(job: Job) -> str:

@@ -14,6 +14,7 @@ from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_
 from diffstyle.schedule import timesteps
 from pipeline.identity import digest, digest_of
 from pipeline.job import InjectionSettings, Job, gamma_schedule
+from pipeline.sources.base import is_picture
 from pipeline.storage import Place
 
 
@@ -119,7 +120,6 @@ def make_recipe(
     identity = {"injection": said, "plan": digest_of(plan.to_dict()), **shared_identity}
     identifier = digest_of(identity)
     gamma = settings.gamma if isinstance(settings.gamma, float | int) else settings.gamma.kind
-    slug = f"gamma-{gamma:g}" if isinstance(gamma, float | int) else f"gamma-{gamma}"
     return Recipe(
         settings,
         plan,
@@ -127,8 +127,13 @@ def make_recipe(
         masks,
         identity,
         identifier,
-        f"{slug}-{identifier[:8]}",
+        recipe_slug(gamma, identifier),
     )
+
+
+def recipe_slug(gamma: float | str, identifier: str) -> str:
+    """The name of a recipe's folder and contact sheet. ``gamma``: the number, or the kind of its schedule."""
+    return f"gamma-{gamma if isinstance(gamma, str) else format(gamma, 'g')}-{identifier[:8]}"
 
 
 # ---- masks ----
@@ -155,7 +160,8 @@ def load_masks(
     if mask.picture is not None:
         return Masks(_mask_picture(Place.parse(mask.picture), image_size, h_grid))
     assert mask.folder is not None
-    found = {entry.place.name.rpartition(".")[0]: entry.place for entry in Place.parse(mask.folder).list()}
+    files = [entry.place for entry in Place.parse(mask.folder).list() if is_picture(entry.place.name)]
+    found = {place.name.rpartition(".")[0]: place for place in files}
     own, missing = {}, []
     for image, source in contents.items():
         stem = _stem(source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from pipeline.recipe import recipe_slug
 from pipeline.shards import ShardStore, open_shards
 from pipeline.storage import Place
 
@@ -30,9 +32,8 @@ def contact_sheets(output: Place, manifest: pa.Table, shards: Sequence[Place]) -
     stores = [open_shards(place) for place in shards if (place / "description.json").exists()]
     for identifier in settings[:MAX_SHEETS]:
         some = rows.filter(pc.equal(rows["settings"], identifier))
-        # Rows of a recipe with a lone gamma are named after it, as their folder is.
-        gamma = some["gamma"][0].as_py()
-        slug = f"gamma-{gamma:g}-{identifier[:8]}" if gamma is not None else f"gamma-schedule-{identifier[:8]}"
+        gamma, schedule = some["gamma"][0].as_py(), some["gamma_schedule"][0].as_py()
+        slug = recipe_slug(gamma if gamma is not None else next(iter(json.loads(schedule))), identifier)
         place = output / "contact-sheets" / f"{slug}.png"
         sheet = _sheet(output, some, stores)
         stream = io.BytesIO()
