@@ -96,8 +96,9 @@ class Holder:
         return silent_for < DEAD_AFTER
 
     def __str__(self) -> str:
-        command = f" ({self.command})" if self.command else ""
-        return f"process {self.pid} on {self.host} since {self.started}{command}"
+        return f"process {self.pid} on {self.host} since {self.started}" + (
+            f" ({self.command})" if self.command else ""
+        )
 
 
 class _Lock(Protocol):
