@@ -251,13 +251,10 @@ class _FileLock:
 
     def _create(self) -> bool:
         try:
-            handle = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            with self._path.open("xb") as stream:  # O_EXCL
+                stream.write(self._me.dump())
         except FileExistsError:
             return False
-        try:
-            os.write(handle, self._me.dump())
-        finally:
-            os.close(handle)
         return True
 
     def _replace(self) -> None:
