@@ -67,6 +67,7 @@ def write_bank(root: Path, what: BankDescription, count: int) -> None:
             name = part_name([one.image for one in part])
             writer.commit(name, BankWriter.write_payload(root, what, name, part))
             part = []
+    writer.snapshot()
 
 
 def sync(file: Path) -> None:

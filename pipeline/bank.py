@@ -30,7 +30,8 @@ from pipeline.bank_format import (
     index_rows,
     part_name,
 )
-from pipeline.bank_writer import BankWriter, latest_failures, read_description, read_index
+from pipeline.bank_index import read_description, read_index
+from pipeline.bank_writer import BankWriter, latest_failures
 from pipeline.parts import PartStore
 from pipeline.storage import Place
 

@@ -18,7 +18,8 @@ from pipeline.bank import LatentBank
 from pipeline.bank_edit import delete_part, drop, tensor_parts
 from pipeline.bank_files import PAYLOADS, Payloads
 from pipeline.bank_format import PLACE_COLUMNS, BankDescription, BankError, Latents
-from pipeline.bank_writer import BankWriter, read_description, read_index_part
+from pipeline.bank_index import SNAPSHOT, check_snapshot, delete_snapshot, read_description, read_index_part
+from pipeline.bank_writer import BankWriter
 from pipeline.parts import PartStore
 from pipeline.storage import Place
 
@@ -29,8 +30,9 @@ class Problem:
 
     ``index`` (an index file that can't be read), ``part`` (a payload that is missing, changed, or not what the index
     says): the part goes. ``alias`` (a name that leads nowhere): the name goes. ``doubled`` (an image with tensors in
-    two parts): all but the first go. ``inversion`` (a sample that inverts to something else): nothing, since it says
-    that the model or the code differs, not which entries do.
+    two parts): all but the first go. ``snapshot`` (a copy of the index that differs from it): the copy goes.
+    ``inversion`` (a sample that inverts to something else): nothing, since it says that the model or the code differs,
+    not which entries do.
     """
 
     kind: str
@@ -115,6 +117,8 @@ def verify(
     for entry in store.data_folder.list():
         if entry.place.name not in {f"{part}.{PAYLOADS[description.format].EXTENSION}" for part in own}:
             report.notes.append(f"{entry.place}: no part of the index names it; left by a killed writer, or in work")
+    if not any(problem.kind == "index" for problem in report.problems) and (wrong := check_snapshot(store)):
+        report.problems.append(Problem("snapshot", SNAPSHOT, wrong))
     if reinvert and sample and report.ok:
         _sample(place, report, reinvert, sample, seed)
     return report
@@ -220,6 +224,9 @@ def repair(path: str | Place, report: BankReport | None = None) -> list[str]:
         lost = len(read_index_part(store, part))
         delete_part(writer, part)
         done.append(f"{part}: dropped with its {lost} images")
+    if any(problem.kind == "snapshot" for problem in report.problems):
+        delete_snapshot(store)
+        done.append(f"{SNAPSHOT}: dropped, the index itself is whole")
     seen: set[str] = set()
     second: set[tuple[str, str]] = set()
     for part, rows in tensor_parts(store).items():

@@ -28,7 +28,8 @@ from pipeline.bank_format import (
     Latents,
     part_name,
 )
-from pipeline.bank_writer import BankWriter, read_description, read_index, read_index_part
+from pipeline.bank_index import delete_snapshot, read_description, read_index, read_index_part
+from pipeline.bank_writer import BankWriter
 from pipeline.parts import PartStore, differences
 from pipeline.storage import Place
 
@@ -142,6 +143,7 @@ def _pour(bank: LatentBank, writer: BankWriter, progress: Progress) -> int:
         for name, values in read_columns(bank.place).items():
             have = there.get(name, {})
             write_column(writer.root, name, {image: value for image, value in values.items() if image not in have})
+    writer.snapshot()
     return copied
 
 
@@ -199,6 +201,7 @@ def drop(root: Place, unwanted: Callable[[dict[str, Any]], bool], progress: Prog
     writer = BankWriter(root, read_description(store)[0])
     payloads = Payloads(store, writer.description)
     writer.remove_uncommitted()
+    delete_snapshot(store)
     old: set[str] = set()
     others: list[str] = []  # parts without a payload of their own: other names, and failures
     for part in store.parts():
@@ -215,6 +218,7 @@ def drop(root: Place, unwanted: Callable[[dict[str, Any]], bool], progress: Prog
     names = _follow(store, others, old, unwanted)
     for part in sorted(old):
         delete_part(writer, part)
+    writer.snapshot()
     return names
 
 

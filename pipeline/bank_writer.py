@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.bank_files import PAYLOADS
 from pipeline.bank_format import (
-    INDEX_SCHEMA,
     PICTURE_COLUMNS,
     PLACE_COLUMNS,
     BankDescription,
@@ -23,46 +20,10 @@ from pipeline.bank_format import (
     index_rows,
     now,
 )
+from pipeline.bank_index import read_index, write_snapshot
 from pipeline.identity import digest
 from pipeline.parts import PartStore
 from pipeline.storage import Place
-
-
-def read_description(store: PartStore) -> tuple[BankDescription, dict[str, Any]]:
-    """The store's description and what else is good to know. Raises DescriptionError or BankError."""
-    stored = store.description()
-    return BankDescription.from_dict(stored.get("identity", {}), str(store.root)), stored.get("about", {})
-
-
-def read_index(store: PartStore, columns: list[str] | None = None) -> pa.Table:
-    """All committed rows, failed ones included. BankError, naming the file, if a part of the index is broken."""
-    # File by file, and not as a pyarrow data set: no slower, half the memory, and it names the file that is broken.
-    with ThreadPoolExecutor(2 if store.root.is_local else 16) as pool:
-        tables = list(pool.map(lambda part: read_index_part(store, part, columns), store.parts()))
-    return pa.concat_tables(tables) if tables else _index_schema(columns).empty_table()
-
-
-def read_index_part(store: PartStore, part: str, columns: list[str] | None = None) -> pa.Table:
-    """The rows of one part; a column that it lacks reads as null. BankError if the file is not readable."""
-    place = store.index_folder / f"{part}.parquet"
-    wanted = _index_schema(columns)
-    try:
-        with place.open() as stream:
-            there = pq.ParquetFile(stream).read(columns, use_threads=False)
-        if there.schema.equals(wanted):
-            return there
-        arrays = [
-            there[field.name].cast(field.type) if field.name in there.column_names else pa.nulls(len(there), field.type)
-            for field in wanted
-        ]
-        return pa.Table.from_arrays(arrays, schema=wanted)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        first = str(error).splitlines()[0]
-        raise BankError(f"{place}: not readable ({first}); run `diffstyle bank repair`") from error
-
-
-def _index_schema(columns: list[str] | None) -> pa.Schema:
-    return INDEX_SCHEMA if columns is None else pa.schema([INDEX_SCHEMA.field(name) for name in columns])
 
 
 class BankWriter:
@@ -165,6 +126,10 @@ class BankWriter:
             table.append({**said, "status": "failed", "error": row["error"], "created": row.get("created") or now()})
         if table:
             self.store.commit(f"failed-{digest(*(row['image'] for row in table))[:24]}", index_rows(table))
+
+    def snapshot(self) -> None:
+        """Keep opening quick, after many commits; see ``bank_index``. Call it at the end of a stage."""
+        write_snapshot(self.store)
 
     def _ok(self, columns: list[str]) -> pa.Table:
         index = read_index(self.store, [*columns, "status"])

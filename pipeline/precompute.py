@@ -159,4 +159,5 @@ def _run(pool: Pool | None, units: Iterable[Any], writer: BankWriter, on_done: O
         done = 0 if table is None else len(table)
         n_done += done
         on_done(done, len(failures), outcome)
+    writer.snapshot()
     return n_done
