@@ -68,11 +68,14 @@ def recipes(job: Job, facts: ModelFacts, content: LatentBank, style: LatentBank,
         "pictures": picture_settings(job.pictures),
     }
     named = {row["image"]: row["source"] or row["key"] for row in contents.rows}
-    found = []
+    found: list[Recipe] = []
     for settings in job.settings():
         masks: Masks = load_masks(settings, named, facts.image_size, facts.h_shape[1:])
         what = content.description
-        found.append(make_recipe(settings, what.inversion, what.h_timesteps, shared, masks))
+        recipe = make_recipe(settings, what.inversion, what.h_timesteps, shared, masks)
+        # A mask may be written in two ways, as a rectangle and as a picture of it: one recipe, whose pairs count once.
+        if masks.own is not None or recipe.digest not in {one.digest for one in found}:
+            found.append(recipe)
     return found
 
 

@@ -26,6 +26,7 @@ from pipeline.manifest import Manifest
 from pipeline.metrics import Metrics
 from pipeline.models import load_model_config
 from pipeline.pairs import entries, wanted_pairs
+from pipeline.parts import PartStore
 from pipeline.precompute import invert_stage, missing_rows, missing_samples, open_bank, sample_stage
 from pipeline.progress import Progress
 from pipeline.report import contact_sheets
@@ -209,6 +210,8 @@ class Run:
         for side in self.sides:
             if isinstance(side.spec, BankSpec):
                 continue
+            if side.needs_shards and not PartStore(side.shards).exists():
+                raise ConfigError(f"{side.shards}: no prepared pictures yet; run `diffstyle shard` on the job first")
             about = {
                 **versions(),
                 "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -233,6 +236,9 @@ class Run:
 
     def banks(self) -> tuple[LatentBank, LatentBank]:
         """(content bank, style bank), opened. BankError or DescriptionError where one is not there."""
+        for side in self.sides:
+            if not isinstance(side.spec, BankSpec) and not PartStore(side.bank).exists():
+                raise ConfigError(f"{side.bank}: no latent bank yet; run `diffstyle precompute` on the job first")
         first, last = self.sides[0], self.sides[-1]
         return LatentBank.open(first.bank), LatentBank.open(last.bank)
 
