@@ -38,6 +38,7 @@ COMMANDS = {
     "bank": ("pipeline.commands.bank:bank", "Look into latent banks, check and change them."),
     "reconstruct": ("pipeline.commands.reconstruct:reconstruct", "Sample pictures back from a bank, with their PSNR."),
     "train": ("pipeline.commands.train:train", "Train a small diffusion model."),
+    "quality": ("pipeline.commands.quality:quality", "Score a model and settings on pictures with known answers."),
     "bench": ("pipeline.commands.bench:bench", "Measure speed on this machine."),
 }
 

@@ -1,0 +1,1 @@
+"""What `diffstyle bench` measures."""

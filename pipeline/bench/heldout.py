@@ -1,0 +1,72 @@
+"""The benchmark's pairs: content A is a plain drawing, style B another drawing painted, the truth A in B's painting."""
+
+from __future__ import annotations
+
+import io
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffstyle.errors import ConfigError
+from diffstyle.images import prepare, to_tensor
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """N pairs with known answers; pictures (N, 3, S, S) in [-1, 1]; ``drawings`` names each pair's content drawing."""
+
+    content: Tensor
+    style: Tensor
+    truth: Tensor
+    drawings: list[str]
+
+    def __len__(self) -> int:
+        return len(self.drawings)
+
+
+def load_pairs(path: str | Path, count: int, size: int, unseen: bool = False, seed: int = 0) -> Pairs:
+    """``count`` pairs of held-out drawings, every drawing about equally often, paintings in turn.
+
+    path: the Parquet file of ``benchmarks/demo_data``; unseen: paintings that training never saw. Raises ConfigError
+    where the file is missing or is another.
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; the benchmark's pictures come with the source tree") from None
+    except pa.ArrowInvalid as error:
+        raise ConfigError(f"{path}: not readable as Parquet ({str(error).splitlines()[0]})") from error
+    missing = {"image", "drawing", "painting", "unseen_painting"} - set(table.column_names)
+    if missing:
+        raise ConfigError(f"{path}: lacks the columns {sorted(missing)}; benchmarks/demo_data makes such a file")
+    rows = table.select(["image", "drawing", "painting", "unseen_painting"]).to_pylist()
+    at = {(row["drawing"], row["painting"]): row["image"] for row in rows}
+    paintings = sorted(
+        {row["painting"] for row in rows if row["painting"] != "plain" and row["unseen_painting"] == unseen}
+    )
+    drawings = sorted({row["drawing"] for row in rows})
+    chooser = random.Random(seed)
+    order: list[str] = []
+    while len(order) < count:
+        order += chooser.sample(drawings, len(drawings))
+    triples, contents = [], order[:count]
+    for n, a in enumerate(contents):
+        b = chooser.choice([drawing for drawing in drawings if drawing != a])
+        painting = paintings[n % len(paintings)]
+        triples.append((at[a, "plain"], at[b, painting], at[a, painting]))
+    content, style, truth = (
+        torch.stack([_picture(data, size) for data in column]) for column in zip(*triples, strict=True)
+    )
+    return Pairs(content, style, truth, contents)
+
+
+def _picture(data: bytes, size: int) -> Tensor:
+    with Image.open(io.BytesIO(data)) as image:
+        return to_tensor(np.asarray(prepare(image, size)))
