@@ -7,15 +7,14 @@ from typing import Any
 from pipeline.bank import LatentBank
 from pipeline.bank_format import payload_bytes
 from pipeline.context import ModelFacts
+from pipeline.decode import Undecodable, decode
 from pipeline.job import BankSpec, Job, ListedPairs, RandomPairs, SampleSpec
 from pipeline.models import load_model_config
-from pipeline.decode import Undecodable, decode
 from pipeline.pairs import check_zip, read_list
 from pipeline.pictures import encode
 from pipeline.recipe import injection_plan, kept_grid
 from pipeline.run import Side, bank_description, sides
 from pipeline.sources import open_source
-
 
 # How many pictures of a side are encoded to judge the size of results.
 _TRIED = 4
@@ -65,11 +64,11 @@ def preview(job: Job) -> list[str]:
             f"{plan.decodes} decodes, {len(plan.injections)} injections a pair"
         )
     total = n_pairs * len(job.settings())
-    size, basis = _picture_bytes(job, config.size)
+    each_picture, basis = _picture_bytes(job, config.size)
     lines.append(f"calls      {calls:,} network calls on one picture")
     lines.append(
-        f"to write   banks {_size(bank_bytes)}; {total} pictures, about {_size(total * size)} as {job.pictures.format} "
-        f"({basis})"
+        f"to write   banks {_size(bank_bytes)}; {total} pictures, about {_size(total * each_picture)} "
+        f"as {job.pictures.format} ({basis})"
     )
     lines.append(f"output     {job.output}")
     return lines
