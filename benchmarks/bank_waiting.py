@@ -1,0 +1,133 @@
+"""How long workers' devices wait for the bank, from the event log of a run.
+
+    python benchmarks/bank_waiting.py [--run OUT ...] [--write docs/banks.md]
+
+``--run`` reads the logs of runs that you have made. Without it, a small run is made first: the tests' checkpoint on the
+CPU, pictures of noise, one worker. A device waits for the bank while it computes nothing and a part is being loaded for
+it; that is put against the time that it computes. ``--write`` puts the table between the markers of a page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from pipeline.events import read_events
+from pipeline.storage import Place
+
+MARKERS = "<!-- bank_waiting: begin -->", "<!-- bank_waiting: end -->"
+DATA = Path(__file__).resolve().parents[1] / "tests" / "data"
+
+
+def small_run(folder: Path, contents: int, styles: int) -> Path:
+    """Make a run's output below ``folder``."""
+    from pipeline.job import Job
+    from pipeline.run import Options, Run
+
+    random = np.random.default_rng(0)
+    for side, n in (("content", contents), ("style", styles)):
+        (folder / side).mkdir()
+        for number in range(n):
+            small = Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+            small.resize((32, 32), Image.Resampling.BICUBIC).save(folder / side / f"{number}.png")
+    architecture = yaml.safe_load((DATA / "tiny-ddpm.yaml").read_text())["model"]
+    weights = {"path": str(DATA / "tiny-ddpm.safetensors")}
+    (folder / "model.yaml").write_text(
+        yaml.safe_dump({"name": "tiny", "architecture": architecture, "weights": weights})
+    )
+    job = Job.model_validate(
+        {
+            "model": str(folder / "model.yaml"),
+            "output": str(folder / "out"),
+            "content": str(folder / "content"),
+            "style": str(folder / "style"),
+            "injection": {"plan": {"grid": 50}},
+            "compute": {"actors": 1, "device": "cpu", "batch": 4, "threads": 1},
+            "bank": {"part_size": 8},
+        }
+    )
+    with Run(job, Options(quiet=True)) as run:
+        for stage in ("shard", "precompute", "inject"):
+            getattr(run, stage)()
+    return folder / "out"
+
+
+def overlap(spans: Iterable[tuple[float, float]], gaps: Iterable[tuple[float, float]]) -> float:
+    """Seconds of the gaps in which at least one of the spans lies."""
+    joined: list[list[float]] = []
+    for start, end in sorted(spans):
+        if joined and start <= joined[-1][1]:
+            joined[-1][1] = max(joined[-1][1], end)
+        else:
+            joined.append([start, end])
+    return sum(max(0.0, min(end, b) - max(start, a)) for start, end in joined for a, b in gaps)
+
+
+def measure(events: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Stage -> seconds of each phase, and of waiting, summed over parts and workers; the parts of one run."""
+    parts: dict[tuple[str, str, Any], list[dict[str, Any]]] = defaultdict(list)
+    for event in events:
+        if event["event"] == "part_done" and event.get("began"):
+            parts[event["stage"], event["run"], event["worker"]].append(event)
+    found: dict[str, dict[str, float]] = {}
+    for (stage, _, _), done in parts.items():
+        done.sort(key=lambda part: part["began"])
+        gaps = [(one["began"] + one["compute"], other["began"]) for one, other in itertools.pairwise(done)]
+        loading = [(part["began"] - part["queued"] - part["load"], part["began"] - part["queued"]) for part in done]
+        figures = found.setdefault(stage, defaultdict(float))
+        figures["parts"] += len(done)
+        for phase in ("load", "queued", "compute", "save"):
+            figures[phase] += sum(part[phase] for part in done)
+        figures["waiting"] += overlap(loading, gaps)
+        figures["idle"] += sum(max(0.0, end - start) for start, end in gaps)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", action="append", metavar="OUT", help="a run's output folder; may be repeated")
+    parser.add_argument("--contents", type=int, default=16, help="of the run that is made")
+    parser.add_argument("--styles", type=int, default=12)
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the page's markers")
+    options = parser.parse_args()
+    lines = [
+        "Seconds, summed over the parts of a stage. *Idle*: between two computings of a worker, whatever the reason. "
+        "*Waiting*: idle while a part was being loaded for it, and its share of the computing. *Without overlap*: the "
+        "share that loading one after the other would have.",
+        "",
+        "| stage | parts | load | compute | save | idle | waiting for the bank | share | without overlap |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    with tempfile.TemporaryDirectory() as name:
+        runs = options.run or [small_run(Path(name), options.contents, options.styles)]
+        for run in runs:
+            for stage, figures in measure(read_events(Place.parse(run))).items():
+                if stage.startswith("shard"):
+                    continue  # no bank and no device there
+                compute = figures["compute"]
+                lines.append(
+                    f"| {stage} | {figures['parts']:.0f} | {figures['load']:.3f} | {compute:.2f} "
+                    f"| {figures['save']:.3f} | {figures['idle']:.3f} | {figures['waiting']:.4f} "
+                    f"| {figures['waiting'] / compute:.2%} | {figures['load'] / compute:.2%} |"
+                )
+    lines += ["", f"Made by `python {' '.join(['benchmarks/bank_waiting.py', *sys.argv[1:]])}`."]
+    text = "\n".join(lines)
+    print(text)
+    if options.write:
+        page = options.write.read_text()
+        begin, end = (page.index(marker) for marker in MARKERS)
+        options.write.write_text(f"{page[: begin + len(MARKERS[0])]}\n{text}\n{page[end:]}")
+
+
+if __name__ == "__main__":
+    main()
