@@ -91,7 +91,8 @@ def plan_tiles(contents: np.ndarray, styles: np.ndarray, size: int | Callable[[i
             # A band of contents, walked style by style: so a run of it is a block, whatever its length.
             pairs_a_row = (len(contents) - edges[row]) / (len(edges) - 1 - row)
             rows = max(math.isqrt(n - 1) + 1, math.ceil((n - len(held_c)) / pairs_a_row))
-            end = min(row + rows, len(edges) - 1)
+            rows_left = len(edges) - 1 - row
+            end = row + min(rows_left, -(-rows_left // max(1, round(rows_left / rows))))  # bands of about one height
             band = slice(edges[row], edges[end])
             by_style = np.lexsort((contents[band], styles[band]))
             held_c = np.concatenate((held_c, contents[band][by_style]))

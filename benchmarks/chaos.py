@@ -1,0 +1,289 @@
+"""Kill workers, drivers and a node of a run at random, then compare what it made byte by byte with a quiet run.
+
+    python benchmarks/chaos.py --write docs/running.md
+
+The network is the small one of the tests, slowed down so that kills find it at work. Ray is a cluster of nodes on this
+machine; each driver is a process of its own that joins it, as `diffstyle run JOB --address ...` would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import yaml
+from PIL import Image
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+MARKERS = ("<!-- chaos: begin -->", "<!-- chaos: end -->")
+STAGES = ("check_model", "shard", "precompute", "inject")
+
+
+# ---- the job ----
+
+
+def write_job(folder: Path, name: str, contents: int, styles: int, **compute: Any) -> Path:
+    """A job of small random pictures on the checkpoint of the tests."""
+    for side, n in (("contents", contents), ("styles", styles)):
+        (folder / side).mkdir(exist_ok=True)
+        for i in range(n):
+            pixels = np.random.default_rng([i, n, len(side)]).integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC).save(folder / side / f"{i:03d}.png")
+    model = {
+        "name": "tiny",
+        "architecture": {
+            "family": "ddpm",
+            "image_size": 32,
+            "ch": 32,
+            "ch_mult": [1, 2, 2],
+            "num_res_blocks": 1,
+            "attn_resolutions": [8],
+        },
+        "weights": {"path": str(REPO / "tests" / "data" / "tiny-ddpm.safetensors")},
+    }
+    (folder / "model.yaml").write_text(yaml.safe_dump(model))
+    job = {
+        "model": "./model.yaml",
+        "output": f"./{name}",
+        "content": "./contents",
+        "style": "./styles",
+        "inversion": {"steps": 5},
+        "injection": {"gamma": 0.5, "events": 3, "plan": {"grid": 5}},
+        "bank": {"part_size": 4},
+        "compute": {"device": "cpu", "threads": 1, "batch": 2, **compute},
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(job, sort_keys=False))
+    return path
+
+
+class Slowly:
+    """Makes a worker's model, each batch of which takes at least ``seconds``."""
+
+    def __init__(self, maker: Callable[[], Any], seconds: float) -> None:
+        self.maker, self.seconds = maker, seconds
+
+    def __call__(self) -> Any:
+        context, pause = self.maker(), self.seconds
+        in_batches = context.in_batches
+
+        def slow(n: int, run: Callable[..., Any]) -> Any:
+            def one(indices: Any) -> Any:
+                time.sleep(pause)
+                return run(indices)
+
+            return in_batches(n, one)
+
+        context.in_batches = slow
+        return context
+
+
+def drive(job: str, address: str, seconds: float, retry_failed: bool) -> int:
+    """Run a job as the command line does, on the slowed model."""
+    from ray import cloudpickle
+
+    from pipeline.jobfile import load_job
+    from pipeline.run import Options, Run
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with Run(load_job(job), Options(address, retry_failed, True), lambda maker: Slowly(maker, seconds)) as run:
+        for stage in STAGES:
+            getattr(run, stage)()
+        return 3 if run.tally.failed else 0
+
+
+# ---- the killing ----
+
+
+def start_driver(job: Path, address: str, seconds: float, retry_failed: bool = False) -> subprocess.Popen[bytes]:
+    options = ["--retry-failed"] if retry_failed else []
+    words = [sys.executable, __file__, "--drive", str(job), address, "--pause", str(seconds), *options]
+    with job.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(words, stdout=log, stderr=log, cwd=REPO)
+
+
+def ray_workers(cluster: Any) -> list[int]:
+    """Process ids of the cluster's Ray workers: children of its raylets, actors and idle ones."""
+    raylets = set()
+    for node in cluster.list_all_nodes():
+        raylets |= {info.process.pid for info in node.all_processes.get("raylet", [])}
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            name = (status.parent / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if parent in raylets and name.startswith(b"ray::"):
+            found.append(int(status.parent.name))
+    return found
+
+
+def busy_workers(output: Path, cluster: Any) -> list[int]:
+    """Of those, the actors of the run in ``output``, by its event logs."""
+    pids = set()
+    for log in (output / "events").glob("*.jsonl"):
+        for line in log.read_text().splitlines():
+            if '"worker_started"' in line and line.endswith("}"):
+                pids.add(json.loads(line)["pid"])
+    return [pid for pid in ray_workers(cluster) if pid in pids]
+
+
+def disturb(
+    job: Path, output: Path, cluster: Any, options: argparse.Namespace, rng: random.Random
+) -> tuple[Counter[str], Counter[int]]:
+    """Run the job until it is done, killing on the way; returns what was killed, and the drivers' exit codes."""
+    killed: Counter[str] = Counter()
+    codes: Counter[int] = Counter()
+    driver = start_driver(job, cluster.address, options.pause)
+    node_at = options.kills // 2 if options.nodes > 1 else -1
+    while True:
+        time.sleep(rng.uniform(0.2, options.gap))
+        enough = killed.total() >= options.kills
+        if driver.poll() is not None:
+            code = driver.returncode
+            codes[code] += 1
+            if code == 0:
+                return killed, codes
+            if code == 3 and not enough:
+                print("  pairs were named failed while killing; they are tried again", flush=True)
+            if code not in (-signal.SIGKILL, 3, 4):
+                raise SystemExit(f"a driver ended with {code}: {job.with_suffix('.log').read_text()[-3000:]}")
+            driver = start_driver(job, cluster.address, options.pause, retry_failed=code == 3)
+            continue
+        if enough:
+            continue
+        if killed.total() == node_at and not killed["node"]:
+            nodes = cluster.list_all_nodes()
+            cluster.remove_node(nodes[-1], allow_graceful=False)
+            killed["node"] += 1
+            continue
+        actors = busy_workers(output, cluster)
+        if not actors:
+            continue
+        what = rng.choices(["actor", "Ray worker", "driver"], [5, 2, 2])[0]
+        if what == "driver":
+            driver.kill()
+            driver.wait()
+        else:
+            victims = actors if what == "actor" else ray_workers(cluster)
+            try:
+                os.kill(rng.choice(victims), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        killed[what] += 1
+        print(f"  {killed.total()}: {what}", flush=True)
+
+
+# ---- the comparison ----
+
+
+def contents_of(output: Path) -> tuple[dict[str, bytes], list[dict[str, Any]], list[str]]:
+    """(every picture's bytes by path, all rows of the manifest without timings, files that should not be there)."""
+    from pipeline.manifest import TIMING_COLUMNS
+
+    pictures = {str(p.relative_to(output)): p.read_bytes() for p in (output / "pictures").rglob("*") if p.is_file()}
+    rows: list[dict[str, Any]] = []
+    for part in sorted((output / "manifest").glob("*.parquet")):
+        rows += pq.read_table(part).drop_columns(list(TIMING_COLUMNS)).to_pylist()
+    left = [str(p.relative_to(output)) for p in output.rglob(".*") if p.is_file()]
+    return pictures, sorted(rows, key=lambda row: row["pair"]), left
+
+
+def differences(quiet: Path, disturbed: Path, pairs: int) -> list[str]:
+    """What is not as it should be, in words."""
+    (a, rows_a, left_a), (b, rows_b, left_b) = contents_of(quiet), contents_of(disturbed)
+    found = [f"left over: {name}" for name in left_a + left_b]
+    if len(rows_a) != pairs or any(row["status"] != "ok" for row in rows_a):
+        found.append(f"the quiet run has {len(rows_a)} rows of {pairs} pairs")
+    if len({row["pair"] for row in rows_b}) != len(rows_b):
+        found.append("a pair has two rows")
+    if rows_a != rows_b:
+        found.append(f"the manifests differ: {len(rows_a)} and {len(rows_b)} rows")
+    found += [f"only in one: {name}" for name in sorted(set(a) ^ set(b))]
+    found += [f"other bytes: {name}" for name in sorted(set(a) & set(b)) if a[name] != b[name]]
+    return found
+
+
+def trial(options: argparse.Namespace, folder: Path) -> str:
+    """One quiet and one disturbed run; returns a sentence, or ends the program where the outputs differ."""
+    from ray.cluster_utils import Cluster
+
+    pairs = options.contents * options.styles
+    cluster = Cluster()
+    try:
+        for number in range(options.nodes):
+            cpus = -(-options.actors // options.nodes) + (number == 0)
+            cluster.add_node(num_cpus=cpus, object_store_memory=100 << 20, include_dashboard=False)
+        quiet = write_job(folder, "quiet", options.contents, options.styles, actors=1)
+        code = start_driver(quiet, cluster.address, 0.0).wait()
+        if code:
+            raise SystemExit(f"the quiet run ended with {code}: {quiet.with_suffix('.log').read_text()[-3000:]}")
+        settings = {"actors": options.actors, "tile_seconds": 4 * options.pause}
+        job = write_job(folder, "disturbed", options.contents, options.styles, **settings)
+        begun = time.monotonic()
+        killed, codes = disturb(job, folder / "disturbed", cluster, options, random.Random(options.seed))
+        seconds = time.monotonic() - begun
+    finally:
+        cluster.shutdown()
+    found = differences(folder / "quiet", folder / "disturbed", pairs)
+    if found:
+        raise SystemExit("\n".join(["the outputs differ:", *found[:20]]))
+    retried = f", {codes[3]} of them with --retry-failed" if codes[3] else ""
+    what = ", ".join(f"{n} {name}{'s' if n > 1 else ''}" for name, n in killed.most_common())
+    return (
+        f"{pairs} pairs on {options.actors} actors, {options.nodes} node{'s' if options.nodes > 1 else ''}: "
+        f"{killed.total()} kills ({what}), {codes.total() - 1} restarts of the driver{retried}, {seconds:.0f} s; "
+        f"all {pairs} pictures and all rows of the manifest equal those of a quiet run on 1 actor, nothing left over."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--contents", type=int, default=20)
+    parser.add_argument("--styles", type=int, default=10)
+    parser.add_argument("--kills", type=int, default=25)
+    parser.add_argument("--actors", type=int, default=3)
+    parser.add_argument("--nodes", type=int, help="nodes of the Ray cluster; more than one: one is removed on the way")
+    parser.add_argument("--pause", type=float, default=0.4, help="seconds that a batch of two pairs takes at least")
+    parser.add_argument("--gap", type=float, default=4.0, help="seconds between two kills, at most")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="where to work; by default a temporary folder")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the result between the page's markers")
+    parser.add_argument("--drive", nargs=2, metavar=("JOB", "ADDRESS"), help=argparse.SUPPRESS)
+    parser.add_argument("--retry-failed", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.drive:
+        sys.exit(drive(*options.drive, options.pause, options.retry_failed))
+    lines = []
+    for nodes in [options.nodes] if options.nodes else [1, 3]:
+        options.nodes = nodes
+        with tempfile.TemporaryDirectory(dir=options.folder) as name:
+            lines.append(f"- {trial(options, Path(name))}")
+            print(lines[-1], flush=True)
+    if options.write:
+        text = "\n".join(
+            [*lines, "", f"Made by `python benchmarks/chaos.py --write docs/running.md`, {os.cpu_count()} cores."]
+        )
+        page = options.write.read_text()
+        begin, end = (page.index(marker) for marker in MARKERS)
+        options.write.write_text(f"{page[: begin + len(MARKERS[0])]}\n{text}\n{page[end:]}")
+
+
+if __name__ == "__main__":
+    main()
