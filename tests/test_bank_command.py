@@ -113,7 +113,7 @@ def test_merge_export_upgrade(root, tmp_path):
 
 
 def test_prune(root, tmp_path):
-    run("prune", root, fails="--shards or --keep")
+    run("prune", root, fails="--job, --shards or --keep")
     run("prune", root, "--keep", tmp_path / "none.txt", fails="none.txt")
     listed = tmp_path / "keep.txt"
     listed.write_text(f"{latents(0, describe()).key}\n\nother-name\n")

@@ -13,9 +13,11 @@ import small_jobs
 import yaml
 from click.testing import CliRunner
 
+from diffstyle.errors import ConfigError
 from pipeline.bank import LatentBank
 from pipeline.bank_check import verify
 from pipeline.bank_edit import export, merge, upgrade
+from pipeline.bank_listed import images_listed
 from pipeline.bank_writer import BankWriter
 from pipeline.cli import main
 from pipeline.parts import DescriptionError
@@ -201,12 +203,14 @@ def test_prune_what_left(folder):
     small_jobs.run(job)
     bank = folder / "out" / "banks" / "content"
     (folder / "content" / "c1.png").unlink()
-    kept = {row["image"] for row in open_shards(str(folder / "out" / "shards" / "content")).unique()}
-    assert len(kept) == 3  # shards keep what has left; fresh ones do not
-    fresh = small_jobs.job(folder, output=str(folder / "fresh"))
-    small_jobs.run(fresh, "shard")
-    text = command("bank", "prune", bank, "--shards", folder / "fresh" / "shards" / "content", "--yes")
-    assert "1 images leave" in text
+    file = folder / "job.yaml"
+    file.write_text(job.to_yaml())
+    # Shards keep what has left, so it is the data set that says.
+    assert "0 images leave" in command("bank", "prune", bank, "--shards", folder / "out" / "shards" / "content")
+    assert "1 images leave" in command("bank", "prune", bank, "--job", file, "--yes")
+    assert "0 images leave" in command("bank", "prune", folder / "out" / "banks" / "style", "--job", file)
+    with pytest.raises(ConfigError, match="does not make"):
+        images_listed(job, Place.parse(folder))
     pruned = LatentBank.open(bank)
     assert stems(pruned) == ["c0", "c2"]
     assert verify(bank).ok

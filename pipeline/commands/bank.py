@@ -279,19 +279,26 @@ def merge(target: str, sources: tuple[str, ...], format: str | None) -> None:
 
 @bank.command()
 @click.argument("path", metavar="BANK")
+@click.option("--job", metavar="JOB.yaml", help="Keep what this job's data set lists now.")
 @click.option("--shards", multiple=True, help="Keep the images of these shards; may be repeated.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep these: a text file, a key or image hash a line.")
 @click.option("--dry-run", is_flag=True, help="Only say how many would go.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def prune(path: str, shards: tuple[str, ...], keep: Path | None, dry_run: bool, yes: bool) -> None:
-    """Drop the images that left the dataset: all but those in the shards or in the list."""
+def prune(path: str, job: str | None, shards: tuple[str, ...], keep: Path | None, dry_run: bool, yes: bool) -> None:
+    """Drop the images that left the dataset: all but those that the job lists, in the shards, or in the list."""
     from pipeline.bank_edit import prune as cut
 
-    if not shards and keep is None:
-        raise ConfigError("bank prune: say what to keep, with --shards or --keep")
+    if not shards and keep is None and job is None:
+        raise ConfigError("bank prune: say what to keep, with --job, --shards or --keep")
     images = _images_of_shards(shards) | (_images_of_list(path, keep) if keep else set())
+    if job:
+        from pipeline.bank_listed import images_listed
+        from pipeline.jobfile import load_job
+        from pipeline.storage import Place
+
+        images |= images_listed(load_job(job), Place.parse(path))
     leaving = cut(path, images, dry_run=True)
-    click.echo(f"{len(leaving)} images leave: neither --shards nor --keep has them")
+    click.echo(f"{len(leaving)} images leave: nothing of what is kept has them")
     if leaving and not dry_run and (yes or click.confirm("Drop them?")):
         with holding(path):
             cut(path, images, progress=_say)
