@@ -7,7 +7,8 @@ timestep is written into its :class:`Step`, so that a plan can be printed, count
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from diffstyle.schedule import N_TIMESTEPS, nearest, timesteps
@@ -26,6 +27,12 @@ class Step:
     noise: bool = False  # eta = 1: an ancestral step (quality boosting)
     calibrate: bool = False  # style calibration: correct x, then call the network once more
     direction: float = 1.0  # dt_lambda: scale of the direction pointing to x_t
+    order: int = 1  # 2: follow the trend of e as well (Adams-Bashforth, see ``sampling.Trend``); 1: DDIM
+
+    @property
+    def jumps(self) -> bool:
+        """Whether the step moves the picture off its trajectory. A calibration does so before the step's last call."""
+        return self.noise or self.direction != 1 or (self.content_t is not None and not self.calibrate)
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,11 @@ class Plan:
         """How often the U-Net's decoder runs: once more than the encoder at each injection."""
         return self.encodes + len(self.injections)
 
+    @property
+    def order(self) -> int:
+        """The highest order among the steps: 1 is plain DDIM throughout."""
+        return max((step.order for step in self.steps), default=1)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; equal plans give equal dicts."""
         return {"steps": [asdict(step) for step in self.steps]}
@@ -72,26 +84,27 @@ class Plan:
 # ---- inversion and plain sampling ----
 
 
-def inversion_plan(n_steps: int = 50, t_0: int = T_0, keep: Iterable[int] | None = None) -> Plan:
+def inversion_plan(n_steps: int = 50, t_0: int = T_0, keep: Iterable[int] | None = None, *, order: int = 1) -> Plan:
     """Picture -> x_T over seq(n_steps): n_steps - 1 network calls, none of them at ``t_0``.
 
     ``keep``: the timesteps whose h is wanted; None keeps all. Raises ValueError for one that the walk does not visit.
+    ``order``: 1 is the reference's DDIM; 2 comes closer to the 1000-step inversion for the same calls.
     """
     grid = timesteps(n_steps, t_0)
     wanted = set(grid[:-1]) if keep is None else set(keep)
     missed = wanted - set(grid[:-1])
     if missed:
         raise ValueError(f"an inversion in {n_steps} steps does not visit timesteps {sorted(missed)}")
-    return Plan(tuple(Step(t, t_next, keep=t in wanted) for t, t_next in zip(grid, grid[1:], strict=False)))
+    return Plan(tuple(Step(t, t_next, keep=t in wanted, order=order) for t, t_next in pairwise(grid)))
 
 
-def sampling_plan(n_steps: int = 50, t_0: int = T_0, keep: Iterable[int] = ()) -> Plan:
-    """x_T -> picture over seq(n_steps), plain DDIM. ``keep`` as above, but the h of any visited timestep."""
+def sampling_plan(n_steps: int = 50, t_0: int = T_0, keep: Iterable[int] = (), *, order: int = 1) -> Plan:
+    """x_T -> picture over seq(n_steps). ``keep`` and ``order`` as above, but the h of any visited timestep."""
     grid = timesteps(n_steps, t_0)
     wanted = set(keep)
     if wanted - set(grid):
         raise ValueError(f"sampling in {n_steps} steps does not visit timesteps {sorted(wanted - set(grid))}")
-    return Plan(tuple(Step(t, t_next, keep=t in wanted) for t, t_next in _downwards(grid)))
+    return Plan(tuple(Step(t, t_next, keep=t in wanted, order=order) for t, t_next in _downwards(grid)))
 
 
 # ---- injection ----
@@ -115,6 +128,10 @@ class Injection:
     dt_end: int = 950
     calibrate: bool = False
 
+    def calibrates_at(self, t: int) -> bool:
+        """Whether an event at ``t`` calibrates the style and, no noise being drawn there, makes a plain step."""
+        return self.calibrate and t >= self.t_edit and t > self.t_boost
+
     def acts_at(self, t: int) -> bool:
         """Whether an event at ``t`` differs from a plain DDIM step."""
         boosted = self.t_boost > 0 and t <= self.t_boost
@@ -136,25 +153,29 @@ def grid_plan(injection: Injection, kept: Sequence[int], n_steps: int = 1000, t_
     return _marked(sorted(set(timesteps(n_steps, t_0)) | set(injection.events)), injection, kept)
 
 
-def aligned_plan(injection: Injection, kept: Sequence[int], between: int = 2, tail: int = 20, t_0: int = T_0) -> Plan:
-    """The event-aligned short grid: near the 1000-step result in a tenth of the calls.
+def aligned_plan(
+    injection: Injection, kept: Sequence[int], between: int = 2, tail: int = 20, t_0: int = T_0, *, order: int = 2
+) -> Plan:
+    """The event-aligned short grid: near the 1000-step result in a tenth of the calls or less.
 
     What an event does to the picture does not depend on its step's length, so each event that acts stays a step of
     length 1, as on the 1000-step grid, and only the plain steps grow longer: ``between`` of them over each gap between
-    injections, and about ``tail`` evenly spaced ones from the last injection down to the picture.
+    injections, and about ``tail`` evenly spaced ones from the last injection down to the picture. ``order`` is that of
+    the plain steps. A calibrated event calls the network once more after its change, so its own step is a plain one
+    already and counts as the first of those over its gap.
     """
     acting = [t for t in sorted(injection.events, reverse=True) if injection.acts_at(t)]
     visited = {t_0, 0}
     last_injection = min((t for t in acting if t >= injection.t_edit), default=t_0 + 1)
     tail_stride = max(1.0, last_injection / tail)
     # The stretches of plain steps: from just below one acting event (or the top) to the next acting event (or -1).
-    starts = ([] if acting and acting[0] == t_0 else [t_0]) + [t - 1 for t in acting]
+    starts = ([] if acting and acting[0] == t_0 else [t_0]) + [t - (not injection.calibrates_at(t)) for t in acting]
     ends = ([acting[0]] if acting and acting[0] != t_0 else []) + acting[1:] + [-1]
     for start, end in zip(starts, ends, strict=True):
         gap = start - end
-        n = between if start >= last_injection else max(1, round(gap / tail_stride))
+        n = between if end >= last_injection else max(1, round(gap / tail_stride))
         visited |= {start - round(gap * k / n) for k in range(min(n, gap))} if gap > 0 else set()
-    return _marked(sorted(visited | set(acting)), injection, kept)
+    return _marked(sorted(visited | set(acting)), injection, kept, order)
 
 
 def _downwards(ascending: Sequence[int]) -> list[tuple[int, int]]:
@@ -162,8 +183,8 @@ def _downwards(ascending: Sequence[int]) -> list[tuple[int, int]]:
     return list(zip(down, [*down[1:], -1], strict=True))
 
 
-def _marked(grid: Sequence[int], injection: Injection, kept: Sequence[int]) -> Plan:
-    """Write into each step of a walk what the injection does there."""
+def _marked(grid: Sequence[int], injection: Injection, kept: Sequence[int], order: int = 1) -> Plan:
+    """Write into each step of a walk what the injection does there. ``order``: of the steps that do not jump."""
     events = set(injection.events)
     if not kept:
         raise ValueError("no kept timesteps: the content bank holds no h")
@@ -171,16 +192,14 @@ def _marked(grid: Sequence[int], injection: Injection, kept: Sequence[int]) -> P
     for t, t_next in _downwards(grid):
         event = t in events
         injects = event and t >= injection.t_edit
-        calibrates = injects and injection.calibrate
         scaled = event and t >= injection.dt_end and not injection.calibrate
-        steps.append(
-            Step(
-                t,
-                t_next,
-                content_t=nearest(t, kept) if injects else None,
-                noise=event and 0 < t <= injection.t_boost,
-                calibrate=calibrates,
-                direction=injection.dt_lambda if scaled else 1.0,
-            )
+        step = Step(
+            t,
+            t_next,
+            content_t=nearest(t, kept) if injects else None,
+            noise=event and 0 < t <= injection.t_boost,
+            calibrate=injects and injection.calibrate,
+            direction=injection.dt_lambda if scaled else 1.0,
         )
+        steps.append(step if step.jumps else replace(step, order=order))
     return Plan(tuple(steps))

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from math import sqrt
 
 import numpy as np
 import torch
@@ -24,9 +25,16 @@ def alphas_cumprod(n_timesteps: int = N_TIMESTEPS, beta_start: float = 1e-4, bet
     return (1 - betas).cumprod(0)
 
 
+@cache  # at most N_TIMESTEPS + 1 values, each asked for several times a step
 def a_at(t: int) -> float:
     """a[t] as a float; a[-1] is 1, the finished picture."""
     return 1.0 if t < 0 else float(alphas_cumprod()[t])
+
+
+def sigma_at(t: int) -> float:
+    """The noise beside a picture of scale 1, sqrt(1 - a[t]) / sqrt(a[t]): DDIM's own time variable; 0 at t = -1."""
+    a = a_at(t)
+    return sqrt((1 - a) / a)
 
 
 def timesteps(n: int, t_0: int = N_TIMESTEPS - 1) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 from diffstyle.plan import inversion_plan
 from pipeline.bank import BankError, LatentBank, Latents
 from pipeline.bank_model import BankModel
+from pipeline.recipe import inversion_order
 from pipeline.shards import open_shards
 from pipeline.storage import Place
 
@@ -34,7 +35,12 @@ class Reinvert:
         self._description = what
         self._context = model.context()
         self._store, self._rows = open_shards(shards), rows
-        self._plan = inversion_plan(what.inversion["steps"], what.inversion["t_0"], keep=what.h_timesteps)
+        self._plan = inversion_plan(
+            what.inversion["steps"],
+            what.inversion["t_0"],
+            keep=what.h_timesteps,
+            order=inversion_order(what.inversion),
+        )
         self.compared = self.absent = 0
         self.largest = 0.0  # relative error seen
 

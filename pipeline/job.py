@@ -100,6 +100,7 @@ class Aligned(Strict):
 
     between: Count = 2
     tail: Count = 20
+    order: Annotated[Whole, Field(ge=1, le=2)] = 2
 
 
 class PlanSpec(OneOf):
@@ -110,7 +111,12 @@ class PlanSpec(OneOf):
 
 
 #: Plans by name. What a name stands for is written into each pair's settings, so a changed preset is a changed pair.
-PLAN_PRESETS = {"reference": PlanSpec(grid=1000)}
+#: What each loses against `reference`, measured, is in docs/speed.md.
+PLAN_PRESETS = {
+    "reference": PlanSpec(grid=1000),
+    "balanced": PlanSpec(aligned=Aligned(between=2, tail=20)),
+    "fast": PlanSpec(aligned=Aligned(between=1, tail=8)),
+}
 
 
 def _known_preset(name: str) -> str:
@@ -136,7 +142,7 @@ class Inversion(Strict):
 
     steps: Annotated[Whole, Field(ge=2, le=T_MAX + 1)] = 50
     t_0: Annotated[Whole, Field(ge=1, le=T_MAX)] = T_MAX
-    plan: Literal["grid"] = "grid"
+    plan: Literal["grid", "second-order"] = "grid"
 
     @model_validator(mode="after")
     def _distinct_steps(self) -> Inversion:
@@ -181,12 +187,14 @@ class Injection(Strict):
     dt_end: Timestep = 950
     omega: Annotated[tuple[Omega, ...], BeforeValidator(as_list), Field(min_length=1)] = (0.0,)
     mask: Annotated[tuple[Mask, ...], BeforeValidator(as_list), Field(min_length=1)] = (None,)
-    plan: Plan = "reference"
+    plan: Plan = "balanced"
 
     @model_validator(mode="after")
     def _goes_together(self) -> Injection:
         if self.events == "every" and self.plan_spec.grid is None:
-            raise ValueError("events: every needs a grid plan; the aligned plan is made around single events")
+            raise ValueError(
+                "events: every needs a grid plan (plan: reference); the others are made around single events"
+            )
         return self
 
     @field_serializer("gamma", "omega", "mask", mode="wrap")

@@ -15,6 +15,7 @@ from pipeline.context import ModelContext
 from pipeline.engine import Outcome, Pool
 from pipeline.job import SampleSpec
 from pipeline.parts import PartStore
+from pipeline.recipe import inversion_order
 from pipeline.sample import SampleUnit, sample_source
 from pipeline.shards import open_shards
 from pipeline.storage import Place
@@ -43,7 +44,12 @@ class InvertUnit:
         from diffstyle.images import to_tensor
 
         what = self.description
-        plan = inversion_plan(what.inversion["steps"], what.inversion["t_0"], keep=what.h_timesteps)
+        plan = inversion_plan(
+            what.inversion["steps"],
+            what.inversion["t_0"],
+            keep=what.h_timesteps,
+            order=inversion_order(what.inversion),
+        )
         return context.walk(to_tensor(pixels), plan)
 
     def save(self, computed: tuple[np.ndarray, np.ndarray]) -> tuple[pa.Table | None, list[dict[str, Any]]]:

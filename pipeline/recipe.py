@@ -25,6 +25,11 @@ def kept_grid(inversion: Mapping[str, Any]) -> tuple[int, ...]:
     return grid if inversion.get("sampled") else grid[:-1]
 
 
+def inversion_order(inversion: Mapping[str, Any]) -> int:
+    """Of which order the steps of an inversion are; banks made before there was a choice do not say."""
+    return 2 if inversion.get("plan") == "second-order" else 1
+
+
 def injection_plan(settings: InjectionSettings, grid: Sequence[int], t_0: int) -> Plan:
     """The steps of one pair. ``grid`` as :func:`kept_grid` of the content bank; each event reads the nearest of it.
 
@@ -48,7 +53,8 @@ def injection_plan(settings: InjectionSettings, grid: Sequence[int], t_0: int) -
     if spec.grid is not None:
         return grid_plan(injection, grid, min(spec.grid, t_0 + 1), t_0)
     assert spec.aligned is not None
-    return aligned_plan(injection, grid, spec.aligned.between, spec.aligned.tail, t_0)
+    aligned = spec.aligned
+    return aligned_plan(injection, grid, aligned.between, aligned.tail, t_0, order=aligned.order)
 
 
 def needed_h(job: Job, inversion: Mapping[str, Any]) -> tuple[int, ...]:

@@ -50,6 +50,8 @@ def bank_description(job: Job, side: Side, facts: ModelFacts) -> BankDescription
         inversion = sampling_settings(side.spec, job.inversion)
     else:
         inversion = {"steps": job.inversion.steps, "t_0": job.inversion.t_0}
+        if job.inversion.plan != "grid":
+            inversion["plan"] = job.inversion.plan
     inversion["precision"] = job.compute.precision
     return BankDescription(
         model_fingerprint=facts.fingerprint,

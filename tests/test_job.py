@@ -56,7 +56,7 @@ def test_smallest_job_has_the_papers_defaults(write, tmp_path):
         "dt_end": 950,
         "omega": 0.0,
         "mask": None,
-        "plan": {"grid": 1000},
+        "plan": {"aligned": {"between": 2, "tail": 20, "order": 2}},
         "seed": None,
     }
     assert (job.inversion.steps, job.inversion.t_0, job.pairs, job.compute.actors) == (50, 999, "all", "auto")
@@ -107,7 +107,7 @@ def test_exactly_the_three_ready_jobs_are_shipped():
         ("injection: {mask: refrence}", "injection.mask: must be null, reference, or a mapping with rectangle"),
         ("injection: {mask: {rectangle: [0.5, 0, 0.5, 1]}}", "injection.mask.rectangle: must be [top, left, bottom"),
         ("injection: {mask: {rectangel: [0, 0, 1, 1]}}", "'rectangel'; did you mean 'rectangle'?"),
-        ("injection: {plan: fastest}", "job.yaml:5: injection.plan: unknown plan 'fastest'; allowed: reference"),
+        ("injection: {plan: fastest}", "job.yaml:5: injection.plan: unknown plan 'fastest'; did you mean 'fast'?"),
         ("injection: {plan: {aligned: {betwen: 2}}}", "job.yaml:5: injection.plan.aligned.betwen: unknown field"),
         ("injection: {plan: {aligned: {}}, events: every}", "injection: events: every needs a grid plan"),
         ("inversion: {steps: 50, t_0: 20}", "inversion: steps is 50, but there are only 21 timesteps"),
