@@ -1,0 +1,79 @@
+"""What a worker holds: the model, its batches, its memory."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from whole_jobs import MODEL
+
+from diffstyle.errors import CheckpointError
+from pipeline.context import ContextMaker, ModelContext, default_batch, model_facts, resolve_device
+
+
+def contexts(batch: int) -> ModelContext:
+    return ModelContext(None, "cpu", batch)  # type: ignore[arg-type]
+
+
+def test_every_batch_has_the_same_size_and_nothing_is_made_twice():
+    seen = []
+
+    def run(indices):
+        seen.append(list(indices))
+        return [10 * i for i in indices]
+
+    assert contexts(3).in_batches(7, run) == [0, 10, 20, 30, 40, 50, 60]
+    assert seen == [[0, 1, 2], [3, 4, 5], [6, 6, 6]]
+    assert contexts(3).in_batches(0, run) == []
+
+
+def test_batches_are_halved_for_good_when_memory_runs_out(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    context = contexts(8)
+    tried = []
+
+    def run(indices):
+        tried.append(len(indices))
+        if len(indices) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return list(indices)
+
+    assert context.in_batches(5, run) == [0, 1, 2, 3, 4]
+    assert tried == [8, 4, 2, 2, 2]
+    assert context.batch == 2
+    with pytest.raises(torch.OutOfMemoryError):
+        contexts(1).in_batches(1, lambda indices: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory")))
+
+
+def test_other_errors_are_no_reason_to_try_again():
+    with pytest.raises(ZeroDivisionError):
+        contexts(4).in_batches(4, lambda indices: [1 // 0])
+
+
+def test_a_maker_travels_and_makes_the_same_model():
+    facts = model_facts(str(MODEL), None)
+    assert (facts.name, facts.image_size, facts.h_shape) == ("tiny", 32, (64, 8, 8))
+    maker = ContextMaker(str(MODEL), None, facts.fingerprint, "cpu", "bfloat16", 2)
+    context = pickle.loads(pickle.dumps(maker))()
+    assert (context.unet.fingerprint, context.unet.dtype, context.batch) == (facts.fingerprint, torch.bfloat16, 2)
+
+
+def test_other_weights_than_the_drivers_are_refused():
+    with pytest.raises(CheckpointError, match="model tiny: this worker loaded other weights than the driver"):
+        ContextMaker(str(MODEL), "random:1", model_facts(str(MODEL), None).fingerprint, "cpu", "float32", 2)()
+
+
+def test_random_weights_are_a_model_of_their_own():
+    prints = {model_facts(str(MODEL), weights).fingerprint for weights in (None, "random:0", "random:1")}
+    assert len(prints) == 3
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_a_device_that_was_asked_for_is_taken(device):
+    assert resolve_device(device) == device
+
+
+def test_batches_that_fit_anywhere():
+    assert [default_batch("cpu", size) for size in (32, 128, 256)] == [4, 2, 1]
+    assert [default_batch("cuda", size) for size in (32, 256, 1024)] == [64, 16, 1]
