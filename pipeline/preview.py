@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.bank import LatentBank
+from diffstyle.plan import Plan, inversion_plan, sampling_plan
+from pipeline.bank import BankDescription, LatentBank
 from pipeline.bank_format import payload_bytes
 from pipeline.context import ModelFacts
 from pipeline.decode import Undecodable, decode
@@ -12,7 +13,7 @@ from pipeline.job import BankSpec, Job, ListedPairs, RandomPairs, SampleSpec
 from pipeline.models import load_model_config
 from pipeline.pairs import check_zip, read_list
 from pipeline.pictures import encode
-from pipeline.recipe import injection_plan, kept_grid
+from pipeline.recipe import injection_plan, inversion_order, kept_grid
 from pipeline.run import Side, bank_description, sides
 from pipeline.sources import open_source
 
@@ -46,7 +47,7 @@ def preview(job: Job) -> list[str]:
             continue
         description = bank_description(job, side, facts)
         inversions[side.role] = description.inversion
-        steps = job.inversion.steps - (0 if isinstance(side.spec, SampleSpec) else 1)
+        steps = _walk(side, description).encodes
         size = payload_bytes(description, n, job.bank.part_size)
         calls, bank_bytes = calls + n * steps, bank_bytes + size
         kept = f", h at {len(description.h_timesteps)} timesteps" if description.keeps_h else ""
@@ -82,6 +83,14 @@ def _count(side: Side) -> tuple[int, str]:
         return side.spec.sample, "samples of the model"
     source = open_source(side.spec)
     return source.count(), f"pictures in {source.text}"
+
+
+def _walk(side: Side, description: BankDescription) -> Plan:
+    """The walk that makes an entry of a bank."""
+    what = description.inversion
+    if isinstance(side.spec, SampleSpec):
+        return sampling_plan(what["steps"], what["t_0"])
+    return inversion_plan(what["steps"], what["t_0"], order=inversion_order(what))
 
 
 def _picture_bytes(job: Job, image_size: int) -> tuple[float, str]:

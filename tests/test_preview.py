@@ -44,7 +44,7 @@ def size(folder: Path) -> int:
     [
         (["injection.gamma=[0.2, 0.6]", "injection.omega=0.3"], {"content": {"sample": 2}}),
         (["pictures.to=webdataset", "pictures.format=jpeg", "pairs={random: 1}"], {}),
-        (["injection.plan={aligned: {between: 1, tail: 3}}", "bank.keep=all"], {}),
+        (["injection.plan={aligned: {between: 1, tail: 3}}", "inversion.plan=second-order", "bank.keep=all"], {}),
     ],
 )
 def test_its_numbers_are_those_of_the_run(overrides, changes, tmp_path, monkeypatch):
@@ -63,8 +63,9 @@ def test_its_numbers_are_those_of_the_run(overrides, changes, tmp_path, monkeypa
     out = tmp_path / "out"
     made = sum(size(folder) for folder in (out / "banks").glob("*/data"))
     assert said["banks"] == pytest.approx(made, rel=0.05)
-    # The results of a job are not known beforehand: near enough to see whether a disk will do.
-    assert size(out / "pictures") / 2 < said["pictures"] < size(out / "pictures") * 2
+    # The results of a job are not known beforehand, and those of so few steps are flat or noisy: near enough to see
+    # whether a disk will do.
+    assert size(out / "pictures") / 3 < said["pictures"] < size(out / "pictures") * 3
 
 
 def test_the_lines_a_person_reads(tmp_path):
