@@ -4,7 +4,7 @@
 
 ``--run`` reads the logs of runs that you have made. Without it, a small run is made first: the tests' checkpoint on the
 CPU, pictures of noise, one worker; and entries of a 256 px model are read for a stand-in of a device, which takes half
-a second for a tile of 32, a hundred times less than a fast GPU, so that loading counts. A device waits for the bank
+a second for a tile of 32, far less than a GPU takes, so that loading counts. A device waits for the bank
 while it computes nothing and a part is being loaded for it; that is put against the time that it computes. ``--write``
 puts the table between the markers of a page.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 import tempfile
 import time
@@ -150,7 +151,11 @@ def main() -> None:
     parser.add_argument("--styles", type=int, default=12)
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the page's markers")
     options = parser.parse_args()
+    from bank_bench import machine
+
     lines = [
+        f"{machine()}. Load average at the start: {os.getloadavg()[0]:.1f}.",
+        "",
         "Seconds, summed over the parts of a stage. *Idle*: between two computings of a worker, whatever the reason. "
         "*Waiting*: idle while a part was being loaded for it, and its share of the computing. *Without overlap*: the "
         "share that loading one after the other would have.",
