@@ -129,7 +129,8 @@ def ray_workers(cluster: Any) -> list[int]:
             name = (status.parent / "cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if parent in raylets and name.startswith(b"ray::"):
+        # A raylet ends with its agents: that is the loss of a node, which has its own turn.
+        if parent in raylets and name.startswith(b"ray::") and b"Agent" not in name:
             found.append(int(status.parent.name))
     return found
 

@@ -251,6 +251,10 @@ class Pool:
         except exceptions.LocalRayletDiedError as error:
             raise Stopped("Ray has ended on this machine; what was committed is kept, run the job again") from error
         except exceptions.RayError as error:  # the actor or its node died, or its answer was lost with it
+            if "its owner has died" in str(error):  # the owner is this process: to Ray it went with its node
+                raise Stopped(
+                    "this process's Ray node was lost; what was committed is kept, run the job again"
+                ) from error
             yield from self._worker_died(slot, error, again)
             return
         del slot.running[ref]

@@ -1,0 +1,169 @@
+"""What the engine itself costs: pairs planned, run, resumed and reported, without a network and without pictures.
+
+python benchmarks/engine_bench.py --write docs/running.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from diffstyle.plan import Injection, grid_plan
+from pipeline.inject import Wanted, inject_stage, remaining, units
+from pipeline.job import InjectionSettings, Job, Pictures
+from pipeline.manifest import Manifest, manifest_rows
+from pipeline.pairs import Entries, wanted_pairs
+from pipeline.recipe import Masks, Recipe, kept_grid
+from pipeline.status import read_status, write_plan
+from pipeline.storage import Place
+from pipeline.tile_unit import InjectUnit
+
+MARKERS = ("<!-- engine_bench: begin -->", "<!-- engine_bench: end -->")
+SIZES = {"10k": (100, 100), "100k": (400, 250), "1M": (1000, 1000)}
+PHASES = ("plan", "run", "resume", "status")
+PER_TILE = 1000
+
+
+class BareUnit(InjectUnit):
+    """A tile whose pictures cost nothing: no reading, no network, no files; rows as a real one has them."""
+
+    def load(self) -> Any:
+        return None
+
+    def compute(self, context: Any, loaded: Any) -> Any:
+        return [(None, 0.001)] * len(self.pairs)
+
+    def save(self, computed: Any) -> Any:
+        rows = []
+        for pair, (_, seconds) in zip(self.pairs, computed, strict=True):
+            picture = {"picture": f"pictures/{self.recipe.slug}/{pair.name}.png", "picture_hash": pair.id}
+            rows.append({**self.row(pair, seconds), **picture, "status": "ok", "picture_bytes": 100_000})
+        return manifest_rows(rows), []
+
+
+def side(name: str, n: int) -> Entries:
+    rows = []
+    for i in range(n):
+        image = hashlib.blake2b(f"{name}{i}".encode(), digest_size=16).hexdigest()
+        about = {"key": f"{name}-{i:06d}-{image[:12]}", "image": image, "source": f"/data/{name}/{i:06d}.jpg"}
+        rows.append({**about, "source_hash": image, "label": None, "caption": None, "meta": None})
+    return Entries(rows, {})
+
+
+def asked(contents: int, styles: int) -> Wanted:
+    """What a job of so many contents and styles wants."""
+    job = Job.model_validate({"model": "tiny", "output": "out", "content": {"any": "c"}, "style": {"any": "s"}})
+    (settings,) = job.settings()
+    assert isinstance(settings, InjectionSettings)
+    grid = kept_grid({"steps": 50, "t_0": 999})
+    plan = grid_plan(Injection(tuple(grid[-30:]), 400, 0, 1.0, 950), grid, 50, 999)
+    recipe = Recipe(settings, plan, (0.3,), Masks(), {}, "0" * 32, "gamma-0.3-00000000")
+    sides = side("content", contents), side("style", styles)
+    return Wanted([recipe], *sides, wanted_pairs(job, *sides))
+
+
+def phase(name: str, root: str, contents: int, styles: int) -> None:
+    """One phase in a process of its own; prints its seconds and the memory that it added at its peak."""
+    output = Place.parse(root)
+    manifest = Manifest(output)
+    if name == "run":
+        from pipeline.cluster import start_ray
+        from pipeline.engine import Pool, Resources
+
+        start_ray()
+        pool = Pool(2, None, Resources(num_cpus=0.5))
+        (output / "job.yaml").write_bytes(b"{}")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begun = time.perf_counter()
+    if name == "status":
+        found = read_status(output)
+        assert (found.done, found.left) == (contents * styles, 0)
+    else:
+        wanted = asked(contents, styles)
+        manifest.open()
+        done, failed = manifest.known()
+        work = remaining(wanted, wanted.recipes[0], done, failed)
+        tiles = _tiles(work, wanted, output)
+        if name == "resume":
+            assert work.n_done == contents * styles
+            assert not list(tiles)
+        elif name == "plan":
+            assert sum(len(unit.pairs) for unit in tiles) == contents * styles
+        else:
+            write_plan(output, lambda *_, **__: None, len(wanted), (0, 0), (0, 0))
+            with pool:
+                inject_stage(pool, manifest, tiles, lambda *_: None)
+    seconds = time.perf_counter() - begun
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(json.dumps({"seconds": seconds, "memory": grown}))
+
+
+def _tiles(work: Any, wanted: Wanted, output: Place) -> Iterator[BareUnit]:
+    shared = {"settings": "0" * 32, "gamma": 0.3, "t_edit": 400, "model": "stand-in", "model_fingerprint": "0" * 32}
+    shared |= {"plan": '{"grid":50}', "network_calls": 50, "precision": "float32", "algorithm": 1}
+    for unit in units(
+        work,
+        wanted,
+        shared,
+        output=output,
+        content_bank=output,
+        style_bank=output,
+        pictures=Pictures(),
+        size=lambda left: PER_TILE,
+    ):
+        yield BareUnit(**vars(unit))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--folder", type=Path, help="where to work; by default a temporary folder")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the page's markers")
+    parser.add_argument("--phase", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.phase:
+        name, root, contents, styles = options.phase
+        phase(name, root, int(contents), int(styles))
+        return
+    lines = [
+        f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the start; 2 workers, whose start is in "
+        f"the seconds of the run, and {PER_TILE} pairs a tile.",
+        "",
+        "| pairs | plan, s | run, s | us a pair | resume, s | status, s | memory in MB: plan | run | resume | status |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for size in options.sizes:
+        contents, styles = SIZES[size]
+        found: dict[str, dict[str, float]] = {}
+        with tempfile.TemporaryDirectory(dir=options.folder) as root:
+            for name in PHASES:
+                words = [sys.executable, __file__, "--phase", name, root, str(contents), str(styles)]
+                done = subprocess.run(words, check=True, capture_output=True, text=True)
+                found[name] = json.loads(done.stdout.splitlines()[-1])
+                print(size, name, found[name], flush=True)
+        n = contents * styles
+        each = found["run"]["seconds"] / n * 1e6
+        times = [f"{found[name]['seconds']:.1f}" for name in PHASES]
+        memory = " | ".join(f"{found[name]['memory']:.0f}" for name in PHASES)
+        lines.append(f"| {n:,} | {times[0]} | {times[1]} | {each:.0f} | {times[2]} | {times[3]} | {memory} |")
+    lines += ["", "Made by `python benchmarks/engine_bench.py --write docs/running.md`."]
+    text = "\n".join(lines)
+    print(text)
+    if options.write:
+        page = options.write.read_text()
+        begin, end = (page.index(marker) for marker in MARKERS)
+        options.write.write_text(f"{page[: begin + len(MARKERS[0])]}\n{text}\n{page[end:]}")
+
+
+if __name__ == "__main__":
+    main()
