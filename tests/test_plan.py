@@ -51,6 +51,16 @@ def test_an_inversion_never_calls_the_network_at_t_0():
         inversion_plan(50, keep=[1])
 
 
+def test_a_second_order_inversion_looks_closer_at_the_first_interval():
+    plan = inversion_plan(50, order=2)
+    assert plan.kept == inversion_plan(50).kept
+    assert [step.t for step in plan.steps][:6] == [0, 2, 5, 9, 14, 20]
+    assert plan.encodes == 53
+    assert inversion_plan(1000, order=2).encodes == 999
+    for one, other in zip(plan.steps, plan.steps[1:], strict=False):
+        assert one.t_next == other.t > one.t
+
+
 def test_sampling_begins_at_t_0_and_ends_at_the_picture():
     plan = sampling_plan(20, keep=[999, 0])
     assert plan.steps[0].t == 999

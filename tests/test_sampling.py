@@ -8,7 +8,9 @@ import torch
 from diffstyle.architecture import DDPMArchitecture, build_unet
 from diffstyle.noise import seeded_noise
 from diffstyle.plan import Injection, aligned_plan, event_timesteps, grid_plan, inversion_plan, sampling_plan
-from diffstyle.sampling import ddim_invert, ddim_sample, inject
+from diffstyle.sampling import ddim_invert, ddim_sample, ddim_walk, inject
+from diffstyle.schedule import a_at
+from diffstyle.unet import Encoded
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +139,55 @@ def test_wrong_shapes_and_missing_h_are_named(unet, latents):
         inject(unet, x_T, h, kept, plan, torch.zeros(2))
     with pytest.raises(ValueError, match="values for a batch"):
         inject(unet, x_T, h, kept, plan, omega=torch.zeros(2))
+
+
+class Gaussian:
+    """The exact network of pictures drawn from N(0, 1/4), whose trajectories are known; h shifts the mean it sees."""
+
+    h_shape = (1, 1, 1)
+
+    def encode(self, x, t):
+        a = a_at(int(t[0]))
+        h = x.mean((1, 2, 3), keepdim=True)
+        return Encoded(h, (x, h), torch.tensor([a]))
+
+    def decode(self, h, skips, emb):
+        x, own = skips
+        a = float(emb)
+        return (1 - a) ** 0.5 * (x + (own - h) * 0.2 * a**0.5) / (a / 4 + 1 - a)
+
+
+def spread_at(t):
+    return (a_at(t) / 4 + 1 - a_at(t)) ** 0.5
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_second_order_walks_are_far_nearer_to_the_exact_trajectory(up):
+    x = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) / 2
+    # Along a trajectory x divided by the spread of the noisy pictures stays what it is.
+    start, end = (0, 999) if up else (999, -1)
+    wanted = x * spread_at(end)
+    make = inversion_plan if up else sampling_plan
+    errors = []
+    for order in (1, 2):
+        reached, _ = ddim_walk(Gaussian(), x * spread_at(start), make(50, order=order))
+        errors.append(float((reached - wanted).norm() / wanted.norm()))
+    assert errors[1] < errors[0] / 4
+
+
+@pytest.mark.parametrize("knobs", [{}, {"calibrate": True}, {"t_boost": 200}, {"dt_lambda": 0.998}])
+def test_a_short_second_order_plan_is_near_the_thousand_steps(knobs):
+    generator = torch.Generator().manual_seed(1)
+    x_T, h = torch.randn(2, 3, 8, 8, generator=generator), 1 + torch.rand(2, 49, 1, 1, 1, generator=generator)
+    kept = inversion_plan(50).kept
+    injection = Injection(event_timesteps(50), **knobs)
+    noise = lambda t: seeded_noise([1, 2], t, (3, 8, 8))  # noqa: E731
+
+    def result(plan):
+        return inject(Gaussian(), x_T, h, kept, plan, 0.5, omega=0.3, noise=noise)
+
+    wanted = result(grid_plan(injection, kept, 1000))
+    first, second = (
+        float((result(aligned_plan(injection, kept, 1, 8, order=order)) - wanted).norm()) for order in (1, 2)
+    )
+    assert second < first / 3
