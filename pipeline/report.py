@@ -15,6 +15,12 @@ from pipeline.recipe import recipe_slug
 from pipeline.shards import ShardStore, open_shards
 from pipeline.storage import Place
 
+#: The columns of the manifest that are read; of a million rows the others would be a gigabyte.
+COLUMNS = (
+    *("status", "settings", "gamma", "gamma_schedule", "picture", "width"),
+    *("content_key", "content_image", "style_key", "style_image"),
+)
+
 # A sheet is to be looked at, not to hold everything.
 MAX_ROWS, MAX_COLUMNS, MAX_SHEETS = 12, 8, 12
 _GAP = 2
@@ -28,7 +34,7 @@ def contact_sheets(output: Place, manifest: pa.Table, shards: Sequence[Place]) -
     """
     written: list[Place] = []
     rows = manifest.filter(pc.equal(manifest["status"], "ok"))
-    settings = sorted(set(rows["settings"].to_pylist()))
+    settings = sorted(pc.unique(rows["settings"]).to_pylist())
     stores = [open_shards(place) for place in shards if (place / "description.json").exists()]
     for identifier in settings[:MAX_SHEETS]:
         some = rows.filter(pc.equal(rows["settings"], identifier))
@@ -62,9 +68,13 @@ def read_picture(output: Place, picture: str) -> np.ndarray:
 def _sheet(output: Place, rows: pa.Table, stores: Sequence[ShardStore]) -> Image.Image:
     contents = _first_distinct(rows, "content", MAX_ROWS)
     styles = _first_distinct(rows, "style", MAX_COLUMNS)
+    shown = pc.and_(
+        pc.is_in(rows["content_image"], pa.array(contents, pa.string())),
+        pc.is_in(rows["style_image"], pa.array(styles, pa.string())),
+    )
     picture_of = {
         (row["content_image"], row["style_image"]): row["picture"]
-        for row in rows.select(["content_image", "style_image", "picture"]).to_pylist()
+        for row in rows.filter(shown).select(["content_image", "style_image", "picture"]).to_pylist()
     }
     sources = _source_pictures({**contents, **styles}, stores)
     size = rows["width"][0].as_py()
@@ -90,8 +100,9 @@ def _sheet(output: Place, rows: pa.Table, stores: Sequence[ShardStore]) -> Image
 
 def _first_distinct(rows: pa.Table, side: str, most: int) -> dict[str, str]:
     """image -> key of the first distinct pictures of a side, in key order."""
-    keys = dict(zip(rows[f"{side}_image"].to_pylist(), rows[f"{side}_key"].to_pylist(), strict=True))
-    return dict(sorted(keys.items(), key=lambda item: item[1])[:most])
+    image, key = f"{side}_image", f"{side}_key"
+    distinct = rows.group_by([image, key]).aggregate([]).to_pylist()
+    return {row[image]: row[key] for row in sorted(distinct, key=lambda row: (row[key], row[image]))[:most]}
 
 
 def _source_pictures(images: Mapping[str, str], stores: Sequence[ShardStore]) -> dict[str, np.ndarray]:

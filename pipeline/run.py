@@ -29,7 +29,7 @@ from pipeline.pairs import entries, wanted_pairs
 from pipeline.parts import PartStore
 from pipeline.precompute import invert_stage, missing_rows, missing_samples, open_bank, sample_stage
 from pipeline.progress import Progress
-from pipeline.report import contact_sheets
+from pipeline.report import COLUMNS, contact_sheets
 from pipeline.shards import WriteBlock, on_pool, open_shards, shard_stage
 from pipeline.sides import Side, bank_description, sides
 from pipeline.sources import Block, open_source
@@ -324,7 +324,7 @@ class Run:
     def report(self) -> None:
         """A contact sheet for each point of the sweep."""
         shards = [side.shards for side in self.sides if side.needs_shards]
-        self.sheets = contact_sheets(self.output, Manifest(self.output).table(), shards)
+        self.sheets = contact_sheets(self.output, Manifest(self.output).table(COLUMNS), shards)
 
     def summary(self, stages: Sequence[str]) -> list[str]:
         """What was made, how fast, where, what failed and how to try that again."""
