@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from diffstyle.plan import inversion_plan
-from pipeline.bank import BankDescription, BankWriter, LatentBank, Latents, part_name
+from pipeline.bank import BankDescription, BankError, BankWriter, LatentBank, Latents, part_name
+from pipeline.bank_format import stored_tensors
 from pipeline.context import ModelContext
 from pipeline.engine import Outcome, Pool
 from pipeline.job import SampleSpec
@@ -56,19 +57,15 @@ class InvertUnit:
         items, failures = [], []
         # The walk keeps h in its own order, which ascends; so do a description's timesteps.
         for row, x_T, h in zip(self.rows, *computed, strict=True):
-            if np.isfinite(x_T).all() and np.isfinite(h).all():
-                items.append(
-                    Latents(
-                        row["key"],
-                        row["image"],
-                        x_T if self.description.keeps_x_t else None,
-                        h if self.description.keeps_h else None,
-                        self.description.h_timesteps,
-                        row,
-                    )
-                )
+            what = self.description
+            x_T, h = (x_T if what.keeps_x_t else None), (h if what.keeps_h else None)
+            item = Latents(row["key"], row["image"], x_T, h, what.h_timesteps, row)
+            try:
+                stored_tensors(item, what)
+            except BankError as error:  # not finite, or beyond the bank's dtype: this picture's failure alone
+                failures.append({**row, "error": str(error)})
             else:
-                failures.append({**row, "error": "the inversion is not finite"})
+                items.append(item)
         if not items:
             return None, failures
         return BankWriter.write_payload(self.bank, self.description, self.name, items), failures

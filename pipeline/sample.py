@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from diffstyle.plan import sampling_plan
-from pipeline.bank import BankDescription, BankWriter, Latents
+from pipeline.bank import BankDescription, BankError, BankWriter, Latents
+from pipeline.bank_format import stored_tensors
 from pipeline.context import ModelContext
 from pipeline.identity import digest, image_hash, picture_key
 from pipeline.job import Inversion, SampleSpec
@@ -65,13 +66,17 @@ class SampleUnit:
             source = sample_source(self.seed, number)
             key = picture_key(f"sample-{number:06d}", image)
             row = {"key": key, "image": image, "source": source, "width": pixels.shape[1], "height": pixels.shape[0]}
-            if not finite or not np.isfinite(h).all():
-                failures.append({**row, "error": "the sample is not finite"})
-                continue
             what = self.description
-            items.append(
-                Latents(key, image, x_T if what.keeps_x_t else None, h if what.keeps_h else None, what.h_timesteps, row)
-            )
+            x_T, h = (x_T if what.keeps_x_t else None), (h if what.keeps_h else None)
+            item = Latents(key, image, x_T, h, what.h_timesteps, row)
+            try:
+                if not finite:
+                    raise BankError(f"{key}: the sample is not finite")
+                stored_tensors(item, what)
+            except BankError as error:  # this sample's failure alone
+                failures.append({**row, "error": str(error)})
+            else:
+                items.append(item)
         if not items:
             return None, failures
         return BankWriter.write_payload(self.bank, self.description, self.name, items), failures
