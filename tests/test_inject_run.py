@@ -157,3 +157,22 @@ def test_rays_endpoint_has_the_figures_of_a_run(ray_session, tmp_path, shards_an
         pytest.skip(f"this Ray has no metrics endpoint: {text[:200]}")
     for name in ("diffstyle_pairs_done", "diffstyle_seconds_per_step", "diffstyle_waiting_seconds"):
         assert name in text
+
+
+def test_a_driver_whose_own_node_was_lost_stops_and_does_not_wait_for_ever(ray_session, monkeypatch):
+    """Ray then counts this process as dead: its actors are gone, and new ones are never started."""
+    from pipeline.engine import Pool, Resources
+
+    class Nothing:
+        name = "nothing"
+
+    def lost(ref: Any, **options: Any) -> Any:
+        raise ray_session.exceptions.RayActorError(
+            error_msg="The actor is dead because its owner has died. Owner Id: 05"
+        )
+
+    with Pool(1, None, Resources(num_cpus=0.1)) as pool:
+        monkeypatch.setattr(ray_session, "get", lost)
+        with pytest.raises(Stopped, match="Ray node was lost") as stopped:
+            list(pool.run([Nothing()]))
+    assert stopped.value.exit_code == 4
