@@ -30,7 +30,7 @@ from pipeline.parts import PartStore
 from pipeline.precompute import invert_stage, missing_rows, missing_samples, open_bank, sample_stage
 from pipeline.progress import Progress
 from pipeline.report import COLUMNS, contact_sheets
-from pipeline.shards import WriteBlock, on_pool, open_shards, shard_stage
+from pipeline.shards import ShardStore, WriteBlock, on_pool, open_shards, shard_stage
 from pipeline.sides import Side, bank_description, sides
 from pipeline.sources import Block, open_source
 from pipeline.status import write_plan
@@ -76,6 +76,7 @@ class Run:
         self._stack = ExitStack()
         self._pool: GuardedPool | None = None
         self._metrics = Metrics()
+        self._deaths = 0  # of workers
         self._log: Callable[..., None] = lambda name, /, **fields: None
         self._facts: ModelFacts | None = None
         self._listed: dict[str, list[str | None] | None] = {}
@@ -106,18 +107,29 @@ class Run:
             self._log("model", **vars(self._facts))
         return self._facts
 
+    def _on_event(self, name: str, /, **fields: Any) -> None:
+        self._deaths += name == "worker_died"
+        self._log(name, **fields)
+
     @property
     def pool(self) -> GuardedPool:
         """The workers that hold the model; they start when first asked for and serve all stages."""
         if self._pool is None:
-            made = model_pool(self.job, self.facts, self.options.address, self._stand_in, self._log, self.lock.check)
+            made = model_pool(
+                self.job, self.facts, self.options.address, self._stand_in, self._on_event, self.lock.check
+            )
             self._pool = self._stack.enter_context(made)
         return self._pool
 
     @contextmanager
-    def _stage(self, name: str, total: int | None, unit: str) -> Iterator[Callable[[int, int, Outcome | None], None]]:
-        """Progress, events, the failure limit and the clock around a stage; yields its ``on_done``."""
-        begun = time.perf_counter()
+    def _stage(
+        self, name: str, total: int | None, unit: str, tidy: Callable[[], Any]
+    ) -> Iterator[Callable[[int, int, Outcome | None], None]]:
+        """Progress, events, the failure limit and the clock around a stage; yields its ``on_done``.
+
+        ``tidy`` removes what workers that died in this stage had half-written.
+        """
+        begun, deaths = time.perf_counter(), self._deaths
         with Progress(total, name, unit=unit, quiet=self.options.quiet) as progress:
 
             def on_done(done: int, failed: int, outcome: Outcome | None = None) -> None:
@@ -139,6 +151,8 @@ class Run:
                     )
 
             yield on_done
+        if self._deaths > deaths:
+            tidy()
         seconds = time.perf_counter() - begun
         self.tally.seconds[name] = self.tally.seconds.get(name, 0) + seconds
         self._log("stage_done", stage=name, seconds=seconds)
@@ -159,14 +173,17 @@ class Run:
                 nonlocal pool
                 left = iter(blocks)
                 for first in left:  # where there is nothing to do, no worker is started for it
-                    pool = pool or stack.enter_context(decoding_pool(self.options.address, self._log, self.lock.check))
+                    pool = pool or stack.enter_context(
+                        decoding_pool(self.options.address, self._on_event, self.lock.check)
+                    )
                     yield from on_pool(pool)(write, itertools.chain([first], left))
 
             for side in self.sides:
                 if not side.needs_shards:
                     continue
                 counted = [0, 0]
-                with self._stage(f"shard {side.name}", None, "pictures") as on_done:
+                tidy = ShardStore(side.shards).remove_uncommitted
+                with self._stage(f"shard {side.name}", None, "pictures", tidy) as on_done:
 
                     def progress(done: int, rejected: int, on_done: Any = on_done, counted: Any = counted) -> None:
                         on_done(done - counted[0], rejected - counted[1])
@@ -221,13 +238,13 @@ class Run:
             part, retry = self.job.bank.part_size, self.options.retry_failed
             if isinstance(side.spec, SampleSpec):
                 total = len(missing_samples(writer, side.spec))
-                with self._stage(f"sample {side.name}", total, "pictures") as on_done:
+                with self._stage(f"sample {side.name}", total, "pictures", writer.remove_uncommitted) as on_done:
                     pool = self.pool if total else None
                     part = min(part, self._share(total))
                     done = sample_stage(pool, side.spec, writer, part, on_done=on_done)
             else:
                 todo, aliases = missing_rows(writer, side.shards, self._wanted(side), retry)
-                with self._stage(f"invert {side.name}", len(todo), "pictures") as on_done:
+                with self._stage(f"invert {side.name}", len(todo), "pictures", writer.remove_uncommitted) as on_done:
                     pool = self.pool if todo else None
                     part = min(part, self._share(len(todo)))
                     done = invert_stage(pool, side.shards, writer, todo, aliases, part, on_done=on_done)
@@ -271,7 +288,7 @@ class Run:
         write_plan(self.output, self._log, len(wanted), (self.tally.pairs_there, self.tally.pairs_failed), rows)
         del done, failed
         total = sum(len(one.contents) for one in work)
-        with self._stage("inject", total, "pairs") as on_done:
+        with self._stage("inject", total, "pairs", manifest.store.remove_uncommitted) as on_done:
             if total:
                 sizer = self._sizer(total, manifest)
                 content_bank, style_bank = self.banks()
