@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def reference_mask() -> Tensor:
-    """The one mask built into the reference, (1, 1, 8, 8): rows 4 to 6, columns 3 and 4 - the mouth of a centred face."""
+    """The one mask built into the reference, (1, 1, 8, 8): rows 4 to 6, columns 3 and 4, a centred face's mouth."""
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., 4:-1, 3:5] = 1
     return mask
