@@ -159,7 +159,7 @@ def test_every_unit_once_and_one_at_a_time_on_a_device(ray_session, n):
     with Pool(n, lambda: "model", SMALL) as workers:
         outcomes = list(workers.run(blocks(24, seconds=(0.01, 0.05, 0.01))))
         check_each_once(outcomes, 96)
-        assert len(workers.pids) == n
+        assert 1 <= len(workers.pids) <= n  # the last to come up may find the work done
     computing: dict[int, list] = {}
     for outcome in outcomes:
         assert outcome.result["context"] == "model"
