@@ -246,6 +246,20 @@ def test_command_trains_resumes_and_saves(config, tmp_path):
     assert unet.h_shape == (32, 4, 4)
 
 
+def test_command_starts_from_given_weights(config, tmp_path):
+    assert invoke(config, "--output", tmp_path / "first").exit_code == 0
+    weights = tmp_path / "first" / "model.safetensors"
+    # With next to no learning rate the result must be what it started from.
+    options = ("--set", f"init={weights}", "--set", "lr=1e-12")
+    result = invoke(config, "--output", tmp_path / "second", *options)
+    assert result.exit_code == 0, result.exception
+    second = load_unet(tmp_path / "second" / "model.safetensors", None).state_dict()
+    for name, value in load_unet(weights, None).state_dict().items():
+        torch.testing.assert_close(second[name], value)
+    other = invoke(config, "--output", tmp_path / "third", *options, "--set", "model.attn_resolutions=[8]")
+    assert isinstance(other.exception, CheckpointError)
+
+
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
@@ -267,7 +281,7 @@ def test_command_reports_mistakes_in_one_line(config, tmp_path, assignment, mess
 
 def test_config_and_settings_have_the_same_fields_and_defaults():
     config = TrainConfig(data=Path("x"), model={})
-    assert TrainSettings(**config.model_dump(exclude={"data", "model", "device"})) == TrainSettings()
+    assert TrainSettings(**config.model_dump(exclude={"data", "model", "init", "device"})) == TrainSettings()
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ class TrainConfig(BaseModel):
 
     data: Path
     model: dict[str, Any]
+    init: Path | None = None
     steps: int = Field(20_000, ge=1)
     batch_size: int = Field(32, ge=1)
     lr: float = Field(2e-4, gt=0)
@@ -60,7 +61,7 @@ def train(config: Path, output: Path, assignments: tuple[str, ...], resume: bool
     import torch
 
     from diffstyle.architecture import architecture_from_dict, architecture_to_dict, build_unet
-    from diffstyle.checkpoint import save_unet
+    from diffstyle.checkpoint import load_unet, save_unet
     from diffstyle.errors import ConfigError
     from diffstyle.training import STATE_FILE, Trainer, TrainSettings, load_images
 
@@ -77,9 +78,11 @@ def train(config: Path, output: Path, assignments: tuple[str, ...], resume: bool
     if (output / STATE_FILE).exists() and not resume:
         raise ConfigError(f"'{output}' holds a run already; add --resume to go on with it, or name another folder")
 
-    settings = TrainSettings(**wanted.model_dump(exclude={"data", "model", "device"}))
+    settings = TrainSettings(**wanted.model_dump(exclude={"data", "model", "init", "device"}))
     torch.manual_seed(settings.seed)
     unet = build_unet(architecture)
+    if wanted.init and not resume:
+        unet.load_state_dict(load_unet(wanted.init, architecture).state_dict())
     trainer = Trainer(unet, images, settings, output, architecture_to_dict(architecture), wanted.device, click.echo)
     parameters = sum(p.numel() for p in unet.parameters())
     if resume:
