@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -30,6 +29,7 @@ from diffstyle.checkpoint import load_unet
 from diffstyle.plan import Injection, event_timesteps, grid_plan, inversion_plan, sampling_plan
 from diffstyle.sampling import ddim_invert, ddim_sample, inject
 from diffstyle.unet import UNet
+from pipeline.bench.metrics import colour_distance, edge_correlation, psnr
 
 DEFAULT = {"gamma": 1.0, "t_edit": 200, "events": 50, "steps": 50, "omega": 0.0, "top": 999}
 
@@ -67,36 +67,6 @@ def pairs(folder: Path, count: int, size: int, unseen: bool, seed: int = 0) -> t
         pictures = [Image.fromarray(packed[row]).resize(size_of, Image.Resampling.BILINEAR) for row in column]
         stacks.append(torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2) / 127.5 - 1)
     return stacks[0], stacks[1], stacks[2]
-
-
-def edge_correlation(x: Tensor, y: Tensor) -> Tensor:
-    """Pearson correlation of the Sobel magnitudes of luminance, (N,), for (N, 3, H, W) pictures."""
-    weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-    sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
-    kernels = torch.stack([sobel, sobel.T]).unsqueeze(1)
-
-    def edges(z: Tensor) -> Tensor:
-        grey = F.pad((z * weights).sum(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-        magnitude = F.conv2d(grey, kernels).square().sum(1).sqrt().flatten(1)
-        return F.normalize(magnitude - magnitude.mean(1, keepdim=True), dim=1)
-
-    return (edges(x) * edges(y)).sum(1)
-
-
-def colour_distance(x: Tensor, y: Tensor, bins: int = 4) -> Tensor:
-    """Half the L1 distance of joint RGB histograms (bins ** 3 cells), (N,), 0 to 1."""
-
-    def histogram(z: Tensor) -> Tensor:
-        cells = ((z.clamp(-1, 1) + 1) / 2 * bins).long().clamp(max=bins - 1)
-        index = (cells[:, 0] * bins + cells[:, 1]) * bins + cells[:, 2]
-        return F.one_hot(index.flatten(1), bins**3).float().mean(1)
-
-    return (histogram(x) - histogram(y)).abs().sum(1) / 2
-
-
-def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, (N,), for pictures in [-1, 1]."""
-    return -10 * torch.log10(((x.clamp(-1, 1) - y) / 2).square().flatten(1).mean(1).clamp_min(1e-10))
 
 
 def score(x: Tensor, a: Tensor, b: Tensor, truth: Tensor) -> dict[str, Tensor]:
