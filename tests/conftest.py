@@ -8,8 +8,13 @@ from pathlib import Path
 # Two test workers on a small machine must not each take every core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import signal
+
 import pytest
 from hypothesis import settings
+
+# A shell starts background commands with Ctrl-C ignored, and children inherit that; the tests of Ctrl-C need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # On a busy machine an example may take any time; the suite has its own time limit.
 settings.register_profile("diffstyle", deadline=None)
