@@ -51,7 +51,7 @@ def assert_right(root: Path, undisturbed: Path, complete: bool) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("kills", [6, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [6, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.long])])
 def test_kills_at_random_moments(tmp_path, format, kills):
     bank_kill_child.make(tmp_path / "undisturbed", format)
     chance = random.Random(kills)

@@ -382,6 +382,7 @@ def test_every_unit_completes_while_workers_are_killed(ray_session):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [1])
 def test_chaos(ray_session, seed):
     events = Events()
