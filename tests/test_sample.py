@@ -100,6 +100,7 @@ def test_a_sample_that_is_not_finite_is_a_failure(bank, unet):
     broken[1, 0, 0] = np.nan
     table, failures = unit.save((x_T, broken, pixels, finite))
     assert len(table) == 1
-    assert [(row["source"], row["error"]) for row in failures] == [(sample_source(7, 1), "the sample is not finite")]
+    assert [row["source"] for row in failures] == [sample_source(7, 1)]
+    assert failures[0]["error"].endswith("h has values that are not finite")
     assert unit.save((x_T, broken, pixels, np.array([False, False])))[0] is None
     assert torch.is_grad_enabled()  # the walks leave torch as they found it
