@@ -30,6 +30,7 @@ import torch
 
 from pipeline.bank import BankDescription, BankWriter, LatentBank, Latents, part_name
 from pipeline.identity import digest
+from pipeline.pages import write_between
 
 MARKERS = "<!-- bank_bench: begin -->", "<!-- bank_bench: end -->"
 PART = 64
@@ -252,9 +253,7 @@ def main() -> None:
     text = "\n".join(lines)
     print(text)
     if options.write:
-        page = options.write.read_text()
-        begin, end = (page.index(marker) for marker in MARKERS)
-        options.write.write_text(f"{page[: begin + len(MARKERS[0])]}\n{text}\n{page[end:]}")
+        write_between(options.write, MARKERS, text)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from diffstyle.schedule import timesteps
 from diffstyle.unet import UNet
 from pipeline.bank import BankDescription, BankWriter, LatentBank, Latents
 from pipeline.identity import image_hash
+from pipeline.pages import write_between
 from pipeline.reconstruct import psnr
 
 MARKERS = "<!-- bank_precision: begin -->", "<!-- bank_precision: end -->"
@@ -186,9 +187,7 @@ def main() -> None:
     text = "\n".join(lines)
     print(text)
     if options.write:
-        page = options.write.read_text()
-        begin, end = (page.index(marker) for marker in MARKERS)
-        options.write.write_text(f"{page[: begin + len(MARKERS[0])]}\n{text}\n{page[end:]}")
+        write_between(options.write, MARKERS, text)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from pipeline.cluster import start_ray
 from pipeline.context import cached_bank
 from pipeline.engine import Pool, Resources
 from pipeline.events import read_events
+from pipeline.pages import write_between
 from pipeline.storage import Place
 
 MARKERS = "<!-- bank_waiting: begin -->", "<!-- bank_waiting: end -->"
@@ -182,9 +183,7 @@ def main() -> None:
     text = "\n".join(lines)
     print(text)
     if options.write:
-        page = options.write.read_text()
-        begin, end = (page.index(marker) for marker in MARKERS)
-        options.write.write_text(f"{page[: begin + len(MARKERS[0])]}\n{text}\n{page[end:]}")
+        write_between(options.write, MARKERS, text)
 
 
 if __name__ == "__main__":

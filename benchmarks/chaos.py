@@ -278,12 +278,12 @@ def main() -> None:
             lines.append(f"- {trial(options, Path(name))}")
             print(lines[-1], flush=True)
     if options.write:
+        from pipeline.pages import write_between
+
         text = "\n".join(
             [*lines, "", f"Made by `python benchmarks/chaos.py --write docs/running.md`, {os.cpu_count()} cores."]
         )
-        page = options.write.read_text()
-        begin, end = (page.index(marker) for marker in MARKERS)
-        options.write.write_text(f"{page[: begin + len(MARKERS[0])]}\n{text}\n{page[end:]}")
+        write_between(options.write, MARKERS, text)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from diffstyle.plan import Injection, grid_plan
 from pipeline.inject import Wanted, inject_stage, remaining, units
 from pipeline.job import InjectionSettings, Job, Pictures
 from pipeline.manifest import Manifest, manifest_rows
+from pipeline.pages import write_between
 from pipeline.pairs import Entries, wanted_pairs
 from pipeline.recipe import Masks, Recipe, kept_grid
 from pipeline.status import read_status, write_plan
@@ -160,9 +161,7 @@ def main() -> None:
     text = "\n".join(lines)
     print(text)
     if options.write:
-        page = options.write.read_text()
-        begin, end = (page.index(marker) for marker in MARKERS)
-        options.write.write_text(f"{page[: begin + len(MARKERS[0])]}\n{text}\n{page[end:]}")
+        write_between(options.write, MARKERS, text)
 
 
 if __name__ == "__main__":

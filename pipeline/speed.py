@@ -323,10 +323,3 @@ def report(device: str, quick: bool) -> Iterator[str]:
         yield from memory(size, (1, 2) if quick else (1, 2, 4))
     command = f"diffstyle bench{' --quick' if quick else ''} --device {device} --write docs/speed.md"
     yield from ("", f"GPU figures: {OWED}." if device == "cpu" else "", f"Made by `{command}`.")
-
-
-def write_between(page: Path, markers: tuple[str, str], text: str) -> None:
-    """Replace what stands between two markers of a page."""
-    old = page.read_text()
-    begin, end = (old.index(marker) for marker in markers)
-    page.write_text(f"{old[: begin + len(markers[0])]}\n{text}\n{old[end:]}")

@@ -16,6 +16,7 @@ from pipeline import speed
 from pipeline.commands.bench import bench
 from pipeline.context import compile_halves, tuned
 from pipeline.models import random_unet
+from pipeline.pages import write_between
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -119,7 +120,7 @@ def test_flops_are_those_of_the_network():
 def test_a_page_keeps_all_but_what_stands_between_its_markers(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{speed.MARKERS[0]}\nold\n{speed.MARKERS[1]}\nafter\n")
-    speed.write_between(page, speed.MARKERS, "new")
+    write_between(page, speed.MARKERS, "new")
     assert page.read_text() == f"before\n{speed.MARKERS[0]}\nnew\n{speed.MARKERS[1]}\nafter\n"
     assert all(marker in (ROOT / "docs/speed.md").read_text() for marker in speed.MARKERS)
 

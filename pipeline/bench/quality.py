@@ -24,12 +24,14 @@ from diffstyle.unet import UNet
 from pipeline.bench.bootstrap import Interval, interval, mean_interval
 from pipeline.bench.heldout import Pairs
 from pipeline.bench.metrics import colour_distance, edge_correlation, matched_colours, psnr
-from pipeline.bench.vgg import VGGFeatures, content_correlation, gram_distance
+from pipeline.bench.vgg import MissingExtraError, VGGFeatures, content_correlation, gram_distance
 from pipeline.job import InjectionSettings
 from pipeline.recipe import injection_plan
 
 log = logging.getLogger(__name__)
 BATCH = 16
+# "At least a quarter of the way from B to the truth", clearly; and on style nearer to B than to A.
+BAR = 0.25
 GAMMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -68,6 +70,16 @@ class Quality:
     sweep: dict[float, Scores] = field(default_factory=dict)
     claims: list[Claim] = field(default_factory=list)
     seconds: float = 0.0
+
+    @property
+    def content_reached(self) -> bool:
+        """Content beats returning B clearly, and goes at least BAR of the way to the truth."""
+        return self.over_return_b["DiffStyle"].low > 0 and self.way["DiffStyle"].value >= BAR
+
+    @property
+    def style_reached(self) -> bool:
+        """Style is clearly nearer to B than to A."""
+        return self.nearer_b["DiffStyle"].low > 0
 
 
 class Bench:
@@ -122,9 +134,7 @@ def measure(unet: UNet, pairs: Pairs, settings: InjectionSettings, inversion_ste
     begun = time.perf_counter()
     try:
         vgg: VGGFeatures | None = VGGFeatures()
-    except Exception as error:
-        if type(error).__name__ != "MissingExtraError":
-            raise
+    except MissingExtraError as error:
         log.warning("%s; going on without the VGG measures", error)
         vgg = None
     bench = Bench(unet, pairs, inversion_steps, vgg)

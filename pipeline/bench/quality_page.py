@@ -5,13 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from diffstyle.errors import ConfigError
-from pipeline.bench.quality import Quality, Scores, machine
+from pipeline.bench.quality import BAR, Quality, Scores, machine
+from pipeline.pages import write_between
 
 BEGIN, END = "<!-- quality: written by `diffstyle quality` -->", "<!-- quality: end -->"
-
-# "At least a quarter of the way from B to the truth", clearly; and on style nearer to B than to A.
-BAR = 0.25
 
 
 def tables(found: Quality, model: str, settings: str) -> str:
@@ -36,7 +33,7 @@ def tables(found: Quality, model: str, settings: str) -> str:
             cells += [f"{scores.vgg_a.mean():.3f}", f"{scores.gram_b.mean():.3f}"]
         lines.append("| " + " | ".join([*cells, str(found.nearer_b[name])]) + " |")
     mine, over, style = (kept["DiffStyle"] for kept in (found.way, found.over_return_b, found.nearer_b))
-    content_ok, style_ok = over.low > 0 and mine.value >= BAR, style.low > 0
+    content_ok, style_ok = found.content_reached, found.style_reached
     lines += [
         "",
         f"- Content beats returning B by {over} (edges with A), {mine} of the way from B to the truth; the bar is an "
@@ -59,12 +56,7 @@ def tables(found: Quality, model: str, settings: str) -> str:
 
 def write_page(page: Path, text: str) -> None:
     """Put ``text`` between the markers of a page. Raises ConfigError for a page without them."""
-    whole = page.read_text()
-    if BEGIN not in whole or END not in whole:
-        raise ConfigError(f"{page}: has no lines '{BEGIN}' and '{END}' to write between")
-    before, rest = whole.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    write_between(page, (BEGIN, END), text)
 
 
 def plot(found: Quality, path: Path) -> bool:

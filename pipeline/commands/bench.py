@@ -24,7 +24,8 @@ def bench(device: str | None, quick: bool, threads: int | None, write: Path | No
     import torch
 
     from diffstyle.errors import ConfigError
-    from pipeline.speed import MARKERS, report, write_between
+    from pipeline.pages import write_between
+    from pipeline.speed import MARKERS, report
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: torch sees no CUDA device here")

@@ -48,5 +48,4 @@ def quality(
         write_page(page, text)
     if plot_file and not plot(found, plot_file):
         click.echo("no plot: pip install matplotlib", err=True)
-    mine = found.way["DiffStyle"].value >= 0.25 and found.over_return_b["DiffStyle"].low > 0
-    return 0 if mine and found.nearer_b["DiffStyle"].low > 0 else 3
+    return 0 if found.content_reached and found.style_reached else 3
