@@ -96,7 +96,7 @@ def load_unet(
     unet.load_state_dict(fresh, assign=True)
     unet.eval().requires_grad_(False)
     unet.fingerprint = fingerprint(unet)
-    return unet.to(device=device, dtype=dtype)
+    return unet.cast(dtype).to(device)
 
 
 def save_unet(unet: UNet, path: _Path, dtype: torch.dtype = torch.float32) -> None:

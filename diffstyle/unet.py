@@ -8,7 +8,7 @@ everything that both decodes need is computed once, in ``encode``.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -39,8 +39,8 @@ class UNet(nn.Module):
         h_shape: channels, height and width of h.
         fingerprint: names the weights; set by :func:`diffstyle.checkpoint.load_unet`, "" on a fresh network.
 
-    With bf16 or fp16 weights the convolutions, linear layers and attentions run in that type; the sinusoids of the time
-    embedding and every GroupNorm are computed in float32, and outputs are float32.
+    After ``cast`` to bf16 or fp16 the convolutions, linear layers and attentions run in that type; the network's ends
+    and every GroupNorm's statistics stay float32, and so are its outputs.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -52,8 +52,27 @@ class UNet(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating-point type of the weights."""
-        return next(self.parameters()).dtype
+        """The floating-point type that the network computes in."""
+        return next(self.middle().parameters()).dtype
+
+    def cast(self, dtype: torch.dtype) -> Self:
+        """Compute in ``dtype`` from now on (in place); the ends stay float32.
+
+        At low noise the picture hides the noise that is looked for: rounding it to 8 bits on the way in, or the
+        estimate on the way out, costs more than all that happens between, and their convolutions cost next to nothing.
+        """
+        self.to(dtype)
+        for end in self.ends():
+            end.float()
+        return self
+
+    def middle(self) -> nn.Module:
+        """The middle block, whose output is h."""
+        raise NotImplementedError
+
+    def ends(self) -> tuple[nn.Module, ...]:
+        """The layers that see the picture, the timestep or the noise estimate itself."""
+        raise NotImplementedError
 
     def encode(self, x: Tensor, t: Tensor) -> Encoded:
         """Run up to the bottleneck.
@@ -81,14 +100,28 @@ class UNet(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm (Wu & He, 2018) with 32 groups, computed in float32 whatever the type of its input and weights.
+    """GroupNorm (Wu & He, 2018) with 32 groups, its statistics in float32 whatever the type of its input and weights.
 
-    PyTorch's kernels take half precisions as they are and compute in float32 inside; converting before and after made
-    a bfloat16 call a tenth slower on a CPU, with the same error.
+    PyTorch's CPU kernel does that by itself. Its CUDA kernel rounds the statistics to the type of the input, which in
+    bfloat16 costs 10 dB of a result, and answers in another memory layout than channels-last, which a compiler has to
+    undo. So on a GPU the formula is written out, for the compiler to fuse.
     """
 
     def __init__(self, channels: int, eps: float) -> None:
         super().__init__(NORM_GROUPS, channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.is_cuda:
+            return super().forward(x)
+        return self.written_out(x)
+
+    def written_out(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> the same shape, type and layout."""
+        var, mean = torch.var_mean(x.float().unflatten(1, (self.num_groups, -1)), (2, 3, 4), correction=0)
+        per_group = self.num_channels // self.num_groups
+        scale = torch.rsqrt(var + self.eps).repeat_interleave(per_group, 1) * self.weight.float()
+        shift = self.bias.float() - mean.repeat_interleave(per_group, 1) * scale
+        return (x.float() * scale[:, :, None, None] + shift[:, :, None, None]).to(x.dtype)
 
 
 def timestep_sinusoids(t: Tensor, channels: int, denominator: float) -> tuple[Tensor, Tensor]:

@@ -162,12 +162,19 @@ class ADMUNet(UNet):
             GroupNorm(width, _EPS), nn.SiLU(), zeroed(nn.Conv2d(width, out_channels, 3, padding=1))
         )
 
+    def middle(self) -> nn.Module:
+        return self.middle_block
+
+    def ends(self) -> tuple[nn.Module, ...]:
+        return self.time_embed, self.input_blocks[0], self.out
+
     def encode(self, x: Tensor, t: Tensor) -> Encoded:
         sin, cos = timestep_sinusoids(t, self.emb_inputs, denominator=self.emb_inputs // 2)
-        emb = F.silu(self.time_embed(torch.cat([cos, sin], 1).to(self.dtype)))
-        x = x.to(self.dtype)
-        skips = []
-        for stage in self.input_blocks:
+        emb = F.silu(self.time_embed(torch.cat([cos, sin], 1))).to(self.dtype)
+        first, *stages = self.input_blocks
+        x = first(x.float(), emb).to(self.dtype)
+        skips = [x]
+        for stage in stages:
             x = stage(x, emb)
             skips.append(x)
         return Encoded(self.middle_block(x, emb), tuple(skips), emb)
@@ -176,4 +183,4 @@ class ADMUNet(UNet):
         x = h.to(self.dtype)
         for stage, skip in zip(self.output_blocks, reversed(skips), strict=True):
             x = stage(torch.cat([x, skip], 1), emb)
-        return self.out(x).float()
+        return self.out(x.float()).float()

@@ -141,10 +141,10 @@ class TimeEmbedding(nn.Module):
         self.channels = channels
         self.dense = nn.ModuleList([nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, 4 * channels)])
 
-    def forward(self, t: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(self, t: Tensor) -> Tensor:
         sin, cos = timestep_sinusoids(t, self.channels, denominator=self.channels // 2 - 1)
         first, second = self.dense
-        emb = second(F.silu(first(torch.cat([sin, cos], 1).to(dtype))))
+        emb = second(F.silu(first(torch.cat([sin, cos], 1))))
         return F.silu(emb)  # every block starts with this activation, so it is applied once, here
 
 
@@ -192,9 +192,15 @@ class DDPMUNet(UNet):
         self.norm_out = GroupNorm(width, _EPS)
         self.conv_out = zeroed(nn.Conv2d(width, IMAGE_CHANNELS, 3, padding=1))
 
+    def middle(self) -> nn.Module:
+        return self.mid
+
+    def ends(self) -> tuple[nn.Module, ...]:
+        return self.temb, self.conv_in, self.norm_out, self.conv_out
+
     def encode(self, x: Tensor, t: Tensor) -> Encoded:
-        emb = self.temb(t, self.dtype)
-        skips = [self.conv_in(x.to(self.dtype))]
+        emb = self.temb(t).to(self.dtype)
+        skips = [self.conv_in(x.float()).to(self.dtype)]
         for level in self.down:
             skips += level(skips[-1], emb)
         return Encoded(self.mid(skips[-1], emb), tuple(skips), emb)
@@ -204,4 +210,4 @@ class DDPMUNet(UNet):
         unused = list(skips)
         for level in reversed(self.up):
             x = level(x, unused, emb)
-        return self.conv_out(F.silu(self.norm_out(x))).float()
+        return self.conv_out(F.silu(self.norm_out(x.float()))).float()

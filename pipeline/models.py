@@ -208,7 +208,7 @@ def load_model(
     dtype = dtype or torch.float32
     random = RANDOM_WEIGHTS.fullmatch(os.fspath(weights)) if weights is not None else None
     if random:
-        return random_unet(config.unet_architecture, int(random[1] or 0)).to(device=device, dtype=dtype)
+        return random_unet(config.unet_architecture, int(random[1] or 0)).cast(dtype).to(device)
     place = weights_place(config, weights)
     if place is None:
         raise CheckpointError(missing_weights(config, weights))

@@ -93,7 +93,7 @@ def calls(device: str, size: int, repeats: int, batches: tuple[int, ...]) -> tup
         variants += [("channels last", torch.channels_last, torch.bfloat16, batch) for batch in batches]
         found = []
         for label, layout, dtype, batch in variants:
-            unet = unet.to(dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
+            unet = unet.cast(dtype).to(memory_format=layout)  # type: ignore[call-overload]
             x = torch.randn(batch, 3, size, size, device=device)
             t = torch.full((batch,), 500, device=device)
             encoded = unet.encode(x, t)
@@ -195,7 +195,7 @@ def pairs(halves: dict[str, tuple], size: int, n: int) -> list[str]:
             f"| the reference's loop, batch 1 | float32 | {grid.encodes} | {loop:.2f} | 1 | |",
         ]
         for name, dtype in (("balanced", torch.float32), ("fast", torch.float32), ("fast", torch.bfloat16)):
-            unet = unet.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            unet = unet.cast(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             plan = preset_plan(name, walk.kept)
             begun = time.perf_counter()
             made = inject(unet, x_T, h, walk.kept, plan, 0.3)

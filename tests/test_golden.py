@@ -1,4 +1,4 @@
-"""Parity with the official implementation: the numbers in ../shared/golden, float32 on the CPU."""
+"""Parity with the official implementation: the numbers in ../shared/golden, on the CPU and, if there, on a GPU."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffstyle.architecture import architecture_from_dict
 from diffstyle.checkpoint import load_unet
@@ -52,32 +53,25 @@ def load(golden: Path, device: str):
     return of
 
 
-@pytest.mark.parametrize(("name", "scenario", "tolerance"), SCENARIOS)
-def test_scenario_matches_the_reference(name, scenario, tolerance, golden, shared, load, device):
-    unet, facts = load(name)
-    p = facts["scenarios"][scenario]
-    numbers = np.load(golden / name / f"{scenario}.npz")
-    from PIL import Image
-
+def read_pictures(facts: dict, shared: Path, size: int) -> dict[str, torch.Tensor]:
+    """The scenario's photographs by stem, prepared for the network."""
     pictures = {}
     for path in facts["contents"] + facts["styles"]:
         with Image.open(shared / "images" / path) as image:
-            pictures[Path(path).stem] = to_tensor(np.asarray(prepare(image, unet.image_size)))
-    stems = list(pictures)
-    for stem in stems:
-        np.testing.assert_allclose(pictures[stem], numbers[f"x0/{stem}"], atol=1e-6)
+            pictures[Path(path).stem] = to_tensor(np.asarray(prepare(image, size)))
+    return pictures
 
-    # Inversion, all four pictures in one batch.
+
+def inverted(unet, pictures: dict[str, torch.Tensor], p: dict, device: str):
+    """x_T and kept h of all pictures in one batch, and the inversion's plan."""
     walk = inversion_plan(p["n_inv_step"], p["t_0"])
-    x_T, h = ddim_invert(unet, torch.stack([pictures[s] for s in stems]).to(device), walk)
-    x_T, h = x_T.cpu().numpy(), h.cpu().numpy()
-    for k, stem in enumerate(stems):
-        np.testing.assert_allclose(x_T[k], numbers[f"xT/{stem}"], atol=2e-4)
-        slots = [walk.kept.index(t) for t in numbers[f"h_t/{stem}"]]
-        wanted = numbers[f"h/{stem}"]
-        np.testing.assert_allclose(h[k, slots], wanted, atol=2e-4 * np.abs(wanted).max())
+    x_T, h = ddim_invert(unet, torch.stack(list(pictures.values())).to(device), walk)
+    return x_T.cpu().numpy(), h.cpu().numpy(), walk
 
-    # Injection, all four pairs in one batch.
+
+def injected(unet, x_T, h, walk, facts: dict, p: dict, device: str):
+    """Every (content, style) pair and its result, all in one batch."""
+    stems = [Path(path).stem for path in facts["contents"] + facts["styles"]]
     replace = p["content_replace_step"]
     events = timesteps(p["n_gen_step"], p["t_0"]) if replace == -1 else event_timesteps(replace, p["t_0"])
     injection = Injection(events, p["t_edit"], p["t_noise"], p["dt_lambda"], p["dt_end"], calibrate=p["omega"] != 0)
@@ -94,5 +88,59 @@ def test_scenario_matches_the_reference(name, scenario, tolerance, golden, share
         omega=p["omega"],
         mask=reference_mask().to(device) if p["use_mask"] else None,
     )
-    for result, (c, s) in zip(results.cpu().numpy(), pairs, strict=True):
+    return zip(pairs, results.cpu().numpy(), strict=True)
+
+
+@pytest.mark.parametrize(("name", "scenario", "tolerance"), SCENARIOS)
+def test_scenario_matches_the_reference(name, scenario, tolerance, golden, shared, load, device):
+    unet, facts = load(name)
+    p = facts["scenarios"][scenario]
+    numbers = np.load(golden / name / f"{scenario}.npz")
+    pictures = read_pictures(facts, shared, unet.image_size)
+    for stem, picture in pictures.items():
+        np.testing.assert_allclose(picture, numbers[f"x0/{stem}"], atol=1e-6)
+
+    x_T, h, walk = inverted(unet, pictures, p, device)
+    for k, stem in enumerate(pictures):
+        np.testing.assert_allclose(x_T[k], numbers[f"xT/{stem}"], atol=2e-4)
+        slots = [walk.kept.index(t) for t in numbers[f"h_t/{stem}"]]
+        wanted = numbers[f"h/{stem}"]
+        np.testing.assert_allclose(h[k, slots], wanted, atol=2e-4 * np.abs(wanted).max())
+
+    for (c, s), result in injected(unet, x_T, h, walk, facts, p, device):
         np.testing.assert_allclose(result, numbers[f"result/content_{c}_style_{s}"], atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("precision", "floor"),
+    [
+        pytest.param("tf32", 40, marks=pytest.mark.cuda),
+        pytest.param("float16", 40, marks=pytest.mark.cuda),
+        ("bfloat16", 20),
+    ],
+)
+@pytest.mark.parametrize(("name", "scenario"), [("ddpm_a", "base"), ("adm_a", "base"), ("adm_a", "masked_calibrated")])
+def test_lower_precisions_stay_near_the_reference(name, scenario, precision, floor, golden, shared, device, capsys):
+    """The whole method, inversion included, in a lower precision: mean PSNR in dB over the scenario's pairs."""
+    if precision != "bfloat16" and device == "cpu":
+        pytest.skip("a GPU's precision")
+    facts = json.loads((golden / name / "golden.json").read_text())
+    dtype = torch.float32 if precision == "tf32" else getattr(torch, precision)
+    unet = load_unet(golden / name / "checkpoint.pt", architecture_from_dict(facts["arch"]), device=device, dtype=dtype)
+    p = facts["scenarios"][scenario]
+    numbers = np.load(golden / name / f"{scenario}.npz")
+    allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        x_T, h, walk = inverted(unet, read_pictures(facts, shared, unet.image_size), p, device)
+        results = list(injected(unet, x_T, h, walk, facts, p, device))
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = allowed
+    errors = [
+        np.square(np.clip(result, -1, 1) - np.clip(numbers[f"result/content_{c}_style_{s}"], -1, 1)).mean()
+        for (c, s), result in results
+    ]
+    found = float(np.mean(10 * np.log10(4 / np.array(errors))))
+    with capsys.disabled():
+        print(f"\n{name} {scenario}, {precision} on {device}: {found:.1f} dB")
+    assert found > floor

@@ -106,7 +106,7 @@ def test_short_types_take_and_give_float32(architecture: Architecture, dtype: to
     x, t = inputs(unet)
     exact = unet.decode(*unet.encode(x, t))
 
-    unet.to(dtype)
+    unet.cast(dtype)
     h, skips, emb = unet.encode(x, t)
     estimate = unet.decode(h.float(), skips, emb)  # a blended h may come in float32
 
