@@ -14,6 +14,7 @@ from PIL import Image
 
 from pipeline.identity import digest
 from pipeline.job import Pictures
+from pipeline.png import png
 from pipeline.storage import Place
 
 EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
@@ -30,11 +31,11 @@ class Encoded:
 
 def encode(pixels: np.ndarray, spec: Pictures) -> bytes:
     """uint8 (H, W, 3) as a file's bytes; the same pixels give the same bytes."""
+    if spec.format == "png":
+        return png(pixels)
     stream = io.BytesIO()
     image = Image.fromarray(pixels)
-    if spec.format == "png":
-        image.save(stream, "PNG", compress_level=4)
-    elif spec.format == "jpeg":
+    if spec.format == "jpeg":
         image.save(stream, "JPEG", quality=spec.quality, subsampling=0)
     else:
         image.save(stream, "WEBP", quality=spec.quality, method=4)

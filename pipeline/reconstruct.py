@@ -6,7 +6,6 @@ PNG of the reconstruction) and ``reconstruction_steps``, since a figure means li
 
 from __future__ import annotations
 
-import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from pipeline.bank import BankError, LatentBank
 from pipeline.bank_columns import read_columns, write_column
 from pipeline.context import ModelContext, cached_bank
 from pipeline.engine import Pool
+from pipeline.png import png
 from pipeline.shards import open_shards
 from pipeline.storage import Place
 
@@ -76,7 +76,7 @@ class ReconstructUnit:
             pixels = to_uint8(torch.from_numpy(x_0))
             original = originals.get(row["image"])
             if self.output is not None:
-                (self.output / f"{row['key']}.png").write_bytes(_png(Image.fromarray(pixels)))
+                (self.output / f"{row['key']}.png").write_bytes(png(pixels))
             found.append(
                 {
                     "image": row["image"],
@@ -106,13 +106,7 @@ def thumbnail(pixels: np.ndarray) -> bytes:
     """A PNG of at most THUMBNAIL_SIZE pixels a side."""
     image = Image.fromarray(pixels)
     image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
-    return _png(image)
-
-
-def _png(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG", compress_level=4)
-    return stream.getvalue()
+    return png(np.asarray(image))
 
 
 # ---- the driver's side ----
