@@ -22,8 +22,8 @@ from diffstyle.images import prepare, to_tensor
 from diffstyle.noise import seeded_noise
 from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan, inversion_plan
 from diffstyle.sampling import ddim_invert, inject
+from pipeline.bench.pairs import psnr
 from pipeline.pages import write_between
-from pipeline.speed import psnr
 
 TREE = Path(__file__).resolve().parents[1]
 DATA = TREE / "tests/data"

@@ -10,8 +10,9 @@ from typing import Any
 
 from diffstyle.errors import ConfigError
 from pipeline.bank import BankError, LatentBank
+from pipeline.batch import batch_for
 from pipeline.cluster import plan_workers, start_ray
-from pipeline.context import ContextMaker, ModelContext, default_batch, model_facts, resolve_device
+from pipeline.context import ContextMaker, ModelContext, model_facts, resolve_device
 from pipeline.engine import Pool
 from pipeline.job import Compute, Job
 from pipeline.jobfile import load_job
@@ -20,6 +21,7 @@ from pipeline.parts import differences
 from pipeline.shards import ShardStore, open_shards, shard_stage
 from pipeline.sources import open_source
 from pipeline.storage import Place
+from pipeline.tuning import compiles
 
 
 @dataclass(frozen=True)
@@ -32,24 +34,28 @@ class BankModel:
     image_size: int
     compute: Compute
 
-    @property
-    def maker(self) -> ContextMaker:
-        device = resolve_device(self.compute.device)
-        batch = self.compute.batch if self.compute.batch != "auto" else default_batch(device, self.image_size)
-        return ContextMaker(self.model, self.weights, self.fingerprint, device, self.compute.precision, batch)
-
     def context(self) -> ModelContext:
-        """The model in this process."""
-        return self.maker()
+        """The model in this process, for a few pictures."""
+        batch = self.compute.batch if self.compute.batch != "auto" else 1
+        return self._maker(resolve_device(self.compute.device), batch)()
 
     @contextmanager
-    def pool(self) -> Iterator[Pool]:
-        """Workers that hold the model, on the Ray that is there or on an embedded one."""
+    def pool(self) -> Iterator[tuple[Pool, int]]:
+        """Workers that hold the model, on the Ray that is there or an embedded one, and their batch size."""
         start_ray()
         actors, threads = (None if n == "auto" else n for n in (self.compute.actors, self.compute.threads))
-        n, resources = plan_workers(resolve_device(self.compute.device), actors, threads)
-        with Pool(n, self.maker, resources) as pool:
-            yield pool
+        device = resolve_device(self.compute.device)
+        n, resources = plan_workers(device, actors, threads)
+        batch = self.compute.batch
+        if batch == "auto":
+            batch = batch_for(self.model, device, self.compute.precision, resources)
+        compiled = compiles(self.compute.compile, device, self.image_size)
+        with Pool(n, self._maker(device, batch, compiled), resources) as pool:
+            yield pool, batch
+
+    def _maker(self, device: str, batch: int, compiled: bool = False) -> ContextMaker:
+        precision = self.compute.precision
+        return ContextMaker(self.model, self.weights, self.fingerprint, device, precision, batch, compiled)
 
 
 def find_model(

@@ -16,6 +16,7 @@ import numpy as np
 
 from diffstyle.errors import CheckpointError
 from pipeline.models import load_model, load_model_config
+from pipeline.tuning import compile_halves, tuned
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +55,7 @@ class ContextMaker:
     device: str
     precision: str
     batch: int
+    compiled: bool = False
 
     def __call__(self) -> ModelContext:
         import torch
@@ -65,69 +67,9 @@ class ContextMaker:
                 f"model {config.name}: this worker loaded other weights than the driver (fingerprint "
                 f"{unet.fingerprint[:8]}, not {self.fingerprint[:8]}); give every machine the same file"
             )
-        return ModelContext(tuned(unet, self.device), self.device, self.batch)
-
-
-def tuned(unet: UNet, device: str) -> UNet:
-    """The network set up to run fast on ``device``, with results within rounding of before; see docs/speed.md.
-
-    Channels-last weights everywhere: convolutions then keep that layout by themselves. On CUDA also TF32 where float32
-    is asked for, cuDNN's own choice of kernels (batches never change their size) and compiled halves in CUDA graphs.
-    """
-    import torch
-
-    unet = unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if device == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True
-    compile_halves(unet, device)
-    return unet
-
-
-def compile_halves(unet: UNet, device: str) -> bool:
-    """Replace ``encode`` and ``decode`` by compiled ones that run as CUDA graphs, if that works here; say so if not.
-
-    Tried once on random input and compared with the eager network, so that a compiler that is missing or wrong costs
-    some seconds and a line in the log, never a picture. On a CPU it isn't tried: the convolutions are the library's
-    either way, and compiling takes longer than a small job.
-    """
-    import torch
-    from torch import Tensor
-
-    from diffstyle.unet import Encoded
-
-    if device != "cuda":
-        log.info("torch.compile: not used on %s", device)
-        return False
-    eager_encode, eager_decode = unet.encode, unet.decode
-    encode_graph = torch.compile(eager_encode, mode="reduce-overhead", dynamic=False)
-    decode_graph = torch.compile(eager_decode, mode="reduce-overhead", dynamic=False)
-
-    # A graph writes its outputs to the same memory each time, so what outlives the next call must be copied out.
-    def encode(x: Tensor, t: Tensor) -> Encoded:
-        torch.compiler.cudagraph_mark_step_begin()
-        h, skips, emb = encode_graph(x, t)
-        return Encoded(h.clone(), tuple(skip.clone() for skip in skips), emb.clone())
-
-    def decode(h: Tensor, skips: tuple[Tensor, ...], emb: Tensor) -> Tensor:
-        torch.compiler.cudagraph_mark_step_begin()
-        return decode_graph(h, skips, emb).clone()
-
-    x = torch.randn(1, 3, unet.image_size, unet.image_size, device=device)
-    t = torch.full((1,), 500, device=device)
-    try:
-        with torch.inference_mode():
-            wanted = eager_decode(*eager_encode(x, t))
-            error = max(float((decode(*encode(x, t)) - wanted).norm() / wanted.norm()) for _ in range(3))
-    except (RuntimeError, ImportError, OSError) as problem:  # no compiler, no Triton, an unsupported device
-        log.warning("torch.compile declined, going on without: %s", " ".join(str(problem).split())[:200])
-        return False
-    if not error < 0.05:  # bfloat16's own rounding is some 0.01 for a call
-        log.warning("torch.compile declined, going on without: its result is off by %.3f", error)
-        return False
-    unet.encode, unet.decode = encode, decode  # type: ignore[method-assign]
-    log.info("torch.compile: used, within %.1e of the eager network", error)
-    return True
+        unet = tuned(unet, self.device)
+        note = compile_halves(unet, self.device, self.batch) if self.compiled else ""
+        return ModelContext(unet, self.device, self.batch, note)
 
 
 Device = Literal["cpu", "cuda", "mps"]
@@ -144,17 +86,14 @@ def resolve_device(device: Literal["auto"] | Device) -> Device:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def default_batch(device: str, image_size: int) -> int:
-    """A batch size that fits anywhere. On a CPU more than a few small pictures at once gain nothing (measured)."""
-    if device == "cpu":
-        return 4 if image_size <= 64 else 2 if image_size <= 128 else 1
-    return max(1, min(64, 16 * 256**2 // image_size**2))
-
-
 class ModelContext:
-    """The model on a device. ``batch`` is halved, for good, when the device runs out of memory."""
+    """The model on a device. ``batch`` is halved, for good, when the device runs out of memory.
 
-    def __init__(self, unet: UNet, device: str, batch: int) -> None:
+    ``note``: what the log should say about it.
+    """
+
+    def __init__(self, unet: UNet, device: str, batch: int, note: str = "") -> None:
+        self.note = note
         self.unet = unet
         self.device = device
         self.batch = batch

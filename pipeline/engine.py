@@ -271,10 +271,10 @@ class Pool:
         yield from self._again_or_less(ticket, result.why, again, result.where)
 
     def _set_up(self, slot: _Slot, value: Any) -> None:
-        if isinstance(value, int):
+        if isinstance(value, dict):
             slot.ready, self._start_failures = True, 0
-            self._pids[slot.number] = value
-            self._on_event("worker_started", worker=slot.number, pid=value)
+            self._pids[slot.number] = value["pid"]
+            self._on_event("worker_started", worker=slot.number, **value)
             return
         failure: Failure = value if isinstance(value, Failure) else value[0]
         if failure.stop is not None:

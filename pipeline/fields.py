@@ -100,6 +100,10 @@ AutoCount = Annotated[
     | Annotated[Count, Tag("<number>")],
     Discriminator(lambda value: "<word>" if is_word(value) else "<number>"),
 ]
+AutoSwitch = Annotated[
+    Annotated[Literal["auto"], only("auto", "auto, true or false"), Tag("<word>")] | Annotated[bool, Tag("<switch>")],
+    Discriminator(lambda value: "<switch>" if isinstance(value, bool) else "<word>"),
+]
 
 
 def as_list(value: Any) -> Any:

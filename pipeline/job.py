@@ -25,6 +25,7 @@ from diffstyle.gamma import GammaSchedule
 from pipeline.fields import (
     T_MAX,
     AutoCount,
+    AutoSwitch,
     Count,
     Fraction,
     Number,
@@ -300,6 +301,7 @@ class Compute(Strict):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     batch: AutoCount = "auto"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: AutoSwitch = "auto"
     threads: AutoCount = "auto"
     max_failures: Annotated[Whole, Field(ge=0)] | None = None
     tile_seconds: Annotated[Number, Field(gt=0)] = 120.0

@@ -38,7 +38,7 @@ from pipeline.storage import Place
 from pipeline.summary import Busy, Tally, summary_lines
 from pipeline.tiles import Sizer, most_pairs
 from pipeline.worker import fatal
-from pipeline.workers import GuardedPool, batch_size, decoding_pool, memory_of_a_tile, model_pool
+from pipeline.workers import GuardedPool, decoding_pool, memory_of_a_tile, model_pool
 
 __all__ = ["Options", "Run", "Side", "Tally", "bank_description", "sides"]
 
@@ -327,14 +327,13 @@ class Run:
         most = most_pairs(memory, h, 4 * pixels, 3 * pixels)  # pixels, the encoded picture, and room for its making
         per_call = manifest.seconds_per_call(facts.fingerprint, compute.precision)
         self._log("tiles", seconds=compute.tile_seconds, most_pairs=most, seconds_per_call=per_call)
-        batch = batch_size(self.job, facts)
-        return Sizer(total, batch, pool.size, compute.tile_seconds, max(most, batch), per_call)
+        return Sizer(total, pool.batch, pool.size, compute.tile_seconds, max(most, pool.batch), per_call)
 
     def _share(self, total: int, most: int = 256) -> int:
         """How many pictures a part of a bank gets: whole batches, and parts enough that all workers end together."""
         if not total:
             return 1
-        batch = batch_size(self.job, self.facts)
+        batch = self.pool.batch
         batches = -(-total // (4 * self.pool.size * batch))
         return max(batch, min(most // batch, batches) * batch)
 

@@ -82,15 +82,16 @@ class Worker:
         self._context: Any = None
         self._device = threading.Lock()
 
-    def setup(self) -> int | Failure:
-        """Load the model (not in ``__init__``: what that raises has lost its type). Returns the pid."""
+    def setup(self) -> dict[str, Any] | Failure:
+        """Load the model (not in ``__init__``: what that raises has lost its type). Returns what the log should say."""
         try:
             self._use_threads()
             if self._make_context is not None:
                 self._context = self._make_context()
         except Exception as error:  # noqa: BLE001 - the driver decides
             return Failure.of(error)
-        return os.getpid()
+        note = getattr(self._context, "note", "")
+        return {"pid": os.getpid(), **({"note": note} if note else {})}
 
     def ping(self) -> None:
         """Answers if the worker is alive."""

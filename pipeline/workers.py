@@ -6,18 +6,24 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
+from pipeline.batch import batch_for
 from pipeline.cluster import plan_workers, start_ray
-from pipeline.context import ContextMaker, ModelFacts, default_batch, resolve_device
+from pipeline.context import ContextMaker, ModelFacts, resolve_device
 from pipeline.engine import Outcome, Pool, Resources
 from pipeline.job import Job
+from pipeline.tuning import compiles
 
 
 class GuardedPool(Pool):
-    """A pool that asks ``check`` before it hands over an outcome, so before anything of it can be committed."""
+    """A pool that asks ``check`` before it hands over an outcome, so before anything of it can be committed.
 
-    def __init__(self, *args: Any, check: Callable[[], None], **options: Any) -> None:
+    ``batch``: how many pictures its workers send through the network at once.
+    """
+
+    def __init__(self, *args: Any, check: Callable[[], None], batch: int = 1, **options: Any) -> None:
         super().__init__(*args, **options)
         self._check = check
+        self.batch = batch
 
     @property
     def under_way(self) -> int:
@@ -35,13 +41,6 @@ class GuardedPool(Pool):
                 yield outcome
 
 
-def batch_size(job: Job, facts: ModelFacts) -> int:
-    """How many pictures go through the network at once."""
-    if job.compute.batch != "auto":
-        return job.compute.batch
-    return default_batch(resolve_device(job.compute.device), facts.image_size)
-
-
 def model_pool(
     job: Job,
     facts: ModelFacts,
@@ -56,11 +55,15 @@ def model_pool(
     device = resolve_device(compute.device)
     actors, threads = (None if value == "auto" else value for value in (compute.actors, compute.threads))
     n, resources = plan_workers(device, actors, threads)
-    batch = batch_size(job, facts)
-    maker = ContextMaker(job.model, job.weights, facts.fingerprint, device, compute.precision, batch)
-    on_event("workers", n=n, device=device, batch=batch, **vars(resources))
+    if compute.batch != "auto":
+        batch = compute.batch
+    else:
+        batch = batch_for(job.model, device, compute.precision, resources) if stand_in is None else 1
+    compiled = compiles(compute.compile, device, facts.image_size)
+    maker = ContextMaker(job.model, job.weights, facts.fingerprint, device, compute.precision, batch, compiled)
+    on_event("workers", n=n, device=device, batch=batch, compile=compiled, **vars(resources))
     make_context = maker if stand_in is None else stand_in(maker)
-    return GuardedPool(n, make_context, resources, on_event=on_event, check=check)
+    return GuardedPool(n, make_context, resources, on_event=on_event, check=check, batch=batch)
 
 
 def decoding_pool(address: str | None, on_event: Callable[..., None], check: Callable[[], None]) -> GuardedPool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 # Two test workers on a small machine must not each take every core.
@@ -12,6 +13,10 @@ import signal
 
 import pytest
 from hypothesis import settings
+
+# Measured batch sizes belong to the user's cache, not to a test's.
+_CACHE = tempfile.TemporaryDirectory(prefix="diffstyle-tests-")
+os.environ["DIFFSTYLE_CACHE"] = _CACHE.name
 
 # A shell starts background commands with Ctrl-C ignored, and children inherit that; the tests of Ctrl-C need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

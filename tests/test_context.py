@@ -9,7 +9,7 @@ import torch
 from whole_jobs import MODEL
 
 from diffstyle.errors import CheckpointError
-from pipeline.context import ContextMaker, ModelContext, default_batch, model_facts, resolve_device
+from pipeline.context import ContextMaker, ModelContext, model_facts, resolve_device
 
 
 def contexts(batch: int) -> ModelContext:
@@ -72,8 +72,3 @@ def test_random_weights_are_a_model_of_their_own():
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
 def test_a_device_that_was_asked_for_is_taken(device):
     assert resolve_device(device) == device
-
-
-def test_batches_that_fit_anywhere():
-    assert [default_batch("cpu", size) for size in (32, 128, 256)] == [4, 2, 1]
-    assert [default_batch("cuda", size) for size in (32, 256, 1024)] == [64, 16, 1]

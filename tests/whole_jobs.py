@@ -45,8 +45,9 @@ class PoolHere:
 
     size = under_way = 1
 
-    def __init__(self, make_context: Any = None) -> None:
+    def __init__(self, make_context: Any = None, batch: int = 1) -> None:
         self._make_context = make_context
+        self.batch = batch
         self._context: Any = None
         cached_bank.cache_clear()  # as in a new process
 
@@ -71,7 +72,7 @@ def here() -> Iterator[None]:
         def model_pool(job: Job, facts: ModelFacts, *rest: Any) -> PoolHere:
             compute = job.compute
             maker = ContextMaker(job.model, job.weights, facts.fingerprint, "cpu", compute.precision, compute.batch)
-            return PoolHere(maker)
+            return PoolHere(maker, compute.batch)
 
         patch.setattr("pipeline.run.model_pool", model_pool)
         patch.setattr("pipeline.run.decoding_pool", lambda *rest: PoolHere())

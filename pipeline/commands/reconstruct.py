@@ -65,8 +65,10 @@ def reconstruct(
             click.echo("nothing to do: every entry is reconstructed; --again does it again")
             return 0
         found_model = find_model(bank, job, model, weights)
-        with found_model.pool() as pool, Progress(len(rows), "reconstruct", "pictures", quiet=quiet) as progress:
-            batch = found_model.maker.batch
+        with (
+            found_model.pool() as (pool, batch),
+            Progress(len(rows), "reconstruct", "pictures", quiet=quiet) as progress,
+        ):
             found = sample_back(
                 pool,
                 bank,

@@ -31,6 +31,7 @@ class TrainConfig(BaseModel):
     flip: bool = True
     bf16: bool = False
     channels_last: bool = True
+    compile: bool = False
     seed: int = Field(0, ge=0)
     log_every: int = Field(100, ge=1)
     save_every: int = Field(1000, ge=1)
@@ -78,6 +79,8 @@ def train(config: Path, output: Path, assignments: tuple[str, ...], resume: bool
     if (output / STATE_FILE).exists() and not resume:
         raise ConfigError(f"'{output}' holds a run already; add --resume to go on with it, or name another folder")
 
+    if wanted.device.startswith("cuda"):
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
     settings = TrainSettings(**wanted.model_dump(exclude={"data", "model", "init", "device"}))
     torch.manual_seed(settings.seed)
     unet = build_unet(architecture)

@@ -1,0 +1,221 @@
+"""What a pair costs, from end to end: the presets against the reference's loop, and what a precision loses."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+
+from diffstyle.architecture import architecture_from_dict
+from diffstyle.blend import blend
+from diffstyle.checkpoint import load_unet
+from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan, inversion_plan
+from diffstyle.sampling import ddim_invert, ddim_step, inject, predicted_picture
+from diffstyle.unet import UNet
+from pipeline.bench.calls import Measured
+from pipeline.bench.machine import allow_tf32
+from pipeline.job import PLAN_PRESETS
+from pipeline.models import load_model_config, random_unet
+from pipeline.tuning import tuned
+
+_TREE = Path(__file__).resolve().parents[2]  # trained models come with the source tree only
+NEEDS_TREE = "The part on trained models needs the source tree, which holds them."
+GAMMA = 0.3
+
+
+@torch.inference_mode()
+def reference_loop(
+    unet: UNet, x: Tensor, h: Tensor, kept: tuple[int, ...], plan: Plan, gamma: float, steps: int | None = None
+) -> Tensor:
+    """The plainest form of the method, as the reference runs it: one pair, both decodes at every step.
+
+    x (1, 3, H, W), h (1, K, C, h, w). Injection without mask, noise or calibration. ``steps``: only the first so many.
+    """
+    for step in plan.steps[:steps]:
+        encoded = unet.encode(x, torch.full((1,), step.t, device=x.device))
+        e = unet.decode(*encoded)
+        hc = h[:, kept.index(step.content_t)] if step.content_t is not None else encoded.h
+        mixed = blend(encoded.h, hc, torch.tensor([gamma], device=x.device))
+        e_tilde = unet.decode(mixed, encoded.skips, encoded.emb)
+        x = ddim_step(predicted_picture(x, e_tilde if step.content_t is not None else e, step.t), e, step.t_next)
+    return x
+
+
+def preset_plan(name: str, kept: tuple[int, ...]) -> Plan:
+    """The plan of a preset, for the defaults of a job file."""
+    spec, injection = PLAN_PRESETS[name], Injection(event_timesteps(50))
+    if spec.aligned is None:
+        return grid_plan(injection, kept, spec.grid or 1000)
+    return aligned_plan(injection, kept, spec.aligned.between, spec.aligned.tail, order=spec.aligned.order)
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Mean PSNR over pictures (B, 3, H, W) in [-1, 1], clipped as they would be written."""
+    error = (a.clamp(-1, 1) - b.clamp(-1, 1)).square().mean((1, 2, 3)).clamp_min(1e-10)
+    return float((10 * torch.log10(4 / error)).mean())
+
+
+# ---- trained models of the source tree ----
+
+
+def trained(name: str) -> UNet | None:
+    """``tiny`` or ``demo``: a trained model of the source tree; None where the package was installed without it."""
+    if name == "tiny":
+        config, key = _TREE / "tests/data/tiny-ddpm.yaml", "model"
+    else:
+        configs = sorted((_TREE / "demo/model").glob("*.yaml"))
+        if not configs:
+            return None
+        config, key = configs[0], "architecture"
+    weights = config.with_suffix(".safetensors")
+    if not weights.is_file():
+        return None
+    return load_unet(weights, architecture_from_dict(yaml.safe_load(config.read_text())[key]))
+
+
+def pictures(unet: UNet, kind: str, n: int) -> Tensor:
+    """The first ``n`` of the source tree's ``contents`` or ``styles``: (n, 3, H, W)."""
+    import numpy as np
+    from PIL import Image
+
+    from diffstyle.images import prepare, to_tensor
+
+    paths = sorted((_TREE / "tests/data/pictures" / kind).glob("*.png"))[:n]
+    return torch.stack([to_tensor(np.asarray(prepare(Image.open(path), unet.image_size))) for path in paths])
+
+
+def whole_method(unet: UNet, plan_name: str, n: int, device: str) -> Tensor:
+    """Inversion of ``n`` contents and styles, then the injection of each into its neighbour: (n, 3, H, W)."""
+    walk = inversion_plan(50)
+    x_T, _ = ddim_invert(unet, pictures(unet, "styles", n).to(device), walk)
+    _, h = ddim_invert(unet, pictures(unet, "contents", n).to(device), walk)
+    return inject(unet, x_T, h, walk.kept, preset_plan(plan_name, walk.kept), GAMMA).cpu()
+
+
+def against_the_loop(n: int) -> list[str]:
+    """Whole pairs on the CPU on the trained tiny model: seconds, and PSNR to what the reference's loop makes."""
+    unet = trained("tiny")
+    if unet is None:
+        return [NEEDS_TREE]
+    walk = inversion_plan(50)
+    styles, contents = pictures(unet, "styles", n), pictures(unet, "contents", n)
+    x_T, _ = ddim_invert(unet, styles, walk)
+    _, h = ddim_invert(unet, contents, walk)
+    begun = time.perf_counter()
+    grid = preset_plan("reference", walk.kept)
+    made = [reference_loop(unet, x_T[k : k + 1], h[k : k + 1], walk.kept, grid, GAMMA) for k in range(n)]
+    wanted, loop = torch.cat(made), (time.perf_counter() - begun) / n
+    lines = [
+        f"Measured, {unet.image_size} px, trained tiny model, gamma {GAMMA}, {n} pairs in one batch:",
+        "",
+        "| plan | precision | calls | s a pair | times faster | PSNR dB |",
+        "| --- " * 6 + "|",
+        f"| the reference's loop, batch 1 | float32 | {grid.encodes} | {loop:.2f} | 1 | |",
+    ]
+    rows = (
+        ("balanced", torch.float32),
+        ("balanced", torch.bfloat16),
+        ("fast", torch.float32),
+        ("fast", torch.bfloat16),
+    )
+    for name, dtype in rows:
+        unet = trained("tiny")
+        assert unet is not None
+        unet = tuned(unet.cast(dtype), "cpu")
+        x_T, _ = ddim_invert(unet, styles, walk)  # in the same precision, as a job does
+        _, h = ddim_invert(unet, contents, walk)
+        plan = preset_plan(name, walk.kept)
+        begun = time.perf_counter()
+        found = inject(unet, x_T, h, walk.kept, plan, GAMMA)
+        seconds = (time.perf_counter() - begun) / n
+        said = str(dtype).removeprefix("torch.")
+        row = f"{plan.encodes} | {seconds:.2f} | {loop / seconds:.1f} | {psnr(found, wanted):.1f}"
+        lines.append(f"| {name} | {said} | {row} |")
+    return lines
+
+
+def precisions(device: str, n: int = 3) -> list[str]:
+    """What the lower precisions lose: PSNR of whole results, inversion included, to the same plan in float32."""
+    kinds = [("bfloat16", torch.bfloat16, False)]
+    if device == "cuda":
+        kinds = [("TF32", torch.float32, True), ("float16", torch.float16, False), *kinds]
+    lines = ["| model | plan | " + " | ".join(f"{kind}, dB" for kind, _, _ in kinds) + " |"]
+    lines.append("| --- " * (2 + len(kinds)) + "|")
+    for name in ("tiny", "demo"):
+        for plan in ("balanced", "fast"):
+            cells = []
+            allow_tf32(False)
+            unet = trained(name)
+            if unet is None:
+                return [NEEDS_TREE]
+            wanted = whole_method(unet.to(device), plan, n, device)
+            for _, dtype, tf32 in kinds:
+                allow_tf32(tf32)
+                unet = trained(name)
+                assert unet is not None
+                cells.append(f"{psnr(whole_method(unet.cast(dtype).to(device), plan, n, device), wanted):.1f}")
+            lines.append(f"| {name}, {unet.image_size} px | {plan} | {' | '.join(cells)} |")
+    return lines
+
+
+# ---- 256 px ----
+
+
+def extrapolated(found: dict[str, Measured], size: int) -> list[str]:
+    """Pairs at ``size`` from measured calls, where running the loop itself would take hours."""
+    lines = [
+        f"Extrapolated to {size} px: a call's measured halves times their number, not a run from end to end:",
+        "",
+        "| model | the reference's loop, s | plan | float32, s | times faster | bfloat16, s | times faster |",
+        "| --- " * 7 + "|",
+    ]
+    kept = inversion_plan(50).kept
+    for model, measured in found.items():
+        _, encode, decode = measured.halves[0]
+        loop = 1000 * (encode + 2 * decode)
+        for name in PLAN_PRESETS:
+            plan = preset_plan(name, kept)
+            halves = (measured.of(torch.float32), measured.of(torch.bfloat16))
+            times = [plan.encodes * encode + plan.decodes * decode for encode, decode in halves]
+            cells = " | ".join(f"{seconds:.0f} | {loop / seconds:.1f}" for seconds in times)
+            lines.append(f"| {model} | {loop:.0f} | {name} | {cells} |")
+    return lines
+
+
+def on_a_gpu(found: dict[str, Measured], size: int, loop_steps: int = 200) -> list[str]:
+    """Pairs at ``size`` run whole on the compiled networks, against the first steps of the reference's loop."""
+    lines = [
+        f"Measured at {size} px, random weights; of the reference's 1000 steps {loop_steps} were run:",
+        "",
+        "| model | plan | arithmetic | pairs in a batch | calls | s a pair | times faster |",
+        "| --- " * 7 + "|",
+    ]
+    kept = inversion_plan(50).kept
+    for model, measured in found.items():
+        unet = random_unet(load_model_config(model).unet_architecture).to("cuda")
+        allow_tf32(False)
+        x, h = torch.randn(1, 3, size, size, device="cuda"), torch.randn(1, len(kept), *unet.h_shape, device="cuda")
+        grid = preset_plan("reference", kept)
+        reference_loop(unet, x, h, kept, grid, GAMMA, 5)
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        reference_loop(unet, x, h, kept, grid, GAMMA, loop_steps)
+        torch.cuda.synchronize()
+        loop = (time.perf_counter() - begun) * len(grid.steps) / loop_steps
+        lines.append(f"| {model} | the reference's loop | float32 | 1 | {grid.encodes} | {loop:.2f} | 1 |")
+        del unet
+        for kind, (network, batch) in measured.networks.items():
+            allow_tf32(kind == "TF32")
+            x = torch.randn(batch, 3, size, size, device="cuda")
+            h = torch.randn(batch, len(kept), *network.h_shape, device="cuda")
+            for name in ("balanced", "fast"):
+                plan = preset_plan(name, kept)
+                begun = time.perf_counter()
+                inject(network, x, h, kept, plan, GAMMA).cpu()
+                seconds = (time.perf_counter() - begun) / batch
+                row = f"{batch} | {plan.encodes} | {seconds:.3f} | {loop / seconds:.0f}"
+                lines.append(f"| {model} | {name} | {kind} | {row} |")
+    return lines

@@ -1,0 +1,57 @@
+"""All that ``diffstyle bench`` measures, as the lines of docs/speed.md. Ratios are within one run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from pipeline.bench.calls import MODELS, calls, cpu_variants, cuda_variants
+from pipeline.bench.machine import machine
+from pipeline.bench.pairs import against_the_loop, extrapolated, on_a_gpu, precisions
+from pipeline.bench.scaling import memory, scaling, start_up
+from pipeline.bench.throughput import throughput
+
+
+def markers(device: str) -> tuple[str, str]:
+    """The lines of the page between which a device's figures stand."""
+    return f"<!-- speed {device}: begin -->", f"<!-- speed {device}: end -->"
+
+
+def report(device: str, quick: bool) -> Iterator[str]:
+    """All measurements, as they come."""
+    size = 64 if quick else 256
+    yield machine(device)
+    yield from _titled("A network call")
+    if device == "cuda":
+        # Compiling takes most of a minute for each: float16 for both models, TF32 for one.
+        half, both = (torch.float16,), (torch.float32, torch.float16)
+        variants = {name: cuda_variants(8 if quick else 32, both if name == MODELS[-1] else half) for name in MODELS}
+    else:
+        variants = {name: cpu_variants((1,) if quick else (1, 2)) for name in MODELS}
+    lines, found = calls(device, size, 2 if device == "cpu" else 5, variants)
+    yield from lines
+    yield from _titled("A pair")
+    if device == "cuda":
+        yield from on_a_gpu(found, size)
+    else:
+        yield from against_the_loop(1 if quick else 3)
+        yield ""
+        yield from extrapolated(found, size)
+    del found
+    yield from _titled("What a lower precision loses")
+    yield from precisions(device, 1 if quick else 3)
+    yield from _titled("Start-up")
+    yield from start_up(device)
+    yield from _titled("Actors")
+    yield from scaling(device, 4 if quick or device == "cpu" else 40, 64)
+    yield from _titled("Whole jobs")
+    yield from throughput(device, (10, 100) if quick else (10, 100, 1000))
+    yield from _titled("Memory")
+    yield from memory(device, size, (1, 2) if quick else (1, 2, 4))
+    yield ""
+    yield f"Made by `diffstyle bench{' --quick' if quick else ''} --device {device} --write docs/speed.md`."
+
+
+def _titled(title: str) -> tuple[str, ...]:
+    return "", f"#### {title}", ""

@@ -1,0 +1,96 @@
+"""The batch size is measured once for each network, device and precision, and remembered."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from whole_jobs import MODEL
+
+from diffstyle.architecture import DDPMArchitecture
+from pipeline import batch
+from pipeline.batch import batch_for, best, measured
+from pipeline.engine import Resources
+
+SMALL = DDPMArchitecture(16, 32, (1, 2), 1, (8,))
+ONE = Resources(num_cpus=1.0, threads=1)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFSTYLE_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_doubling_goes_on_while_it_pays(monkeypatch):
+    seconds = {1: 1.0, 2: 1.0, 4: 1.2, 8: 2.39}
+    monkeypatch.setattr(batch, "_seconds", lambda unet, n, device: seconds[n])
+    assert measured(SMALL, "cpu", "float32", 1) == {"1": 1.0, "2": 2.0, "4": 3.333, "8": 3.347}
+
+
+def test_memory_ends_the_doubling(monkeypatch):
+    def seconds(unet, n, device):
+        if n > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return 1.0
+
+    monkeypatch.setattr(batch, "_seconds", seconds)
+    assert measured(SMALL, "cpu", "float32", 1) == {"1": 1.0, "2": 2.0}
+
+
+def test_a_measurement_leaves_the_threads_as_they_were():
+    before = torch.get_num_threads()
+    rates = measured(SMALL, "cpu", "bfloat16", before + 1)
+    assert torch.get_num_threads() == before
+    assert list(rates) == [str(2**k) for k in range(len(rates))]
+    assert all(rate > 0 for rate in rates.values())
+
+
+@given(st.dictionaries(st.sampled_from([1, 2, 4, 8, 16]), st.floats(0.01, 1e4), min_size=1))
+def test_the_smallest_batch_that_comes_near_the_highest_rate(rates):
+    chosen = best({str(n): rate for n, rate in rates.items()})
+    assert rates[chosen] * 1.05 >= max(rates.values())
+    assert all(rates[n] * 1.05 < max(rates.values()) for n in rates if n < chosen)
+
+
+def test_no_batch_fits():
+    with pytest.raises(ValueError, match="not even one picture"):
+        best({})
+
+
+def test_it_is_measured_once_for_each_precision_and_number_of_threads(cache, monkeypatch):
+    asked = []
+
+    def counted(architecture, device, precision, threads):
+        asked.append((precision, threads))
+        return {"1": 1.0, "2": 1.9, "4": 1.91}
+
+    monkeypatch.setattr(batch, "measured", counted)
+    for _ in range(2):
+        assert batch_for(str(MODEL), "cpu", "float32", ONE) == 2
+        assert batch_for(str(MODEL), "cpu", "bfloat16", ONE) == 2
+        assert batch_for(str(MODEL), "cpu", "float32", Resources(threads=2)) == 2
+    assert asked == [("float32", 1), ("bfloat16", 1), ("float32", 2)]
+    kept = json.loads((cache / "batches.json").read_text())
+    assert [entry["batch"] for entry in kept.values()] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("damage", ["{", "[]"])
+def test_a_damaged_memory_is_measured_again(cache, monkeypatch, caplog, damage):
+    (cache / "batches.json").write_text(damage)
+    monkeypatch.setattr(batch, "measured", lambda *args: {"1": 1.0})
+    assert batch_for(str(MODEL), "cpu", "float32", ONE) == 1
+    assert len(json.loads((cache / "batches.json").read_text())) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DIFFSTYLE_CACHE", str(tmp_path / "file" / "below"))
+    monkeypatch.setattr(batch, "measured", lambda *args: {"1": 1.0})
+    caplog.set_level(logging.WARNING)
+    assert batch_for(str(MODEL), "cpu", "float32", ONE) == 1
+    assert "will be measured again next time" in caplog.text
