@@ -116,12 +116,21 @@ class GroupNorm(nn.GroupNorm):
         return self.written_out(x)
 
     def written_out(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> the same shape, type and layout."""
-        var, mean = torch.var_mean(x.float().unflatten(1, (self.num_groups, -1)), (2, 3, 4), correction=0)
-        per_group = self.num_channels // self.num_groups
-        scale = torch.rsqrt(var + self.eps).repeat_interleave(per_group, 1) * self.weight.float()
-        shift = self.bias.float() - mean.repeat_interleave(per_group, 1) * scale
-        return (x.float() * scale[:, :, None, None] + shift[:, :, None, None]).to(x.dtype)
+        """x (B, C, *) -> the same shape, type and layout.
+
+        Sums of values and squares by channel, then by group: in channels-last a reduction over a group's channels at
+        once would read memory in leaps, and compiled it took half of a call's time.
+        """
+        y, places = x.float(), tuple(range(2, x.ndim))
+        groups, of_a_group = self.num_groups, self.num_channels // self.num_groups
+        n = x[0].numel() // groups
+        mean = y.sum(places).unflatten(1, (groups, of_a_group)).sum(2) / n
+        square = (y * y).sum(places).unflatten(1, (groups, of_a_group)).sum(2) / n
+        var = (square - mean * mean).clamp_min(0)
+        scale = torch.rsqrt(var + self.eps).repeat_interleave(of_a_group, 1) * self.weight.float()
+        shift = self.bias.float() - mean.repeat_interleave(of_a_group, 1) * scale
+        at_every_place = (..., *(None for _ in places))
+        return (y * scale[at_every_place] + shift[at_every_place]).to(x.dtype)
 
 
 def timestep_sinusoids(t: Tensor, channels: int, denominator: float) -> tuple[Tensor, Tensor]:

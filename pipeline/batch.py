@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,17 +52,23 @@ def batch_for(model: str, device: str, precision: str, resources: Resources) -> 
     if key not in remembered:
         log.info("measuring the batch size for %s on %s in %s, once", model, device, precision)
         measure = partial(measured, architecture, device, precision, resources.threads)
-        if device == "cuda":  # the driver may be on a machine without one
-            import ray
-
-            options = {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus}
-            rates = ray.get(ray.remote(measure).options(**options).remote())
-        else:
-            rates = measure()
+        # Here, where torch and the model's file have been read; but the driver may be on a machine without a GPU.
+        rates = on_a_worker(measure, resources) if device == "cuda" else measure()
         found = {"model": model, "device": device, "precision": precision, "machine": _machine(device)}
         remembered[key] = {**found, "pictures_per_second": rates, "batch": best(rates)}
         _write(place, remembered)
     return int(remembered[key]["batch"])
+
+
+def on_a_worker(measure: Callable[[], dict[str, float]], resources: Resources) -> dict[str, float]:
+    """What ``measure`` returns in a process of Ray's that has a worker's ``resources``."""
+    import ray
+
+    def run() -> dict[str, float]:
+        return measure()
+
+    options = {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus}
+    return ray.get(ray.remote(run).options(**options).remote())
 
 
 def measured(architecture: Architecture, device: str, precision: str, threads: int | None) -> dict[str, float]:

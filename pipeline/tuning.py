@@ -28,12 +28,14 @@ def compiles(choice: bool | str, device: str, image_size: int) -> bool:
 def tuned(unet: UNet, device: str) -> UNet:
     """Channels-last weights everywhere: convolutions then keep that layout by themselves.
 
-    On CUDA also TF32 where float32 is asked for and cuDNN's own choice of kernels (batches never change their size).
+    On CUDA also cuDNN's own choice of kernels (batches never change their size), and TF32 where float32 is asked for;
+    in a half precision the network's ends are exact instead, since they are what limits it.
     """
     import torch
 
     if device == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        tf32 = unet.dtype == torch.float32
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         torch.backends.cudnn.benchmark = True
     return unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from whole_jobs import MODEL
 
 from diffstyle.architecture import DDPMArchitecture
 from pipeline import batch
-from pipeline.batch import batch_for, best, measured
+from pipeline.batch import batch_for, best, measured, on_a_worker
 from pipeline.engine import Resources
 
 SMALL = DDPMArchitecture(16, 32, (1, 2), 1, (8,))
@@ -48,6 +49,20 @@ def test_a_measurement_leaves_the_threads_as_they_were():
     assert torch.get_num_threads() == before
     assert list(rates) == [str(2**k) for k in range(len(rates))]
     assert all(rate > 0 for rate in rates.values())
+
+
+@pytest.mark.slow
+def test_a_worker_measures_where_the_gpus_are(ray_session):
+    rates = on_a_worker(partial(measured, SMALL, "cpu", "float32", 1), ONE)
+    assert rates["1"] > 0
+
+
+@pytest.mark.cuda
+@pytest.mark.slow
+def test_a_gpus_batch_is_measured(ray_session, cache):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    assert batch_for(str(MODEL), "cuda", "float16", Resources(1.0, 1.0, 1)) >= 8
 
 
 @given(st.dictionaries(st.sampled_from([1, 2, 4, 8, 16]), st.floats(0.01, 1e4), min_size=1))

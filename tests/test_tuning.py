@@ -8,6 +8,7 @@ import torch
 from diffstyle.architecture import ADMArchitecture, DDPMArchitecture
 from diffstyle.plan import Injection, aligned_plan, event_timesteps, inversion_plan
 from diffstyle.sampling import ddim_invert, inject
+from diffstyle.unet import GroupNorm
 from pipeline.models import random_unet
 from pipeline.tuning import compile_halves, compiles, tuned
 
@@ -71,6 +72,14 @@ def test_the_norm_written_out_is_the_norm_and_keeps_the_layout(unet):
     answer = norm.written_out(y)
     assert answer.is_contiguous(memory_format=torch.channels_last)
     assert relative(answer, norm(y)) < 1e-5
+
+
+@torch.inference_mode()
+def test_a_network_with_the_norms_written_out_is_the_same(unet, monkeypatch):
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([10, 900])
+    wanted = unet(x, t)
+    monkeypatch.setattr(GroupNorm, "forward", GroupNorm.written_out)
+    assert relative(unet(x, t), wanted) < 1e-5
 
 
 @torch.inference_mode()

@@ -137,7 +137,7 @@ def against_the_loop(n: int) -> list[str]:
     return lines
 
 
-def precisions(device: str, n: int = 3) -> list[str]:
+def precisions(device: str, plans: tuple[str, ...], n: int = 3) -> list[str]:
     """What the lower precisions lose: PSNR of whole results, inversion included, to the same plan in float32."""
     kinds = [("bfloat16", torch.bfloat16, False)]
     if device == "cuda":
@@ -145,7 +145,7 @@ def precisions(device: str, n: int = 3) -> list[str]:
     lines = ["| model | plan | " + " | ".join(f"{kind}, dB" for kind, _, _ in kinds) + " |"]
     lines.append("| --- " * (2 + len(kinds)) + "|")
     for name in ("tiny", "demo"):
-        for plan in ("balanced", "fast"):
+        for plan in plans:
             cells = []
             allow_tf32(False)
             unet = trained(name)
@@ -185,7 +185,7 @@ def extrapolated(found: dict[str, Measured], size: int) -> list[str]:
     return lines
 
 
-def on_a_gpu(found: dict[str, Measured], size: int, loop_steps: int = 200) -> list[str]:
+def on_a_gpu(found: dict[str, Measured], size: int, loop_steps: int = 100) -> list[str]:
     """Pairs at ``size`` run whole on the compiled networks, against the first steps of the reference's loop."""
     lines = [
         f"Measured at {size} px, random weights; of the reference's 1000 steps {loop_steps} were run:",

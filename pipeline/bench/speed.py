@@ -40,13 +40,14 @@ def report(device: str, quick: bool) -> Iterator[str]:
         yield from extrapolated(found, size)
     del found
     yield from _titled("What a lower precision loses")
-    yield from precisions(device, 1 if quick else 3)
+    yield from precisions(device, ("balanced",) if device == "cuda" else ("balanced", "fast"), 1 if quick else 3)
     yield from _titled("Start-up")
     yield from start_up(device)
-    yield from _titled("Actors")
-    yield from scaling(device, 4 if quick or device == "cpu" else 40, 64)
+    if device == "cpu" or torch.cuda.device_count() > 1:
+        yield from _titled("Actors")
+        yield from scaling(device, 4 if quick else 8, 64)
     yield from _titled("Whole jobs")
-    yield from throughput(device, (10, 100) if quick else (10, 100, 1000))
+    yield from throughput(device, (10, 100) if quick or device == "cuda" else (10, 100, 1000))
     yield from _titled("Memory")
     yield from memory(device, size, (1, 2) if quick else (1, 2, 4))
     yield ""
