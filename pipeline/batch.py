@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # A batch must pay: doubling it has to give so much more, or the smaller one wastes less on a last, half-empty batch.
-WORTH = 1.05
+# On a GPU it is the eager network that is measured; compiled, it is faster and gains a little more from large batches.
+WORTH = {"cpu": 1.05, "mps": 1.05, "cuda": 1.02}
 MOST = {"cpu": 16, "mps": 16, "cuda": 64}
 
 
@@ -55,7 +56,7 @@ def batch_for(model: str, device: str, precision: str, resources: Resources) -> 
         # Here, where torch and the model's file have been read; but the driver may be on a machine without a GPU.
         rates = on_a_worker(measure, resources) if device == "cuda" else measure()
         found = {"model": model, "device": device, "precision": precision, "machine": _machine(device)}
-        remembered[key] = {**found, "pictures_per_second": rates, "batch": best(rates)}
+        remembered[key] = {**found, "pictures_per_second": rates, "batch": best(rates, WORTH[device])}
         _write(place, remembered)
     return int(remembered[key]["batch"])
 
@@ -90,7 +91,7 @@ def measured(architecture: Architecture, device: str, precision: str, threads: i
             rates[str(batch)] = round(rate, 3)
             # Twice the batch takes twice the memory, and the worker needs room for more than the network.
             full = device == "cuda" and 2 * torch.cuda.max_memory_allocated() > 0.8 * torch.cuda.mem_get_info()[1]
-            if full or rate < WORTH * last:
+            if full or rate < WORTH[device] * last:
                 break
             batch, last = 2 * batch, rate
         return rates
@@ -98,11 +99,11 @@ def measured(architecture: Architecture, device: str, precision: str, threads: i
         torch.set_num_threads(before)
 
 
-def best(rates: dict[str, float]) -> int:
+def best(rates: dict[str, float], worth: float) -> int:
     """The smallest batch that comes near the highest rate. ValueError where nothing could be measured."""
     if not rates:
         raise ValueError("not even one picture at a time fits in the device's memory")
-    return min(int(batch) for batch, rate in rates.items() if rate * WORTH >= max(rates.values()))
+    return min(int(batch) for batch, rate in rates.items() if rate * worth >= max(rates.values()))
 
 
 def _seconds(unet: UNet, batch: int, device: str) -> float:
@@ -121,6 +122,8 @@ def _seconds(unet: UNet, batch: int, device: str) -> float:
             if device == "cuda":
                 torch.cuda.synchronize()
             found.append(time.perf_counter() - begun)
+            if device == "cuda" and len(found) == 1:
+                torch.cuda.reset_peak_memory_stats()  # cuDNN tries out algorithms with tens of GiB of scratch memory
     return min(found[1:])  # the first warms up
 
 

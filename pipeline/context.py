@@ -16,7 +16,7 @@ import numpy as np
 
 from diffstyle.errors import CheckpointError
 from pipeline.models import load_model, load_model_config
-from pipeline.tuning import compile_halves, tuned
+from pipeline.tuning import speed_up_halves, tuned
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,7 @@ class ContextMaker:
                 f"{unet.fingerprint[:8]}, not {self.fingerprint[:8]}); give every machine the same file"
             )
         unet = tuned(unet, self.device)
-        note = compile_halves(unet, self.device, self.batch) if self.compiled else ""
+        note = speed_up_halves(unet, self.device, self.batch, self.compiled) if self.device == "cuda" else ""
         return ModelContext(unet, self.device, self.batch, note)
 
 

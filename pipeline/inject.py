@@ -58,6 +58,21 @@ def check_banks(facts: ModelFacts, content: LatentBank, style: LatentBank) -> No
         raise BankMismatchError(f"the banks were inverted up to different timesteps: t_0 is {t_0[0]} and {t_0[1]}")
 
 
+def mixed_precision(job: Job, content: LatentBank, style: LatentBank) -> str | None:
+    """A warning where pictures are generated in another precision than they were inverted in; None where they aren't.
+
+    Rounded weights are another network, and only the one that made x_T maps it back (docs/speed.md has the figures).
+    """
+    precision = job.compute.precision
+    others = {bank.description.inversion.get("precision", "float32") for bank in (content, style)} - {precision}
+    if not others:
+        return None
+    return (
+        f"the banks were inverted in {' and '.join(sorted(others))} and this job generates in {precision}: expect "
+        f"pictures up to 20 dB worse than from banks of the job's own compute.precision"
+    )
+
+
 def recipes(job: Job, facts: ModelFacts, content: LatentBank, style: LatentBank, contents: Entries) -> list[Recipe]:
     """The job's sweep, resolved against its banks."""
     shared = {

@@ -6,6 +6,7 @@ Each stage reads what the one before committed and does what is missing, so runn
 from __future__ import annotations
 
 import itertools
+import logging
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +20,16 @@ from pipeline.bank import LatentBank
 from pipeline.context import ContextMaker, ModelFacts, model_facts
 from pipeline.engine import Outcome, Stopped
 from pipeline.events import EventLog
-from pipeline.inject import Wanted, check_banks, inject_stage, manifest_columns, recipes, remaining, units
+from pipeline.inject import (
+    Wanted,
+    check_banks,
+    inject_stage,
+    manifest_columns,
+    mixed_precision,
+    recipes,
+    remaining,
+    units,
+)
 from pipeline.job import BankSpec, Job, SampleSpec
 from pipeline.lock import OutputLock
 from pipeline.manifest import Manifest
@@ -41,6 +51,8 @@ from pipeline.worker import fatal
 from pipeline.workers import GuardedPool, decoding_pool, memory_of_a_tile, model_pool
 
 __all__ = ["Options", "Run", "Side", "Tally", "bank_description", "sides"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -275,6 +287,9 @@ class Run:
         """Stage 3."""
         job, facts, retry = self.job, self.facts, self.options.retry_failed
         wanted = self.wanted()
+        if (said := mixed_precision(job, *self.banks())) is not None:
+            log.warning(said)
+            self._log("warning", said=said)
         manifest = Manifest(self.output)
         manifest.open()
         manifest.store.remove_uncommitted()

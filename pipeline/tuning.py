@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.models import cache_folder
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from diffstyle.unet import Encoded, UNet
+    from diffstyle.unet import UNet
 
 # Below this side a network is a matter of milliseconds a call, and a job of minutes: less than compiling takes.
 COMPILE_FROM = 128
@@ -40,50 +38,44 @@ def tuned(unet: UNet, device: str) -> UNet:
     return unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def compile_halves(unet: UNet, device: str, batch: int) -> str:
-    """Replace ``encode`` and ``decode`` by compiled ones that run as CUDA graphs, if that works here.
+def speed_up_halves(unet: UNet, device: str, batch: int, compiled: bool) -> str:
+    """Replace ``encode`` and ``decode`` by CUDA graphs of them, ``compiled`` first where wanted, if that works here.
 
-    Returns a line for the log: that it is used, or why not. It is tried once on random input of the batch that the work
-    will have, and compared with the eager network, so that a compiler that is missing or wrong costs some seconds and
-    never a picture. What was compiled is kept in the cache folder. On a CPU it isn't tried: the convolutions are the
-    library's either way.
+    Returns a line for the log: what is used, or why not. It is tried on random input of the batch that the work will
+    have, and compared with the eager network, so that a compiler that is missing or wrong costs some seconds and never
+    a picture. What was compiled is kept in the cache folder.
     """
     import torch
 
-    from diffstyle.unet import Encoded
+    from pipeline.graphs import GraphedHalves, cuda_recorder
 
-    if device != "cuda":
-        return f"torch.compile: not used on {device}"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
-    eager_encode, eager_decode = unet.encode, unet.decode
-    encode_graph = torch.compile(eager_encode, mode="reduce-overhead", dynamic=False)
-    decode_graph = torch.compile(eager_decode, mode="reduce-overhead", dynamic=False)
-
-    # A graph writes its outputs to the same memory each time. A new call of the network begins with encode: what it
-    # gives may lie there until the next one, except h, which is kept; a decode's estimate outlives other decodes.
-    def encode(x: Tensor, t: Tensor) -> Encoded:
-        torch.compiler.cudagraph_mark_step_begin()
-        h, skips, emb = encode_graph(x, t)
-        return Encoded(h.clone(), tuple(skips), emb)
-
-    def decode(h: Tensor, skips: tuple[Tensor, ...], emb: Tensor) -> Tensor:
-        return decode_graph(h, skips, emb).clone()
-
-    begun = time.perf_counter()
     x = torch.randn(batch, 3, unet.image_size, unet.image_size, device=device)
     t = torch.full((batch,), 500, device=device)
-    try:
-        with torch.inference_mode():
-            wanted = eager_decode(*eager_encode(x, t))
-            error = 0.0
-            for _ in range(3):  # to warm up, to record, to replay
-                encoded = encode(x, t)
+    begun = time.perf_counter()
+    said = []
+    for compiling in (True, False) if compiled else (False,):
+        name = "compiled CUDA graphs" if compiling else "CUDA graphs"
+        encode, decode = unet.encode, unet.decode
+        try:
+            with torch.inference_mode():
+                wanted = decode(*encode(x, t))
+                if compiling:
+                    encode, decode = torch.compile(encode, dynamic=False), torch.compile(decode, dynamic=False)
+                graphed = GraphedHalves(encode, decode, x, t, cuda_recorder())
+                error = 0.0
                 for _ in range(2):
-                    error = max(error, float((decode(*encoded) - wanted).norm() / wanted.norm()))
-    except (RuntimeError, ImportError, OSError) as problem:  # no compiler, no Triton, an unsupported device
-        return f"torch.compile declined, going on without: {' '.join(str(problem).split())[:200]}"
-    if not error < 0.05:  # bfloat16's own rounding is some 0.01 for a call
-        return f"torch.compile declined, going on without: its result is off by {error:.3f}"
-    unet.encode, unet.decode = encode, decode  # type: ignore[method-assign]
-    seconds = time.perf_counter() - begun
-    return f"torch.compile: used, {seconds:.0f} s for a batch of {batch}, within {error:.1e} of the eager network"
+                    encoded = graphed.encode(x, t)
+                    for _ in range(2):
+                        error = max(error, float((graphed.decode(*encoded) - wanted).norm() / wanted.norm()))
+        except (RuntimeError, ImportError, OSError, AssertionError) as problem:  # no compiler, no Triton, an old device
+            said.append(f"{name} declined: {' '.join(str(problem).split())[:200]}")
+            continue
+        if not error < 0.05:  # bfloat16's own rounding is some 0.01 for a call
+            said.append(f"{name} declined: its result is off by {error:.3f}")
+            continue
+        unet.encode, unet.decode = graphed.encode, graphed.decode  # type: ignore[method-assign]
+        seconds = time.perf_counter() - begun
+        said.append(f"{name} of batches of {batch}: ready in {seconds:.0f} s, within {error:.1e} of the eager network")
+        return "; ".join(said)
+    return "; ".join([*said, "going on with the eager network"])

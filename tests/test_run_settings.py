@@ -157,6 +157,15 @@ def test_half_precision_is_near_float32(tmp_path):
         assert description["identity"]["inversion"]["precision"] == precision
 
 
+def test_generating_in_another_precision_than_the_banks_is_told(tmp_path, banks, caplog):
+    run_job(tmp_path / "same", **banks)
+    assert "inverted in" not in caplog.text
+    run_job(tmp_path / "mixed", "compute.precision=bfloat16", **banks)
+    assert "the banks were inverted in float32 and this job generates in bfloat16" in caplog.text
+    events = "".join(file.read_text() for file in (tmp_path / "mixed" / "out" / "events").iterdir())
+    assert '"event": "warning"' in events
+
+
 def test_pairs_of_a_job(tmp_path, banks):
     for wanted, n in (("zip", 2), ("{random: 1}", 2), ("all", 4)):
         folder = tmp_path / wanted.strip("{}").replace(": ", "-")

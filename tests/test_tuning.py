@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -9,8 +11,9 @@ from diffstyle.architecture import ADMArchitecture, DDPMArchitecture
 from diffstyle.plan import Injection, aligned_plan, event_timesteps, inversion_plan
 from diffstyle.sampling import ddim_invert, inject
 from diffstyle.unet import GroupNorm
+from pipeline.graphs import GraphedHalves
 from pipeline.models import random_unet
-from pipeline.tuning import compile_halves, compiles, tuned
+from pipeline.tuning import compiles, speed_up_halves, tuned
 
 SMALL = [
     DDPMArchitecture(16, 32, (1, 2), 1, (8,)),
@@ -108,12 +111,52 @@ def test_when_the_network_is_compiled(choice, device, size, wanted):
     assert compiles(choice, device, size) is wanted
 
 
-def test_compile_is_declined_with_a_line_where_there_is_no_gpu(unet):
-    assert compile_halves(unet, "cpu", 1) == "torch.compile: not used on cpu"
+def recompute(run):
+    """A recorder for machines without graphs: a replay computes again and writes over the first outputs."""
+
+    def flat(value):
+        return [value] if isinstance(value, torch.Tensor) else [part for piece in value for part in flat(piece)]
+
+    outputs = run()
+
+    def replay() -> None:
+        for old, new in zip(flat(outputs), flat(run()), strict=True):
+            old.copy_(new)
+
+    return outputs, replay
+
+
+def whole_injection(unet, device: str, pictures: torch.Tensor) -> torch.Tensor:
+    """With calibration and events, so that outputs must outlive later calls: a graph reuses its memory."""
+    walk = inversion_plan(10)
+    plan = aligned_plan(Injection(event_timesteps(5), 300, 0, 1.0, 0, calibrate=True), walk.kept, 1, 4, order=2)
+    x_T, h = ddim_invert(unet, pictures.to(device), walk)
+    return inject(unet, x_T, h.flip(0), walk.kept, plan, 0.5, omega=0.3)
+
+
+def test_graphed_halves_make_the_pictures_of_the_plain_ones(unet):
+    pictures = torch.randn(2, 3, 16, 16).clamp(-1, 1)
+    wanted = whole_injection(unet, "cpu", pictures)
+    encode, decode = unet.encode, unet.decode
+    with torch.inference_mode():
+        graphed = GraphedHalves(encode, decode, torch.zeros(2, 3, 16, 16), torch.zeros(2, dtype=torch.int64), recompute)
+    unet.encode, unet.decode = graphed.encode, graphed.decode
+    assert torch.equal(whole_injection(unet, "cpu", pictures), wanted)
+    three = torch.randn(3, 3, 16, 16)  # another batch is computed as before
+    with torch.inference_mode():
+        assert torch.equal(
+            unet.decode(*unet.encode(three, torch.full((3,), 7))), decode(*encode(three, torch.full((3,), 7)))
+        )
+
+
+def test_what_cannot_be_recorded_or_compiled_is_declined_and_the_eager_network_stays(unet):
+    note = speed_up_halves(unet, "cpu", 1, compiled=False)  # no CUDA here, so no graphs
+    assert note.startswith("CUDA graphs declined: ")
+    assert note.endswith("; going on with the eager network")
     assert "encode" not in vars(unet)
 
 
-def test_a_compiler_that_fails_is_declined_and_the_eager_network_stays(unet, monkeypatch):
+def test_a_compiler_that_fails_leaves_graphs_of_the_eager_network(unet, monkeypatch):
     def broken(function, **options):
         def call(*args):
             raise RuntimeError("no Triton")
@@ -121,29 +164,35 @@ def test_a_compiler_that_fails_is_declined_and_the_eager_network_stays(unet, mon
         return call
 
     monkeypatch.setattr(torch, "compile", broken)
-    monkeypatch.setattr(torch, "full", lambda *args, device, full=torch.full: full(*args))
-    monkeypatch.setattr(torch, "randn", lambda *args, device="cpu", randn=torch.randn: randn(*args))
-    assert compile_halves(unet, "cuda", 2) == "torch.compile declined, going on without: no Triton"
-    assert "encode" not in vars(unet)
+    monkeypatch.setattr("pipeline.graphs.cuda_recorder", lambda: recompute)
+    note = speed_up_halves(unet, "cpu", 2, compiled=True)
+    assert note.startswith("compiled CUDA graphs declined: no Triton; CUDA graphs of batches of 2: ready in ")
+    assert "encode" in vars(unet)
+
+
+def test_a_compiler_that_is_wrong_is_declined(unet, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **options: lambda *args: spoilt(function(*args)))
+    monkeypatch.setattr("pipeline.graphs.cuda_recorder", lambda: recompute)
+
+    def spoilt(out):
+        return out * 1.1 if isinstance(out, torch.Tensor) else out
+
+    assert "declined: its result is off by 0.100" in speed_up_halves(unet, "cpu", 1, compiled=True)
 
 
 @pytest.mark.cuda
-def test_compiled_halves_make_the_pictures_of_the_eager_ones(unet, cuda):
-    """A whole injection with calibration, whose outputs must outlive later calls: a graph reuses its memory."""
+@pytest.mark.parametrize("compiled", [False, True])
+def test_cuda_graphs_make_the_pictures_of_the_eager_network_from_any_thread(unet, cuda, compiled):
     unet = unet.to(cuda)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    pictures = torch.randn(2, 3, 16, 16).clamp(-1, 1).to(cuda)
-    walk = inversion_plan(10)
-    plan = aligned_plan(Injection(event_timesteps(5), 300, 0, 1.0, 0, calibrate=True), walk.kept, 1, 4, order=2)
-
-    def made() -> torch.Tensor:
-        x_T, h = ddim_invert(unet, pictures, walk)
-        return inject(unet, x_T, h.flip(0), walk.kept, plan, 0.5, omega=0.3)
-
-    wanted = made()
-    note = compile_halves(unet, cuda, 2)
-    assert note.startswith("torch.compile: used"), note
-    assert relative(made(), wanted) < 1e-3
+    pictures = torch.randn(2, 3, 16, 16).clamp(-1, 1)
+    wanted = whole_injection(unet, cuda, pictures)
+    note = speed_up_halves(unet, cuda, 2, compiled)
+    assert "declined" not in note, note
+    assert relative(whole_injection(unet, cuda, pictures), wanted) < 1e-3
+    for _ in range(2):  # a worker's units come in several threads
+        with ThreadPoolExecutor(1) as thread:
+            assert relative(thread.submit(whole_injection, unet, cuda, pictures).result(), wanted) < 1e-3
 
 
 @pytest.mark.cuda

@@ -11,7 +11,7 @@ from diffstyle.architecture import build_unet
 from diffstyle.unet import UNet
 from pipeline.bench.machine import allow_tf32, best, matmul_peak
 from pipeline.models import load_model_config, random_unet
-from pipeline.tuning import compile_halves, tuned
+from pipeline.tuning import speed_up_halves, tuned
 
 MODELS = ("afhq-dog", "celebahq")
 
@@ -94,7 +94,7 @@ def measure(name: str, variants: list[Variant], device: str, size: int, repeats:
             unet = tuned(unet, device)
         allow_tf32(variant.tf32)
         if variant.compiled:
-            notes.append(f"{name}, {variant.peak}: {compile_halves(unet, device, variant.batch)}")
+            notes.append(f"{name}, {variant.peak}: {speed_up_halves(unet, device, variant.batch, compiled=True)}")
             found.networks[variant.peak] = unet, variant.batch
         x = torch.randn(variant.batch, 3, size, size, device=device)
         t = torch.full((variant.batch,), 500, device=device)

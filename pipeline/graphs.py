@@ -1,0 +1,75 @@
+"""The two halves of a network as CUDA graphs: one launch each instead of some hundred kernels.
+
+By hand, since the graphs that ``torch.compile`` makes by itself belong to the thread that recorded them, and a worker's
+units come in several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffstyle.unet import Encoded
+
+# Runs a function once for its outputs, and gives what repeats that on the inputs' memory into the outputs' memory.
+Record = Callable[[Callable[[], Any]], tuple[Any, Callable[[], None]]]
+Encode = Callable[[Tensor, Tensor], Encoded]
+Decode = Callable[[Tensor, tuple[Tensor, ...], Tensor], Tensor]
+
+
+class GraphedHalves:
+    """``encode`` and ``decode`` for batches of one shape, recorded; other shapes are computed as before.
+
+    What ``encode`` returns lies in the graph's memory, where the next ``encode`` writes, except for h, which is a copy;
+    ``decode`` takes the skips of the last ``encode`` only, and its estimate is a copy too.
+    """
+
+    def __init__(self, encode: Encode, decode: Decode, x: Tensor, t: Tensor, record: Record) -> None:
+        self._plain_encode, self._plain_decode = encode, decode
+        self._x, self._t = x.clone(), t.clone()
+        encoded, self._replay_encode = record(lambda: encode(self._x, self._t))
+        self._encoded = Encoded(encoded[0], tuple(encoded[1]), encoded[2])
+        self._h = self._encoded.h.float()  # a blended h comes in float32, and any other fits
+        self._e, self._replay_decode = record(lambda: decode(self._h, self._encoded.skips, self._encoded.emb))
+
+    def encode(self, x: Tensor, t: Tensor) -> Encoded:
+        """See :meth:`diffstyle.unet.UNet.encode`."""
+        if x.shape != self._x.shape:
+            return self._plain_encode(x, t)
+        self._x.copy_(x)
+        self._t.copy_(t)
+        self._replay_encode()
+        h, skips, emb = self._encoded
+        return Encoded(h.clone(), skips, emb)
+
+    def decode(self, h: Tensor, skips: tuple[Tensor, ...], emb: Tensor) -> Tensor:
+        """See :meth:`diffstyle.unet.UNet.decode`."""
+        if skips is not self._encoded.skips:
+            return self._plain_decode(h, skips, emb)
+        self._h.copy_(h)
+        self._replay_decode()
+        return self._e.clone()
+
+
+def cuda_recorder() -> Record:
+    """Records CUDA graphs that share one pool of memory."""
+    pool = torch.cuda.graph_pool_handle()
+
+    def record(run: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+        # Warmed up on a stream of its own, as recording will be: kernels are chosen and compiled there.
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                run()
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            outputs = run()
+        return outputs, graph.replay
+
+    return record
