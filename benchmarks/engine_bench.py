@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from diffstyle.plan import Injection, grid_plan
-from pipeline.inject import Wanted, inject_stage, remaining, units
+from pipeline.inject import Wanted, all_remaining, inject_stage, units
 from pipeline.job import InjectionSettings, Job, Pictures
 from pipeline.manifest import Manifest, manifest_rows
 from pipeline.pages import write_between
@@ -93,7 +93,7 @@ def phase(name: str, root: str, contents: int, styles: int) -> None:
         wanted = asked(contents, styles)
         manifest.open()
         done, failed = manifest.known()
-        work = remaining(wanted, wanted.recipes[0], done, failed)
+        (work,) = all_remaining(wanted, done, failed)
         tiles = _tiles(work, wanted, output)
         if name == "resume":
             assert work.n_done == contents * styles

@@ -68,8 +68,8 @@ class ContextMaker:
                 f"{unet.fingerprint[:8]}, not {self.fingerprint[:8]}); give every machine the same file"
             )
         unet = tuned(unet, self.device)
-        note = speed_up_halves(unet, self.device, self.batch, self.compiled) if self.device == "cuda" else ""
-        return ModelContext(unet, self.device, self.batch, note)
+        speed_up = functools.partial(speed_up_halves, unet, self.device, compiled=self.compiled)
+        return ModelContext(unet, self.device, self.batch, speed_up if self.device == "cuda" else None)
 
 
 Device = Literal["cpu", "cuda", "mps"]
@@ -89,11 +89,12 @@ def resolve_device(device: Literal["auto"] | Device) -> Device:
 class ModelContext:
     """The model on a device. ``batch`` is halved, for good, when the device runs out of memory.
 
-    ``note``: what the log should say about it.
+    ``speed_up`` is called with the batch, now and when it changes; ``note`` is what it said, for the log.
     """
 
-    def __init__(self, unet: UNet, device: str, batch: int, note: str = "") -> None:
-        self.note = note
+    def __init__(self, unet: UNet, device: str, batch: int, speed_up: Callable[[int], str] | None = None) -> None:
+        self._speed_up = speed_up
+        self.note = speed_up(batch) if speed_up is not None else ""
         self.unet = unet
         self.device = device
         self.batch = batch
@@ -125,6 +126,8 @@ class ModelContext:
                     raise
                 self.batch //= 2
                 torch.cuda.empty_cache()
+                if self._speed_up is not None:
+                    self.note = self._speed_up(self.batch)
                 log.warning("out of device memory: going on with batches of %d", self.batch)
                 continue
             done += results[: len(wanted)]

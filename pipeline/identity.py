@@ -55,6 +55,17 @@ def picture_key(name: str, image: str) -> str:
     return f"{slug or 'picture'}-{image[:KEY_DIGITS]}"
 
 
+def source_name(source: str) -> str:
+    """A picture's name without its folders, or without its archive: ``a/b.png`` and ``a.tar#b.png`` are ``b.png``."""
+    return source.replace("#", "/").rpartition("/")[2]
+
+
+def source_stem(source: str) -> str:
+    """The same without the suffix."""
+    name = source_name(source)
+    return name.rpartition(".")[0] or name
+
+
 def pair_id(content_image: str, style_image: str, settings: str, mask: str = "") -> str:
     """The identity of a result: everything that determines its pixels. 32 hex digits.
 

@@ -151,17 +151,44 @@ class Work:
     styles: np.ndarray
     n_done: int
     n_failed: int  # failed before, and not tried again
+    n_twice: int  # asked for by another recipe too
     again: set[str]  # ids of those that failed before and are tried again
 
 
-def remaining(wanted: Wanted, recipe: Recipe, done: set[str], failed: set[str], retry: bool = False) -> Work:
-    """The wanted pairs that the manifest has neither as done nor, unless ``retry``, as failed."""
+def all_remaining(wanted: Wanted, done: set[str], failed: set[str], retry: bool = False) -> list[Work]:
+    """:func:`remaining` for each recipe, with no pair twice: two folders may hold the same mask for a content."""
+    own = sum(recipe.masks.own is not None for recipe in wanted.recipes)
+    planned: set[str] | None = set() if own > 1 else None
+    return [
+        remaining(wanted, recipe, done, failed, retry, None if recipe.masks.own is None else planned)
+        for recipe in wanted.recipes
+    ]
+
+
+def remaining(
+    wanted: Wanted,
+    recipe: Recipe,
+    done: set[str],
+    failed: set[str],
+    retry: bool = False,
+    planned: set[str] | None = None,
+) -> Work:
+    """The wanted pairs that the manifest has neither as done nor, unless ``retry``, as failed.
+
+    Pairs in ``planned`` are left out, and it gets those that are not.
+    """
     c, s = wanted.pairs
     keep = np.ones(len(c), bool)
-    n_done = n_failed = 0
+    n_done = n_failed = n_twice = 0
     again = set()
-    if done or failed:
+    if done or failed or planned is not None:
         for n, identifier in enumerate(wanted.ids(recipe)):
+            if planned is not None:
+                if identifier in planned:
+                    n_twice += 1
+                    keep[n] = False
+                    continue
+                planned.add(identifier)
             if identifier in done:
                 n_done += 1
                 keep[n] = False
@@ -171,7 +198,7 @@ def remaining(wanted: Wanted, recipe: Recipe, done: set[str], failed: set[str], 
                 else:
                     n_failed += 1
                     keep[n] = False
-    return Work(recipe, c[keep], s[keep], n_done, n_failed, again)
+    return Work(recipe, c[keep], s[keep], n_done, n_failed, n_twice, again)
 
 
 def units(

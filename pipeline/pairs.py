@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from diffstyle.errors import DiffStyleError
+from pipeline.identity import source_name, source_stem
 from pipeline.job import Job, ListedPairs, RandomPairs
 from pipeline.storage import Place
 
@@ -56,16 +57,11 @@ def entries(index: pa.Table, listed: Sequence[str | None] | None = None) -> Entr
         if n == len(rows):
             rows.append(row)
         source = row["source"] or ""
-        for name in {row["key"], row["image"], source, source.replace("#", "/").rpartition("/")[2], _stem(source)}:
+        for name in {row["key"], row["image"], source, source_name(source), source_stem(source)}:
             if name and names.setdefault(name, n) != n:
                 names[name] = -1
     order: Sequence[str | None] = in_key_order if listed is None else listed
     return Entries(rows, names, [None if image is None else number.get(image) for image in order])
-
-
-def _stem(source: str) -> str:
-    name = source.replace("#", "/").rpartition("/")[2]
-    return name.rpartition(".")[0]
 
 
 def wanted_pairs(job: Job, contents: Entries, styles: Entries) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import numpy as np
 from diffstyle.errors import ConfigError
 from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan
 from diffstyle.schedule import timesteps
-from pipeline.identity import digest, digest_of
+from pipeline.identity import digest, digest_of, source_stem
 from pipeline.job import InjectionSettings, Job, gamma_schedule
 from pipeline.sources.base import is_picture
 from pipeline.storage import Place
@@ -170,7 +170,7 @@ def load_masks(
     found = {place.name.rpartition(".")[0]: place for place in files}
     own, missing = {}, []
     for image, source in contents.items():
-        stem = _stem(source)
+        stem = source_stem(source)
         if stem in found:
             own[image] = _mask_picture(found[stem], image_size, h_grid)
         else:
@@ -196,11 +196,6 @@ def _mask_picture(place: Place, size: int, h_grid: tuple[int, int]) -> np.ndarra
         raise ConfigError(f"injection.mask: {place} is not readable as a picture: {error}") from None
     grey = (to_tensor(pixels)[None].mean(1, keepdim=True) + 1) / 2
     return to_h_grid(grey, *h_grid)[0].numpy()
-
-
-def _stem(source: str) -> str:
-    name = source.replace("#", "/").rpartition("/")[2]
-    return name.rpartition(".")[0] or name
 
 
 def as_json(value: Any) -> str:

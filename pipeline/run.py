@@ -22,12 +22,12 @@ from pipeline.engine import Outcome, Stopped
 from pipeline.events import EventLog
 from pipeline.inject import (
     Wanted,
+    all_remaining,
     check_banks,
     inject_stage,
     manifest_columns,
     mixed_precision,
     recipes,
-    remaining,
     units,
 )
 from pipeline.job import BankSpec, Job, SampleSpec
@@ -294,13 +294,14 @@ class Run:
         manifest.open()
         manifest.store.remove_uncommitted()
         done, failed = manifest.known()
-        work = [remaining(wanted, recipe, done, failed, retry) for recipe in wanted.recipes]
+        work = all_remaining(wanted, done, failed, retry)
         if again := set().union(*(one.again for one in work)):
             manifest.drop_failures(again)
         self.tally.pairs_there += sum(one.n_done for one in work)
         self.tally.pairs_failed += sum(one.n_failed for one in work)
         rows = len(done), len(failed) - len(again)
-        write_plan(self.output, self._log, len(wanted), (self.tally.pairs_there, self.tally.pairs_failed), rows)
+        asked = len(wanted) - sum(one.n_twice for one in work)
+        write_plan(self.output, self._log, asked, (self.tally.pairs_there, self.tally.pairs_failed), rows)
         del done, failed
         total = sum(len(one.contents) for one in work)
         with self._stage("inject", total, "pairs", manifest.store.remove_uncommitted) as on_done:

@@ -43,7 +43,7 @@ def speed_up_halves(unet: UNet, device: str, batch: int, compiled: bool) -> str:
 
     Returns a line for the log: what is used, or why not. It is tried on random input of the batch that the work will
     have, and compared with the eager network, so that a compiler that is missing or wrong costs some seconds and never
-    a picture. What was compiled is kept in the cache folder.
+    a picture. What was compiled is kept in the cache folder. Called again for another batch, it replaces the graphs.
     """
     import torch
 
@@ -53,6 +53,8 @@ def speed_up_halves(unet: UNet, device: str, batch: int, compiled: bool) -> str:
     x = torch.randn(batch, 3, unet.image_size, unet.image_size, device=device)
     t = torch.full((batch,), 500, device=device)
     begun = time.perf_counter()
+    for half in ("encode", "decode"):  # of an earlier batch size, and the memory that they hold
+        vars(unet).pop(half, None)
     said = []
     for compiling in (True, False) if compiled else (False,):
         name = "compiled CUDA graphs" if compiling else "CUDA graphs"

@@ -30,7 +30,8 @@ def test_every_batch_has_the_same_size_and_nothing_is_made_twice():
 
 def test_batches_are_halved_for_good_when_memory_runs_out(monkeypatch):
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    context = contexts(8)
+    prepared = []
+    context = ModelContext(None, "cpu", 8, lambda batch: prepared.append(batch) or "ready")  # type: ignore[arg-type]
     tried = []
 
     def run(indices):
@@ -42,6 +43,7 @@ def test_batches_are_halved_for_good_when_memory_runs_out(monkeypatch):
     assert context.in_batches(5, run) == [0, 1, 2, 3, 4]
     assert tried == [8, 4, 2, 2, 2]
     assert context.batch == 2
+    assert prepared == [8, 4, 2]  # graphs are of one batch size
     with pytest.raises(torch.OutOfMemoryError):
         contexts(1).in_batches(1, lambda indices: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory")))
 

@@ -11,6 +11,9 @@ import pytest
 from PIL import Image
 from whole_jobs import CONTENTS, STYLES, bank_index, here, manifest, pictures, psnr, run_job  # noqa: F401
 
+from pipeline.status import read_status
+from pipeline.storage import Place
+
 pytestmark = pytest.mark.usefixtures("here")
 ONE = {"content": {"folder": str(CONTENTS), "limit": 1}, "style": {"folder": str(STYLES), "limit": 1}}
 
@@ -105,6 +108,25 @@ def test_masks(tmp_path, banks):
         assert (some != plain).any()
     # Without a mask, h is scaled to the style's norm first: close, and not the same.
     assert (none != all_of_it).any()
+
+
+def test_the_same_mask_in_two_folders_makes_no_pair_twice(tmp_path, banks):
+    white, half = Image.new("L", (32, 32), 255), Image.new("L", (32, 32))
+    half.paste(255, (0, 0, 16, 32))
+    for folder, second in (("one", white), ("other", half)):
+        (tmp_path / folder).mkdir()
+        for n, path in enumerate(sorted(CONTENTS.glob("*.png"))[:2]):
+            (second if n else half).save(tmp_path / folder / path.name)
+    masks = f"[{{folder: {tmp_path}/one}}, {{folder: {tmp_path}/other}}]"
+    for _ in range(2):  # and a second run has nothing to do
+        run = run_job(tmp_path / "job", f"injection.mask={masks}", **banks)
+        rows = manifest(tmp_path / "job" / "out")
+        assert (
+            len(rows) == rows["pair"].nunique() == 2 * 3
+        )  # of each style, one of the first content, two of the second
+    assert (run.tally.pairs_made, run.tally.pairs_there) == (0, 6)
+    status = read_status(Place.parse(tmp_path / "job" / "out"))
+    assert (status.done, status.left) == (6, 0)
 
 
 def test_style_calibration_is_a_sweep_too(tmp_path, banks):
