@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from diffstyle.schedule import alphas_cumprod
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 STATE_FILE = "state.pt"
+ON_DEVICE = 4 << 30  # bytes of pictures up to which all of them are kept where the network is
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ class Trainer:
     ) -> None:
         self.settings, self.output, self.architecture, self.say = settings, output, architecture, say
         self.device = torch.device(device)
-        self.images = images.to(self.device)
+        self.images = images if images.nbytes > ON_DEVICE else images.to(self.device)
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.model = model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self.layout = layout
@@ -239,7 +241,8 @@ class Trainer:
         generator = torch.Generator(self.device).manual_seed(settings.seed * 1_000_003 + step)
         count = settings.batch_size
         on: dict[str, Any] = {"generator": generator, "device": self.device}
-        x0 = self.images[torch.randint(len(self.images), (count,), **on)].float() / 127.5 - 1
+        chosen = torch.randint(len(self.images), (count,), **on).to(self.images.device)
+        x0 = self.images[chosen].to(self.device).float() / 127.5 - 1
         if settings.flip:
             mirrored = torch.rand(count, **on) < 0.5
             x0 = torch.where(mirrored.view(-1, 1, 1, 1), x0.flip(-1), x0)
@@ -249,7 +252,8 @@ class Trainer:
 
     def train(self) -> float:
         """Runs up to ``settings.steps``; returns the mean loss of the last ``log_every`` steps."""
-        settings, losses, mean = self.settings, list[Tensor](), float("nan")
+        settings, mean = self.settings, float("nan")
+        losses: deque[Tensor] = deque(maxlen=self.settings.log_every)
         self.model.train()
         started = marked = time.perf_counter()
         before, trained = self.seconds, 0
@@ -266,7 +270,7 @@ class Trainer:
                 nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
             self.optimizer.step()
             self.ema.update(self.model, self.step)
-            losses = [*losses[-settings.log_every + 1 :], plain]
+            losses.append(plain)
             self.step += 1
             trained += 1
             now = time.perf_counter()
@@ -274,7 +278,7 @@ class Trainer:
             last = self.step == settings.steps or 0 < settings.max_seconds <= now - started
             saving = self.step % settings.save_every == 0 or last
             if self.step % settings.log_every == 0 or saving:  # only here: to look at a loss is to wait for the device
-                mean = float(torch.stack(losses).mean())
+                mean = float(torch.stack(list(losses)).mean())
                 if not math.isfinite(mean):
                     raise ConfigError(f"training diverged: the loss before step {self.step} is {mean}; lower lr")
             if self.step % settings.log_every == 0 or last:

@@ -7,7 +7,6 @@ size, and a picture must not depend on how many happened to be left over.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from diffstyle.plan import Plan
     from diffstyle.unet import UNet
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -89,15 +87,45 @@ def resolve_device(device: Literal["auto"] | Device) -> Device:
 class ModelContext:
     """The model on a device. ``batch`` is halved, for good, when the device runs out of memory.
 
-    ``speed_up`` is called with the batch, now and when it changes; ``note`` is what it said, for the log.
+    ``speed_up`` is called with the batch, now and when it changes; ``note`` is what there is to say for the log.
     """
 
     def __init__(self, unet: UNet, device: str, batch: int, speed_up: Callable[[int], str] | None = None) -> None:
-        self._speed_up = speed_up
-        self.note = speed_up(batch) if speed_up is not None else ""
         self.unet = unet
         self.device = device
         self.batch = batch
+        self.note = ""
+        self._speed_up = speed_up
+        if speed_up is not None:
+            self._get_fast()
+
+    def _get_fast(self) -> None:
+        assert self._speed_up is not None
+        while not (said := self._within_memory(functools.partial(self._speed_up, self.batch))):
+            self._halve()
+        self.note = f"{self.note}; {said}" if self.note else said
+
+    def _within_memory(self, run: Callable[[], T]) -> T | None:
+        """What ``run`` returns; None where memory ran out, but for a batch of one: that can't be made smaller.
+
+        A function of its own, since an exception keeps alive what its frames hold: after this has returned, that
+        memory is free.
+        """
+        import torch
+
+        try:
+            return run()
+        except torch.OutOfMemoryError:
+            if self.batch == 1:
+                raise
+            return None
+
+    def _halve(self) -> None:
+        import torch
+
+        self.batch //= 2
+        torch.cuda.empty_cache()
+        self.note = f"out of device memory: going on with batches of {self.batch}"
 
     def walk(self, x: torch.Tensor, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
         """DDIM along ``plan`` for (N, 3, H, W) float32: the ends (N, 3, H, W) and the kept h (N, K, C, h, w)."""
@@ -114,21 +142,15 @@ class ModelContext:
 
     def in_batches(self, n: int, run: Callable[[Sequence[int]], list[T]]) -> list[T]:
         """``run`` over 0 .. n - 1 in lists of ``self.batch`` indices, the last filled up by repeating its last item."""
-        import torch
-
         done: list[T] = []
         while len(done) < n:
             wanted = list(range(len(done), min(n, len(done) + self.batch)))
-            try:
-                results = run(wanted + [wanted[-1]] * (self.batch - len(wanted)))
-            except torch.OutOfMemoryError:
-                if self.batch == 1:
-                    raise
-                self.batch //= 2
-                torch.cuda.empty_cache()
+            filled = wanted + [wanted[-1]] * (self.batch - len(wanted))
+            results = self._within_memory(functools.partial(run, filled))
+            if results is None:
+                self._halve()
                 if self._speed_up is not None:
-                    self.note = self._speed_up(self.batch)
-                log.warning("out of device memory: going on with batches of %d", self.batch)
+                    self._get_fast()
                 continue
             done += results[: len(wanted)]
         return done

@@ -150,7 +150,7 @@ class Run:
                 said: dict[str, Any] = {}
                 if outcome is not None:
                     timing = outcome.timing
-                    said = {"part": outcome.unit.name, "worker": outcome.worker, **vars(timing)}
+                    said = {"part": outcome.unit.name, "worker": outcome.worker, **timing.said()}
                     busy = self.tally.busy.setdefault(name, Busy())
                     busy.add(outcome.worker, timing.began, timing.compute)
                 self._log("part_done", stage=name, done=done, failed=failed, **said)

@@ -45,6 +45,7 @@ class Timing:
     """Seconds that a unit spent in each phase; ``queued`` is the wait for the worker's device, after loading.
 
     ``began``: when the compute phase began, in seconds since the epoch by the worker's clock (0: it did not).
+    ``note``: what the context had to say meanwhile, such as that memory ran short.
     """
 
     load: float = 0.0
@@ -52,6 +53,11 @@ class Timing:
     compute: float = 0.0
     save: float = 0.0
     began: float = 0.0
+    note: str = ""
+
+    def said(self) -> dict[str, Any]:
+        """For the event log."""
+        return {name: value for name, value in vars(self).items() if name != "note" or value}
 
 
 @dataclass
@@ -107,7 +113,10 @@ class Worker:
                 timing.queued = (begun := clock()) - now
                 timing.began = time.time()
                 self._use_threads()
+                before = getattr(self._context, "note", "")
                 computed = unit.compute(self._context, loaded)
+                now_noted = getattr(self._context, "note", "")
+                timing.note = now_noted if now_noted != before else ""
                 timing.compute = (now := clock()) - begun
             result = unit.save(computed)
             timing.save = clock() - now

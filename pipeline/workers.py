@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
+from diffstyle.errors import ConfigError
 from pipeline.batch import batch_for
 from pipeline.cluster import plan_workers, start_ray
 from pipeline.context import ContextMaker, ModelFacts, resolve_device
 from pipeline.engine import Outcome, Pool, Resources
 from pipeline.job import Job
+from pipeline.storage import Place
 from pipeline.tuning import compiles
+
+log = logging.getLogger(__name__)
+
+BATCHES = "batches.json"  # in the output: the batch of each kind of workers that measured one
 
 
 class GuardedPool(Pool):
@@ -51,19 +59,39 @@ def model_pool(
 ) -> GuardedPool:
     """Workers that hold the job's model; Ray is started or joined for them. ``stand_in`` as for ``run.Run``."""
     compute = job.compute
-    start_ray(address)
     device = resolve_device(compute.device)
+    compiled = compiles(compute.compile, device, facts.image_size)
+    if device == "cpu" and compute.precision == "float16":
+        log.warning("compute.precision float16 is slower than float32 on a CPU; say bfloat16 or float32")
+    start_ray(address)
     actors, threads = (None if value == "auto" else value for value in (compute.actors, compute.threads))
     n, resources = plan_workers(device, actors, threads)
     if compute.batch != "auto":
         batch = compute.batch
     else:
-        batch = batch_for(job.model, device, compute.precision, resources) if stand_in is None else 1
-    compiled = compiles(compute.compile, device, facts.image_size)
+        batch = _batch_of_output(job, device, resources, on_event) if stand_in is None else 1
     maker = ContextMaker(job.model, job.weights, facts.fingerprint, device, compute.precision, batch, compiled)
     on_event("workers", n=n, device=device, batch=batch, compile=compiled, **vars(resources))
     make_context = maker if stand_in is None else stand_in(maker)
     return GuardedPool(n, make_context, resources, on_event=on_event, check=check, batch=batch)
+
+
+def _batch_of_output(job: Job, device: str, resources: Resources, on_event: Callable[..., None]) -> int:
+    """The batch that the output's results were made with, so that the rest gets the same bytes; else as measured."""
+    place = Place.parse(job.output) / BATCHES
+    kind = f"{job.model} on {device} in {job.compute.precision}"
+    kept: dict[str, int] = {}
+    try:
+        kept = json.loads(place.read_bytes())
+        return int(kept[kind])
+    except (FileNotFoundError, KeyError):
+        pass  # a new output, or a new kind of workers for it
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{place} is damaged ({error}); delete it, or say compute.batch") from error
+    on_event("measuring_batch", kind=kind)
+    batch = batch_for(job.model, device, job.compute.precision, resources)
+    place.write_bytes(json.dumps({**kept, kind: batch}, indent=2).encode() + b"\n")
+    return batch
 
 
 def decoding_pool(address: str | None, on_event: Callable[..., None], check: Callable[[], None]) -> GuardedPool:

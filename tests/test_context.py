@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -46,6 +47,37 @@ def test_batches_are_halved_for_good_when_memory_runs_out(monkeypatch):
     assert prepared == [8, 4, 2]  # graphs are of one batch size
     with pytest.raises(torch.OutOfMemoryError):
         contexts(1).in_batches(1, lambda indices: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory")))
+
+
+def test_a_batch_too_large_to_be_made_fast_is_halved_too(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+
+    def speed_up(batch: int) -> str:
+        if batch > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return f"graphs of {batch}"
+
+    context = ModelContext(None, "cuda", 8, speed_up)  # type: ignore[arg-type]
+    assert context.batch == 2
+    assert context.note == "out of device memory: going on with batches of 2; graphs of 2"
+
+
+def test_the_memory_of_a_failed_batch_is_free_before_the_next(monkeypatch):
+    class Large:
+        pass
+
+    alive, held = [], []
+
+    def run(indices):
+        large = Large()
+        held.append(weakref.ref(large))
+        if len(indices) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return list(indices)
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(held[-1]() is not None))
+    assert contexts(2).in_batches(2, run) == [0, 1]
+    assert alive == [False]
 
 
 def test_other_errors_are_no_reason_to_try_again():

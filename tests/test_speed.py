@@ -84,9 +84,9 @@ def test_pairs_on_a_gpu_are_faster_than_the_loop():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     variants = {"celebahq": calls.cuda_variants(4, (torch.float16,))}
-    lines, found = calls.calls("cuda", 64, 2, variants)
-    assert any("torch.compile: used" in line for line in lines)
-    rows = pairs.on_a_gpu(found, 64, loop_steps=20)
+    lines, found = calls.calls("cuda", 256, 2, variants)
+    assert any("compiled CUDA graphs of batches of 4: ready" in line for line in lines)
+    rows = pairs.on_a_gpu(found, 256, loop_steps=10)
     assert len(rows) == 7
     assert float(rows[-1].split("|")[-2]) > 1
 

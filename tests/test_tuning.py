@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from diffstyle.architecture import ADMArchitecture, DDPMArchitecture
+from diffstyle.errors import ConfigError
 from diffstyle.plan import Injection, aligned_plan, event_timesteps, inversion_plan
 from diffstyle.sampling import ddim_invert, inject
 from diffstyle.unet import GroupNorm
@@ -71,10 +72,13 @@ def test_the_norm_written_out_is_the_norm_and_keeps_the_layout(unet):
     norm = next(module for module in unet.modules() if isinstance(module, torch.nn.GroupNorm))
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)
-    y = (3 * torch.randn(2, norm.num_channels, 8, 8) + 20).contiguous(memory_format=torch.channels_last)
-    answer = norm.written_out(y)
-    assert answer.is_contiguous(memory_format=torch.channels_last)
-    assert relative(answer, norm(y)) < 1e-5
+    exact = torch.nn.GroupNorm(norm.num_groups, norm.num_channels, norm.eps).double()
+    exact.load_state_dict({name: value.double() for name, value in norm.state_dict().items()})
+    for mean in (0, 20, 1000):
+        y = (3 * torch.randn(2, norm.num_channels, 8, 8) + mean).contiguous(memory_format=torch.channels_last)
+        answer = norm.written_out(y)
+        assert answer.is_contiguous(memory_format=torch.channels_last)
+        assert relative(answer, exact(y.double())) < 1e-4
 
 
 @torch.inference_mode()
@@ -119,6 +123,7 @@ def recompute(run):
 
     outputs = run()
 
+    @torch.inference_mode()  # a graph asks for no mode
     def replay() -> None:
         for old, new in zip(flat(outputs), flat(run()), strict=True):
             old.copy_(new)
@@ -139,7 +144,8 @@ def test_graphed_halves_make_the_pictures_of_the_plain_ones(unet):
     wanted = whole_injection(unet, "cpu", pictures)
     encode, decode = unet.encode, unet.decode
     with torch.inference_mode():
-        graphed = GraphedHalves(encode, decode, torch.zeros(2, 3, 16, 16), torch.zeros(2, dtype=torch.int64), recompute)
+        x, t = torch.zeros(2, 3, 16, 16), torch.zeros(2, dtype=torch.int64)
+        graphed = GraphedHalves(encode, decode, x, t, recompute, (encode, decode))
     unet.encode, unet.decode = graphed.encode, graphed.decode
     assert torch.equal(whole_injection(unet, "cpu", pictures), wanted)
     three = torch.randn(3, 3, 16, 16)  # another batch is computed as before
@@ -147,6 +153,26 @@ def test_graphed_halves_make_the_pictures_of_the_plain_ones(unet):
         assert torch.equal(
             unet.decode(*unet.encode(three, torch.full((3,), 7))), decode(*encode(three, torch.full((3,), 7)))
         )
+
+
+def test_graphed_halves_take_what_the_plain_ones_take(unet):
+    encode, decode = unet.encode, unet.decode
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([10.7, 900.0])  # fractional timesteps
+    with torch.inference_mode():
+        graphed = GraphedHalves(encode, decode, x, torch.zeros(2, dtype=torch.int64), recompute, (encode, decode))
+    with torch.no_grad():  # not the mode that it was recorded in
+        assert relative(graphed.encode(x, t).emb, encode(x, t).emb) < 1e-6
+        old = graphed.encode(x, t)
+        new = graphed.encode(2 * x, t)
+        with pytest.raises(RuntimeError, match="overwritten by a later encode"):
+            graphed.decode(*old)
+        assert torch.equal(graphed.decode(new.h, new.skips, new.emb), decode(*encode(2 * x, t)))
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_compiling_is_for_gpus(device):
+    with pytest.raises(ConfigError, match=rf"compute\.compile is true, but the device is {device}; say auto or false"):
+        compiles(True, device, 256)
 
 
 def test_what_cannot_be_recorded_or_compiled_is_declined_and_the_eager_network_stays(unet):
@@ -170,14 +196,25 @@ def test_a_compiler_that_fails_leaves_graphs_of_the_eager_network(unet, monkeypa
     assert "encode" in vars(unet)
 
 
-def test_a_compiler_that_is_wrong_is_declined(unet, monkeypatch):
+@pytest.mark.parametrize(("factor", "said"), [(1.1, "0.100"), (float("nan"), "nan")])
+def test_a_compiler_that_is_wrong_is_declined(unet, monkeypatch, factor, said):
     monkeypatch.setattr(torch, "compile", lambda function, **options: lambda *args: spoilt(function(*args)))
     monkeypatch.setattr("pipeline.graphs.cuda_recorder", lambda: recompute)
 
     def spoilt(out):
-        return out * 1.1 if isinstance(out, torch.Tensor) else out
+        return out * factor if isinstance(out, torch.Tensor) else out
 
-    assert "declined: its result is off by 0.100" in speed_up_halves(unet, "cpu", 1, compiled=True)
+    assert f"compiled CUDA graphs declined: its result is off by {said}" in speed_up_halves(unet, "cpu", 1, True)
+
+
+def test_a_batch_too_large_to_record_is_told_to_the_caller(unet, monkeypatch):
+    def no_room(run):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("pipeline.graphs.cuda_recorder", lambda: no_room)
+    with pytest.raises(torch.OutOfMemoryError):
+        speed_up_halves(unet, "cpu", 1, compiled=False)
+    assert "encode" not in vars(unet)
 
 
 @pytest.mark.cuda

@@ -13,7 +13,7 @@ import torch
 from pipeline.batch import processor
 
 
-def best(run: Callable[[], Any], repeats: int, device: str = "cpu") -> float:
+def shortest(run: Callable[[], Any], repeats: int, device: str = "cpu") -> float:
     """The shortest of some runs, in seconds, after one to warm up: other programs can only add to a time."""
     found = []
     for _ in range(repeats + 1):
@@ -46,4 +46,4 @@ def matmul_peak(dtype: torch.dtype, device: str) -> float:
     """FLOP/s of a square matrix product: what this machine can do with nothing else in the way."""
     side = 8192 if device == "cuda" else 2048
     a = torch.randn(side, side, device=device).to(dtype)
-    return 2 * side**3 / best(lambda: a @ a, 10, device)
+    return 2 * side**3 / shortest(lambda: a @ a, 10, device)

@@ -47,6 +47,7 @@ def start_up(device: str) -> list[str]:
 
 
 def _type(device: str) -> str:
+    """The precision that is usual on a device, by torch's name."""
     return "float16" if device == "cuda" else "float32"
 
 
@@ -124,6 +125,7 @@ def _memory_of_a_gpu(size: int) -> list[str]:
     lines = [f"| batch (CelebA-HQ network, {size} px, float16, eager) | peak MiB of tensors |", "| --- | --- |"]
     batch = 1
     while batch <= MOST["cuda"]:
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         encoded = unet.encode(
             torch.randn(batch, 3, size, size, device="cuda"), torch.full((batch,), 500, device="cuda")
