@@ -1,9 +1,8 @@
-"""Network calls of a plan against PSNR to the 1000-step result, as a table and a plot.
+"""Network calls of a plan against PSNR to the 1000-step result, on every model at hand, as a table and a plot.
 
     python benchmarks/plan_curve.py --write docs/speed.md --plot docs/plan-curve.png
 
-By default on the small trained model and pictures in tests/data; --checkpoint, --config (with a `model` mapping),
---contents and --styles take others. Everything is float32; the network runs in the layout that jobs use.
+Models, pictures and --golden as in preset_settings.py. Gamma 0.3, everything float32, in the layout that jobs use.
 """
 
 from __future__ import annotations
@@ -13,24 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image, ImageDraw
+from preset_settings import cases, lowest_psnr, option_parser
 
-from diffstyle.architecture import architecture_from_dict
-from diffstyle.checkpoint import load_unet
-from diffstyle.images import prepare, to_tensor
-from diffstyle.noise import seeded_noise
 from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan, inversion_plan
-from diffstyle.sampling import ddim_invert, inject
-from pipeline.bench.pairs import psnr
+from diffstyle.sampling import inject
 from pipeline.pages import write_between
 
-TREE = Path(__file__).resolve().parents[1]
-DATA = TREE / "tests/data"
 MARKERS = ("<!-- curve: begin -->", "<!-- curve: end -->")
 KEPT = inversion_plan(50).kept
 # Plain steps over a gap between injections, and below the last one.
-SHAPES = [(1, 4), (1, 8), (1, 20), (2, 10), (2, 20), (4, 40)]
+SHAPES = [(1, 4), (1, 6), (1, 8), (1, 12), (1, 20), (2, 10), (2, 20), (4, 40)]
 
 
 def plans(injection: Injection) -> list[tuple[str, int, Plan]]:
@@ -43,14 +35,8 @@ def plans(injection: Injection) -> list[tuple[str, int, Plan]]:
     return found
 
 
-def pictures(folder: Path, n: int, size: int) -> torch.Tensor:
-    """The first n pictures of a folder: (n, 3, size, size)."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix in (".png", ".jpg", ".jpeg"))[:n]
-    return torch.stack([to_tensor(np.asarray(prepare(Image.open(path), size))) for path in paths])
-
-
 def plot(points: list[tuple[int, int, float]], path: Path) -> None:
-    """Calls (logarithmic) against PSNR: order 1 in grey, order 2 in blue."""
+    """Calls (logarithmic) against the lowest PSNR of all models: order 1 in grey, order 2 in blue."""
     width, height, left, bottom = 640, 400, 50, 350
     image = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(image)
@@ -80,45 +66,40 @@ def plot(points: list[tuple[int, int, float]], path: Path) -> None:
     image.save(path, optimize=True)
 
 
+def measured(options: argparse.Namespace) -> dict[str, list[float]]:
+    """PSNR in dB of each of ``plans``, by model."""
+    found = {}
+    for pairs in cases(options.golden, options.pictures, options.pairs):
+
+        def result(plan: Plan, pairs=pairs) -> torch.Tensor:
+            return inject(pairs.unet, pairs.x_T, pairs.h, pairs.kept, plan, 0.3)
+
+        injection = Injection(event_timesteps(50))
+        wanted = result(grid_plan(injection, KEPT, 1000))
+        found[pairs.name] = [lowest_psnr(result(plan), wanted) for _, _, plan in plans(injection)]
+        print(pairs.name, *(f"{dB:.1f}" for dB in found[pairs.name]), flush=True)
+    return found
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, default=DATA / "tiny-ddpm.safetensors")
-    parser.add_argument("--config", type=Path, default=DATA / "tiny-ddpm.yaml")
-    parser.add_argument("--contents", type=Path, default=DATA / "pictures/contents")
-    parser.add_argument("--styles", type=Path, default=DATA / "pictures/styles")
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--gamma", type=float, default=0.3)
-    parser.add_argument("--t-boost", type=int, default=0)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the page's markers")
+    parser = option_parser(__doc__.splitlines()[0])
     parser.add_argument("--plot", type=Path, metavar="PNG")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-
-    unet = load_unet(options.checkpoint, architecture_from_dict(yaml.safe_load(options.config.read_text())["model"]))
-    unet = unet.to(memory_format=torch.channels_last)
-    n, walk = options.pairs, inversion_plan(50)
-    x_T, _ = ddim_invert(unet, pictures(options.styles, n, unet.image_size), walk)
-    _, h = ddim_invert(unet, pictures(options.contents, n, unet.image_size), walk)
-    injection = Injection(event_timesteps(50), t_boost=options.t_boost)
-
-    def result(plan: Plan) -> torch.Tensor:
-        noise = lambda t: seeded_noise(range(n), t, x_T.shape[1:])  # noqa: E731
-        return inject(unet, x_T, h, walk.kept, plan, options.gamma, noise=noise)
-
-    wanted = result(grid_plan(injection, walk.kept, 1000))
-    lines = ["| plan | order | network calls | decodes | PSNR dB |", "| --- " * 5 + "|"]
+    found = measured(options)
+    lines = [f"Lowest PSNR of {options.pairs} pairs in dB, gamma 0.3; torch {torch.__version__}:", ""]
+    lines += [f"| plan | order | network calls | decodes | {' | '.join(found)} |", "| --- " * (4 + len(found)) + "|"]
     points = []
-    for words, order, plan in plans(injection):
-        quality = psnr(result(plan), wanted)
-        points.append((plan.encodes, order, quality))
-        lines.append(f"| {words} | {order} | {plan.encodes} | {plan.decodes} | {quality:.1f} |")
-        print(lines[-1], flush=True)
-    name = options.checkpoint.stem
-    words = f"{name}, {n} pairs, gamma {options.gamma:g}, t_boost {options.t_boost}; torch {torch.__version__}:"
+    for (words, order, plan), row in zip(
+        plans(Injection(event_timesteps(50))), zip(*found.values(), strict=True), strict=True
+    ):
+        points.append((plan.encodes, order, min(row)))
+        cells = " | ".join(f"{dB:.1f}" for dB in row)
+        lines.append(f"| {words} | {order} | {plan.encodes} | {plan.decodes} | {cells} |")
+    print("\n".join(lines))
     if options.write:
-        write_between(options.write, MARKERS, "\n".join([words, "", *lines]))
+        write_between(options.write, MARKERS, "\n".join(lines))
     if options.plot:
         plot(points, options.plot)
 

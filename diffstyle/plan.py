@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from math import sqrt
 from typing import Any
 
 from diffstyle.schedule import N_TIMESTEPS, nearest, timesteps
@@ -165,21 +166,29 @@ def aligned_plan(
 
     What an event does to the picture does not depend on its step's length, so each event that acts stays a step of
     length 1, as on the 1000-step grid, and only the plain steps grow longer: ``between`` of them over each gap between
-    injections, and about ``tail`` evenly spaced ones from the last injection down to the picture. ``order`` is that of
-    the plain steps. A calibrated event calls the network once more after its change, so its own step is a plain one
-    already and counts as the first of those over its gap.
+    injections, and about ``tail`` from the last injection down to the picture. These are spaced quadratically (Song et
+    al. 2020, arXiv 2010.02502, appendix D.2), since sigma changes fastest near the picture; docs/speed.md has what that
+    is worth. ``order`` is that of the plain steps. A calibrated event calls the network once more after its change, so
+    its own step is a plain one already and counts as the first of those over its gap.
     """
     acting = [t for t in sorted(injection.events, reverse=True) if injection.acts_at(t)]
     visited = {t_0, 0}
     last_injection = min((t for t in acting if t >= injection.t_edit), default=t_0 + 1)
-    tail_stride = max(1.0, last_injection / tail)
+    tail_density = tail / sqrt(last_injection + 1)  # steps for a unit of sqrt(t + 1)
     # The stretches of plain steps: from just below one acting event (or the top) to the next acting event (or -1).
     starts = ([] if acting and acting[0] == t_0 else [t_0]) + [t - (not injection.calibrates_at(t)) for t in acting]
     ends = ([acting[0]] if acting and acting[0] != t_0 else []) + acting[1:] + [-1]
     for start, end in zip(starts, ends, strict=True):
         gap = start - end
-        n = between if end >= last_injection else max(1, round(gap / tail_stride))
-        visited |= {start - round(gap * k / n) for k in range(min(n, gap))} if gap > 0 else set()
+        if gap <= 0:
+            continue
+        if end >= last_injection:
+            n = min(between, gap)
+            visited |= {start - round(gap * k / n) for k in range(n)}
+        else:
+            above, below = sqrt(start + 1), sqrt(end + 1)
+            n = max(1, round(tail_density * (above - below)))
+            visited |= {max(end + 1, round((above + (below - above) * k / n) ** 2 - 1)) for k in range(n)}
     return _marked(sorted(visited | set(acting)), injection, kept, order)
 
 

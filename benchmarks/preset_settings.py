@@ -1,0 +1,188 @@
+"""How near each preset plan is to the 1000-step result, for the settings that change what a walk does.
+
+    python benchmarks/preset_settings.py [--golden FOLDER --golden FOLDER --pictures PHOTOGRAPHS] --write docs/speed.md
+
+Prints a Markdown table, each row when it is ready. The models are the tests' and the demo's, with the tests' pictures.
+``--golden`` adds a folder of reference numbers (``checkpoint.pt``, and ``golden.json`` with its architecture and its
+pictures' paths below ``--pictures``). A setting is what a job file may say of ``injection``, and becomes a plan and a
+mask as in a job. Within a row all plans start from the same x_T and h and draw the same noise. The k-th content goes
+into the k-th style; the PSNR is that of the pair that loses most. Everything is float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from diffstyle.architecture import architecture_from_dict
+from diffstyle.checkpoint import load_unet
+from diffstyle.images import prepare, to_tensor
+from diffstyle.noise import seeded_noise
+from diffstyle.plan import T_0, Plan, Step, inversion_plan
+from diffstyle.sampling import ddim_invert, inject
+from diffstyle.unet import UNet
+from pipeline.bench.pairs import psnr
+from pipeline.job import PLAN_PRESETS, InjectionSettings, Job
+from pipeline.pages import write_between
+from pipeline.recipe import injection_plan, load_masks
+
+TREE = Path(__file__).resolve().parents[1]
+PICTURES = TREE / "tests/data/pictures"
+# Checkpoint, its config, and the config's key for the architecture.
+TRAINED = [
+    ("tests/data/tiny-ddpm.safetensors", "tests/data/tiny-ddpm.yaml", "model"),
+    ("demo/model/demo-32.safetensors", "demo/model/demo-32.yaml", "architecture"),
+]
+# The rest of `injection` has the job file's defaults: gamma 0.3, t_edit 400, t_boost 0, 50 events.
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"gamma": 1},
+    {"t_boost": 200},
+    {"omega": 0.3},
+    {"mask": {"rectangle": [0, 0, 1, 0.5]}},
+    {"dt_lambda": 0.9985},  # the paper's, for local style mixing
+    {"events": 100},
+]
+MARKERS = ("<!-- presets: begin -->", "<!-- presets: end -->")
+REFERENCE = "reference"
+SHORTER = [name for name in PLAN_PRESETS if name != REFERENCE]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A model with inverted pictures: x_T (n, 3, H, W) of the styles, h (n, K, C, h, w) of the contents at ``kept``."""
+
+    name: str
+    unet: UNet
+    x_T: Tensor
+    h: Tensor
+    kept: tuple[int, ...]
+
+    @classmethod
+    def of(cls, name: str, unet: UNet, contents: list[Path], styles: list[Path]) -> Pairs:
+        unet = unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        walk = inversion_plan(50)
+        x_T, _ = ddim_invert(unet, prepared(styles, unet.image_size), walk)
+        _, h = ddim_invert(unet, prepared(contents, unet.image_size), walk)
+        return cls(name, unet, x_T, h, walk.kept)
+
+    def plan(self, settings: InjectionSettings) -> Plan:
+        return injection_plan(settings, self.kept, T_0)
+
+    def result(self, settings: InjectionSettings) -> Tensor:
+        """(n, 3, H, W), not clipped. The noise of pair k depends on k and the timestep alone, as in a job."""
+        mask = load_masks(settings, {}, self.unet.image_size, self.unet.h_shape[1:]).shared
+        assert isinstance(settings.gamma, float | int)
+        return inject(
+            self.unet,
+            self.x_T,
+            self.h,
+            self.kept,
+            self.plan(settings),
+            settings.gamma,
+            omega=settings.omega,
+            mask=None if mask is None else torch.from_numpy(mask)[None],
+            noise=lambda t: seeded_noise(range(len(self.x_T)), t, self.x_T.shape[1:]),
+        )
+
+
+def prepared(paths: list[Path], size: int) -> Tensor:
+    """(n, 3, size, size) in [-1, 1]."""
+    pictures = []
+    for path in paths:
+        with Image.open(path) as image:
+            pictures.append(to_tensor(np.asarray(prepare(image, size))))
+    return torch.stack(pictures)
+
+
+def cases(golden: list[Path], photographs: Path, n: int) -> Iterator[Pairs]:
+    """The models, each with its first ``n`` contents and styles, inverted."""
+    for folder in golden:
+        facts = json.loads((folder / "golden.json").read_text())
+        unet = load_unet(folder / "checkpoint.pt", architecture_from_dict(facts["arch"]))
+        contents, styles = ([photographs / path for path in facts[kind][:n]] for kind in ("contents", "styles"))
+        yield Pairs.of(folder.name, unet, contents, styles)
+    for weights, config, key in TRAINED:
+        architecture = architecture_from_dict(yaml.safe_load((TREE / config).read_text())[key])
+        unet = load_unet(TREE / weights, architecture)
+        contents, styles = (sorted((PICTURES / kind).iterdir())[:n] for kind in ("contents", "styles"))
+        yield Pairs.of(Path(weights).stem, unet, contents, styles)
+
+
+def settings_of(injection: dict[str, Any], plan: str) -> InjectionSettings:
+    """What a job with this ``injection`` would make its one kind of pair with."""
+    sides = {"content": {"sample": 1}, "style": {"sample": 1}}
+    job = Job.model_validate({"model": "any", "output": "none", **sides, "injection": {**injection, "plan": plan}})
+    (settings,) = job.settings()
+    return settings
+
+
+def row(pairs: Pairs, injection: dict[str, Any]) -> str:
+    """A model's row of the table for one setting."""
+    reference = settings_of(injection, REFERENCE)
+    grid = pairs.plan(reference)
+    wanted = pairs.result(reference)
+    cells = [pairs.name, words(injection), str(grid.encodes)]
+    for preset in SHORTER:
+        settings = settings_of(injection, preset)
+        plan = pairs.plan(settings)
+        assert jumps(plan) == jumps(grid), "the events, or their noise, would differ between the plans"
+        cells += [str(plan.encodes), f"{lowest_psnr(pairs.result(settings), wanted):.1f}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def lowest_psnr(made: Tensor, wanted: Tensor) -> float:
+    """Of the picture that is furthest from the one wanted, in dB; both (n, 3, H, W) in [-1, 1]."""
+    return min(psnr(a[None], b[None]) for a, b in zip(made, wanted, strict=True))
+
+
+def jumps(plan: Plan) -> list[Step]:
+    """The steps that must be the same in every plan: their timesteps, h, noise and direction."""
+    return [step for step in plan.steps if step.jumps]
+
+
+def words(injection: dict[str, Any]) -> str:
+    """As a job file's line would have it."""
+    return yaml.safe_dump(injection, default_flow_style=True).strip()[1:-1] or "default"
+
+
+def option_parser(description: str) -> argparse.ArgumentParser:
+    """The options that say which models and pictures, and where the table goes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--golden", type=Path, action="append", default=[], help="a folder of reference numbers")
+    parser.add_argument("--pictures", type=Path, default=PICTURES, help="where the photographs of --golden lie")
+    parser.add_argument("--pairs", type=int, default=2)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the page's markers")
+    return parser
+
+
+def main() -> None:
+    options = option_parser(__doc__.splitlines()[0]).parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    header = ["model", "injection", f"{REFERENCE}, calls"]
+    header += [f"{name}, {unit}" for name in SHORTER for unit in ("calls", "dB")]
+    lines = [f"Lowest PSNR of {options.pairs} pairs to `{REFERENCE}`; torch {torch.__version__}:", ""]
+    lines += [f"| {' | '.join(header)} |", "| --- " * len(header) + "|"]
+    print("\n".join(lines), flush=True)
+    for pairs in cases(options.golden, options.pictures, options.pairs):
+        for injection in SETTINGS:
+            lines.append(row(pairs, injection))
+            print(lines[-1], flush=True)
+    if options.write:
+        write_between(options.write, MARKERS, "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
