@@ -52,10 +52,10 @@ def plot(points: list[tuple[int, int, float]], path: Path) -> None:
         y = at(50, dB)[1]
         draw.line([(left, y), (width - 20, y)], fill="black" if dB == floor else "lightgrey")
         draw.text((15, y - 6), f"{dB} dB", fill="black")
-    for calls in sorted({calls for calls, _, _ in points}):
+    for k, calls in enumerate(sorted({calls for calls, _, _ in points})):
         x = at(calls, floor)[0]
         draw.line([(x, bottom), (x, bottom + 5)], fill="black")
-        draw.text((x - 8, bottom + 8 + 12 * (calls % 2)), str(calls), fill="black")
+        draw.text((x - 8, bottom + 6 + 10 * (k % 3)), str(calls), fill="black")
     for order, colour in ((1, "grey"), (2, "blue")):
         line = sorted(at(calls, dB) for calls, its, dB in points if its == order)
         draw.line(line, fill=colour, width=2)
