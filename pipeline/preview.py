@@ -9,6 +9,7 @@ from pipeline.bank import BankDescription, LatentBank
 from pipeline.bank_format import payload_bytes
 from pipeline.context import ModelFacts
 from pipeline.decode import Undecodable, decode
+from pipeline.inject import shortened_dt_lambda
 from pipeline.job import BankSpec, Job, ListedPairs, RandomPairs, SampleSpec
 from pipeline.models import load_model_config
 from pipeline.pairs import check_zip, read_list
@@ -64,6 +65,8 @@ def preview(job: Job) -> list[str]:
             f"  gamma {settings.to_dict()['gamma']}: {len(plan.steps)} steps, {plan.encodes} network calls, "
             f"{plan.decodes} decodes, {len(plan.injections)} injections a pair"
         )
+    if (said := shortened_dt_lambda(job)) is not None:
+        lines.append(f"  note: {said}")
     total = n_pairs * len(job.settings())
     each_picture, basis = _picture_bytes(job, config.size)
     lines.append(f"calls      {calls:,} network calls on one picture")

@@ -28,6 +28,7 @@ from pipeline.inject import (
     manifest_columns,
     mixed_precision,
     recipes,
+    shortened_dt_lambda,
     units,
 )
 from pipeline.job import BankSpec, Job, SampleSpec
@@ -287,9 +288,10 @@ class Run:
         """Stage 3."""
         job, facts, retry = self.job, self.facts, self.options.retry_failed
         wanted = self.wanted()
-        if (said := mixed_precision(job, *self.banks())) is not None:
-            log.warning(said)
-            self._log("warning", said=said)
+        for said in (mixed_precision(job, *self.banks()), shortened_dt_lambda(job)):
+            if said is not None:
+                log.warning(said)
+                self._log("warning", said=said)
         manifest = Manifest(self.output)
         manifest.open()
         manifest.store.remove_uncommitted()

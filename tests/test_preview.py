@@ -79,6 +79,19 @@ def test_the_lines_a_person_reads(tmp_path):
     assert lines[-1] == f"output     {tmp_path}/out"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["injection.dt_lambda=0.9985", "injection.plan=balanced"], True),
+        (["injection.dt_lambda=0.9985", "injection.plan=reference"], False),
+        (["injection.plan=balanced"], False),
+    ],
+)
+def test_a_dt_lambda_that_a_short_plan_cannot_follow_is_told(tmp_path, overrides, told):
+    text = "\n".join(preview(load_job(job_file(tmp_path), overrides)))
+    assert ("injection.dt_lambda is 0.9985 and injection.plan is shorter" in text) == told
+
+
 def test_a_list_counts_its_distinct_pairs(tmp_path):
     (tmp_path / "pairs.csv").write_text("content,style,note\na,b,1\na,b,2\na,c,3\n")
     assert planned(tmp_path, pairs={"list": "pairs.csv"})["pairs"] == 2
