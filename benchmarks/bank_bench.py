@@ -14,7 +14,6 @@ import argparse
 import os
 import platform
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -29,6 +28,7 @@ import pyarrow as pa
 import torch
 
 from pipeline.bank import BankDescription, BankWriter, LatentBank, Latents, part_name
+from pipeline.bench.peak import peak_mib
 from pipeline.identity import digest
 from pipeline.pages import write_between
 
@@ -199,11 +199,11 @@ def look_up(folder: Path, counts: list[int]) -> list[str]:
 def measure_look_up(root: str) -> None:
     import pyarrow.dataset  # noqa: F401 - its import is no part of opening
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     start = time.perf_counter()
     bank = LatentBank.open(root)
     opening = time.perf_counter() - start
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    grown = peak_mib() - before
     keys = np.random.default_rng(0).choice(bank.keys(), 2000).tolist()
     for key in keys[:200]:
         _ = bank[key]

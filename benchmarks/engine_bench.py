@@ -9,7 +9,6 @@ import argparse
 import hashlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from diffstyle.plan import Injection, grid_plan
+from pipeline.bench.peak import peak_mib
 from pipeline.inject import Wanted, all_remaining, inject_stage, units
 from pipeline.job import InjectionSettings, Job, Pictures
 from pipeline.manifest import Manifest, manifest_rows
@@ -84,7 +84,7 @@ def phase(name: str, root: str, contents: int, styles: int) -> None:
         start_ray()
         pool = Pool(2, None, Resources(num_cpus=0.5))
         (output / "job.yaml").write_bytes(b"{}")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     begun = time.perf_counter()
     if name == "status":
         found = read_status(output)
@@ -105,7 +105,7 @@ def phase(name: str, root: str, contents: int, styles: int) -> None:
             with pool:
                 inject_stage(pool, manifest, tiles, lambda *_: None)
     seconds = time.perf_counter() - begun
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    grown = peak_mib() - before
     print(json.dumps({"seconds": seconds, "memory": grown}))
 
 
