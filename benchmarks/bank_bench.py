@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -28,9 +27,10 @@ import pyarrow as pa
 import torch
 
 from pipeline.bank import BankDescription, BankWriter, LatentBank, Latents, part_name
+from pipeline.batch import processor
 from pipeline.bench.peak import peak_mib
 from pipeline.identity import digest
-from pipeline.pages import write_between
+from pipeline.pages import publish
 
 MARKERS = "<!-- bank_bench: begin -->", "<!-- bank_bench: end -->"
 PART = 64
@@ -213,13 +213,9 @@ def measure_look_up(root: str) -> None:
 
 
 def machine() -> str:
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-        cpu = found.group(1) if found else cpu
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = f"Python {platform.python_version()}, numpy {np.__version__}, pyarrow {pa.__version__}"
-    return f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB; {versions}, torch {torch.__version__}"
+    return f"{processor()}, {os.cpu_count()} cores, {memory:.0f} GiB; {versions}, torch {torch.__version__}"
 
 
 def main() -> None:
@@ -250,10 +246,7 @@ def main() -> None:
             "",
             f"Made by `python benchmarks/bank_bench.py{' --quick' if options.quick else ''} --write docs/banks.md`.",
         ]
-    text = "\n".join(lines)
-    print(text)
-    if options.write:
-        write_between(options.write, MARKERS, text)
+    publish(lines, options.write, MARKERS)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from diffstyle.schedule import timesteps
 from diffstyle.unet import UNet
 from pipeline.bank import BankDescription, BankWriter, LatentBank, Latents
 from pipeline.identity import image_hash
-from pipeline.pages import write_between
+from pipeline.pages import publish
 from pipeline.reconstruct import psnr
 
 MARKERS = "<!-- bank_precision: begin -->", "<!-- bank_precision: end -->"
@@ -184,10 +184,7 @@ def main() -> None:
         for case in cases(options.contents, options.styles):
             lines += rows(case, Path(name), options.plan or ["aligned"])
     lines += ["", f"Made by `python {' '.join(['benchmarks/bank_precision.py', *sys.argv[1:]])}`."]
-    text = "\n".join(lines)
-    print(text)
-    if options.write:
-        write_between(options.write, MARKERS, text)
+    publish(lines, options.write, MARKERS)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from pipeline.cluster import start_ray
 from pipeline.context import cached_bank
 from pipeline.engine import Pool, Resources
 from pipeline.events import read_events
-from pipeline.pages import write_between
+from pipeline.pages import publish
 from pipeline.storage import Place
 
 MARKERS = "<!-- bank_waiting: begin -->", "<!-- bank_waiting: end -->"
@@ -180,10 +180,7 @@ def main() -> None:
                     f"| {figures['waiting'] / compute:.2%} | {figures['load'] / compute:.2%} |"
                 )
     lines += ["", f"Made by `python {' '.join(['benchmarks/bank_waiting.py', *sys.argv[1:]])}`."]
-    text = "\n".join(lines)
-    print(text)
-    if options.write:
-        write_between(options.write, MARKERS, text)
+    publish(lines, options.write, MARKERS)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pipeline.bench.peak import peak_mib
 from pipeline.inject import Wanted, all_remaining, inject_stage, units
 from pipeline.job import InjectionSettings, Job, Pictures
 from pipeline.manifest import Manifest, manifest_rows
-from pipeline.pages import write_between
+from pipeline.pages import publish
 from pipeline.pairs import Entries, wanted_pairs
 from pipeline.recipe import Masks, Recipe, kept_grid
 from pipeline.status import read_status, write_plan
@@ -158,10 +158,7 @@ def main() -> None:
         memory = " | ".join(f"{found[name]['memory']:.0f}" for name in PHASES)
         lines.append(f"| {n:,} | {times[0]} | {times[1]} | {each:.0f} | {times[2]} | {times[3]} | {memory} |")
     lines += ["", "Made by `python benchmarks/engine_bench.py --write docs/running.md`."]
-    text = "\n".join(lines)
-    print(text)
-    if options.write:
-        write_between(options.write, MARKERS, text)
+    publish(lines, options.write, MARKERS)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from preset_settings import cases, lowest_psnr, option_parser
 
 from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan, inversion_plan
 from diffstyle.sampling import inject
-from pipeline.pages import write_between
+from pipeline.pages import publish
 
 MARKERS = ("<!-- curve: begin -->", "<!-- curve: end -->")
 KEPT = inversion_plan(50).kept
@@ -97,9 +97,7 @@ def main() -> None:
         points.append((plan.encodes, order, min(row)))
         cells = " | ".join(f"{dB:.1f}" for dB in row)
         lines.append(f"| {words} | {order} | {plan.encodes} | {plan.decodes} | {cells} |")
-    print("\n".join(lines))
-    if options.write:
-        write_between(options.write, MARKERS, "\n".join(lines))
+    publish(lines, options.write, MARKERS)
     if options.plot:
         plot(points, options.plot)
 

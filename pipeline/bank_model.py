@@ -11,7 +11,6 @@ from typing import Any
 from diffstyle.errors import ConfigError
 from pipeline.bank import BankError, LatentBank
 from pipeline.batch import batch_for
-from pipeline.cluster import plan_workers, start_ray
 from pipeline.context import ContextMaker, ModelContext, model_facts, resolve_device
 from pipeline.engine import Pool
 from pipeline.job import Compute, Job
@@ -22,6 +21,7 @@ from pipeline.shards import ShardStore, open_shards, shard_stage
 from pipeline.sources import open_source
 from pipeline.storage import Place
 from pipeline.tuning import compiles
+from pipeline.workers import crew
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,8 @@ class BankModel:
     @contextmanager
     def pool(self) -> Iterator[tuple[Pool, int]]:
         """Workers that hold the model, on the Ray that is there or an embedded one, and their batch size."""
-        start_ray()
-        actors, threads = (None if n == "auto" else n for n in (self.compute.actors, self.compute.threads))
         device = resolve_device(self.compute.device)
-        n, resources = plan_workers(device, actors, threads)
+        n, resources = crew(self.compute, device)
         batch = self.compute.batch
         if batch == "auto":
             batch = batch_for(self.model, device, self.compute.precision, resources)

@@ -96,11 +96,11 @@ class ModelContext:
         self.batch = batch
         self.note = ""
         self._speed_up = speed_up
-        if speed_up is not None:
-            self._get_fast()
+        self._get_fast()
 
     def _get_fast(self) -> None:
-        assert self._speed_up is not None
+        if self._speed_up is None:
+            return
         while not (said := self._within_memory(functools.partial(self._speed_up, self.batch))):
             self._halve()
         self.note = f"{self.note}; {said}" if self.note else said
@@ -149,8 +149,7 @@ class ModelContext:
             results = self._within_memory(functools.partial(run, filled))
             if results is None:
                 self._halve()
-                if self._speed_up is not None:
-                    self._get_fast()
+                self._get_fast()
                 continue
             done += results[: len(wanted)]
         return done

@@ -1,10 +1,18 @@
-"""Writing what a command measured into a page of the docs, between two markers."""
+"""Showing what a command measured, and writing it into a page of the docs, between two markers."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from diffstyle.errors import ConfigError
+
+
+def publish(lines: list[str], page: Path | None, markers: tuple[str, str]) -> None:
+    """Print the lines and, where a page is given, :func:`write_between` its markers."""
+    text = "\n".join(lines)
+    print(text)
+    if page:
+        write_between(page, markers, text)
 
 
 def write_between(page: Path, markers: tuple[str, str], text: str) -> None:

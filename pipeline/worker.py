@@ -96,8 +96,7 @@ class Worker:
                 self._context = self._make_context()
         except Exception as error:  # noqa: BLE001 - the driver decides
             return Failure.of(error)
-        note = getattr(self._context, "note", "")
-        return {"pid": os.getpid(), **({"note": note} if note else {})}
+        return {"pid": os.getpid(), **({"note": self._note} if self._note else {})}
 
     def ping(self) -> None:
         """Answers if the worker is alive."""
@@ -113,16 +112,19 @@ class Worker:
                 timing.queued = (begun := clock()) - now
                 timing.began = time.time()
                 self._use_threads()
-                before = getattr(self._context, "note", "")
+                before = self._note
                 computed = unit.compute(self._context, loaded)
-                now_noted = getattr(self._context, "note", "")
-                timing.note = now_noted if now_noted != before else ""
+                timing.note = self._note if self._note != before else ""
                 timing.compute = (now := clock()) - begun
             result = unit.save(computed)
             timing.save = clock() - now
         except Exception as error:  # noqa: BLE001 - the driver decides
             return Failure.of(error), timing
         return result, timing
+
+    @property
+    def _note(self) -> str:
+        return getattr(self._context, "note", "")
 
     def _use_threads(self) -> None:
         # In every thread that computes: the number is OpenMP's, which keeps one for each thread, and a kernel that

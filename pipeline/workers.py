@@ -11,9 +11,9 @@ from typing import Any
 from diffstyle.errors import ConfigError
 from pipeline.batch import batch_for
 from pipeline.cluster import plan_workers, start_ray
-from pipeline.context import ContextMaker, ModelFacts, resolve_device
+from pipeline.context import ContextMaker, Device, ModelFacts, resolve_device
 from pipeline.engine import Outcome, Pool, Resources
-from pipeline.job import Job
+from pipeline.job import Compute, Job
 from pipeline.storage import Place
 from pipeline.tuning import compiles
 
@@ -49,6 +49,13 @@ class GuardedPool(Pool):
                 yield outcome
 
 
+def crew(compute: Compute, device: Device, address: str | None = None) -> tuple[int, Resources]:
+    """How many workers with the model there will be and what each asks for; Ray is started or joined for them."""
+    start_ray(address)
+    actors, threads = (None if value == "auto" else value for value in (compute.actors, compute.threads))
+    return plan_workers(device, actors, threads)
+
+
 def model_pool(
     job: Job,
     facts: ModelFacts,
@@ -63,9 +70,7 @@ def model_pool(
     compiled = compiles(compute.compile, device, facts.image_size)
     if device == "cpu" and compute.precision == "float16":
         log.warning("compute.precision float16 is slower than float32 on a CPU; say bfloat16 or float32")
-    start_ray(address)
-    actors, threads = (None if value == "auto" else value for value in (compute.actors, compute.threads))
-    n, resources = plan_workers(device, actors, threads)
+    n, resources = crew(compute, device, address)
     if compute.batch != "auto":
         batch = compute.batch
     else:

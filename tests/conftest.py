@@ -41,6 +41,17 @@ def golden(shared: Path) -> Path:
     return shared / "golden"
 
 
+@pytest.fixture(params=["ddpm", "adm"])
+def unet(request: pytest.FixtureRequest):
+    """A network of 16 px with random weights, of either family."""
+    from diffstyle.architecture import ADMArchitecture, DDPMArchitecture
+    from pipeline.models import random_unet
+
+    if request.param == "ddpm":
+        return random_unet(DDPMArchitecture(16, 32, (1, 2), 1, (8,)))
+    return random_unet(ADMArchitecture(16, 32, (1, 2), 1, (8,), 16, learn_sigma=True))
+
+
 @pytest.fixture(scope="session")
 def ray_session():
     """One real Ray for the whole session, embedded, with room for four small workers whatever the machine has."""

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from s3 import s3_bucket, s3_endpoint  # noqa: F401 - fixtures
-from whole_jobs import CONTENTS, STYLES, here, job_file, run_job  # noqa: F401
+from whole_jobs import CONTENTS, SIX_PAIRS, STYLES, here, job_file, run_job  # noqa: F401
 
 from pipeline.cli import main
 from pipeline.manifest import Manifest
@@ -17,14 +17,6 @@ from pipeline.status import read_status
 from pipeline.storage import Place
 
 pytestmark = pytest.mark.usefixtures("here")
-
-SIX_PAIRS = {
-    "content": {"folder": str(CONTENTS), "limit": 3},
-    "style": {"folder": str(STYLES), "limit": 2},
-    "inversion": {"steps": 4},
-    "injection": {"gamma": 0.6, "t_edit": 400, "events": 2, "plan": {"grid": 4}},
-    "compute": {"batch": 2},
-}
 
 
 class Stop(Exception):

@@ -8,24 +8,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from diffstyle.architecture import ADMArchitecture, DDPMArchitecture
 from diffstyle.plan import Injection, event_timesteps, grid_plan, inversion_plan
 from diffstyle.sampling import ddim_invert, inject
 from pipeline.bench import calls, pairs, speed
 from pipeline.commands.bench import bench
-from pipeline.models import random_unet
 from pipeline.pages import write_between
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = [
-    DDPMArchitecture(16, 32, (1, 2), 1, (8,)),
-    ADMArchitecture(16, 32, (1, 2), 1, (8,), 16, learn_sigma=True),
-]
-
-
-@pytest.fixture(params=SMALL, ids=["ddpm", "adm"])
-def unet(request):
-    return random_unet(request.param)
 
 
 def test_the_benchmarks_reference_loop_is_the_method(unet):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from whole_jobs import CONTENTS, STAGES, STYLES, here, job_file, run_job  # noqa: F401
+from whole_jobs import CONTENTS, SIX_PAIRS, STAGES, STYLES, here, job_file, run_job  # noqa: F401
 
 from pipeline.busy import Busy
 from pipeline.cli import main
@@ -17,13 +17,6 @@ from pipeline.run import Options, Run
 from pipeline.status import read_status
 from pipeline.storage import Place
 
-SIX_PAIRS = {
-    "content": {"folder": str(CONTENTS), "limit": 3},
-    "style": {"folder": str(STYLES), "limit": 2},
-    "inversion": {"steps": 4},
-    "injection": {"gamma": 0.6, "t_edit": 400, "events": 2, "plan": {"grid": 4}},
-    "compute": {"batch": 2},
-}
 pytestmark = pytest.mark.usefixtures("here")
 
 

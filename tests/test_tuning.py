@@ -7,24 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from diffstyle.architecture import ADMArchitecture, DDPMArchitecture
 from diffstyle.errors import ConfigError
 from diffstyle.plan import Injection, aligned_plan, event_timesteps, inversion_plan
 from diffstyle.sampling import ddim_invert, inject
 from diffstyle.unet import GroupNorm
 from pipeline.graphs import GraphedHalves
-from pipeline.models import random_unet
 from pipeline.tuning import compiles, speed_up_halves, tuned
-
-SMALL = [
-    DDPMArchitecture(16, 32, (1, 2), 1, (8,)),
-    ADMArchitecture(16, 32, (1, 2), 1, (8,), 16, learn_sigma=True),
-]
-
-
-@pytest.fixture(params=SMALL, ids=["ddpm", "adm"])
-def unet(request):
-    return random_unet(request.param)
 
 
 @pytest.fixture

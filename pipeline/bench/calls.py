@@ -95,10 +95,7 @@ def measure(name: str, variants: list[Variant], device: str, size: int, repeats:
         unet = unet.cast(variant.dtype)
         if variant.fast_layout:
             unet = tuned(unet, device)
-        for norm in (module for module in unet.modules() if isinstance(module, GroupNorm)):
-            vars(norm).pop("forward", None)
-            if variant.plain_norm:
-                norm.forward = partial(nn.GroupNorm.forward, norm)  # type: ignore[method-assign]
+        use_plain_norms(unet, variant.plain_norm)
         allow_tf32(variant.tf32)
         if variant.compiled:
             notes.append(f"{name}, {variant.peak}: {speed_up_halves(unet, device, variant.batch, compiled=True)}")
@@ -110,6 +107,14 @@ def measure(name: str, variants: list[Variant], device: str, size: int, repeats:
         call = shortest(partial(_call, unet, x, t), repeats, device)
         found.halves.append((variant, encode / variant.batch, (call - encode) / variant.batch))
     return found, notes
+
+
+def use_plain_norms(unet: UNet, plain: bool) -> None:
+    """Every GroupNorm by PyTorch's own kernel, as the reference has it, or as the network has it."""
+    for norm in (module for module in unet.modules() if isinstance(module, GroupNorm)):
+        vars(norm).pop("forward", None)
+        if plain:
+            norm.forward = partial(nn.GroupNorm.forward, norm)  # type: ignore[method-assign]
 
 
 def _call(unet: UNet, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

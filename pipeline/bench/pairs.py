@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import copy
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffstyle.architecture import architecture_from_dict
 from diffstyle.blend import blend
 from diffstyle.checkpoint import load_unet
 from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan, inversion_plan
 from diffstyle.sampling import ddim_invert, ddim_step, inject, predicted_picture
-from diffstyle.unet import GroupNorm, UNet
-from pipeline.bench.calls import Measured
+from diffstyle.unet import UNet
+from pipeline.bench.calls import Measured, use_plain_norms
 from pipeline.bench.machine import allow_tf32
 from pipeline.job import PLAN_PRESETS
 from pipeline.models import load_model_config, random_unet
@@ -202,8 +201,7 @@ def on_a_gpu(found: dict[str, Measured], size: int, loop_steps: int = 100) -> li
     kept = inversion_plan(50).kept
     for model, measured in found.items():
         unet = random_unet(load_model_config(model).unet_architecture).to("cuda")
-        for norm in (module for module in unet.modules() if isinstance(module, GroupNorm)):
-            norm.forward = partial(nn.GroupNorm.forward, norm)  # type: ignore[method-assign] # as the reference has it
+        use_plain_norms(unet, True)
         allow_tf32(False)
         x, h = torch.randn(1, 3, size, size, device="cuda"), torch.randn(1, len(kept), *unet.h_shape, device="cuda")
         grid = preset_plan("reference", kept)
