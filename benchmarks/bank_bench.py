@@ -26,11 +26,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.bank import BankDescription, BankWriter, LatentBank, Latents, part_name
-from pipeline.batch import processor
+from pipeline.banks.description import BankDescription, Latents, part_name
+from pipeline.banks.reader import LatentBank
+from pipeline.banks.writer import BankWriter
+from pipeline.bench.pages import publish
 from pipeline.bench.peak import peak_mib
-from pipeline.identity import digest
-from pipeline.pages import publish
+from pipeline.models.batch_size import processor
+from pipeline.storage.identity import digest
 
 MARKERS = "<!-- bank_bench: begin -->", "<!-- bank_bench: end -->"
 PART = 64

@@ -24,17 +24,19 @@ import torch
 import yaml
 from PIL import Image
 
-from diffstyle.architecture import architecture_from_dict
 from diffstyle.checkpoint import load_unet
 from diffstyle.images import prepare, to_tensor, to_uint8
+from diffstyle.networks.architecture import architecture_from_dict
+from diffstyle.networks.unet import UNet
 from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan, inversion_plan
 from diffstyle.sampling import ddim_invert, inject
 from diffstyle.schedule import timesteps
-from diffstyle.unet import UNet
-from pipeline.bank import BankDescription, BankWriter, LatentBank, Latents
-from pipeline.identity import image_hash
-from pipeline.pages import publish
-from pipeline.reconstruct import psnr
+from pipeline.banks.description import BankDescription, Latents
+from pipeline.banks.reader import LatentBank
+from pipeline.banks.writer import BankWriter
+from pipeline.bench.pages import publish
+from pipeline.stages.reconstruct import psnr
+from pipeline.storage.identity import image_hash
 
 MARKERS = "<!-- bank_precision: begin -->", "<!-- bank_precision: end -->"
 ROOT = Path(__file__).resolve().parents[1]

@@ -27,13 +27,14 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from pipeline.bank import LatentBank, Latents
-from pipeline.cluster import start_ray
-from pipeline.context import cached_bank
-from pipeline.engine import Pool, Resources
-from pipeline.events import read_events
-from pipeline.pages import publish
-from pipeline.storage import Place
+from pipeline.banks.description import Latents
+from pipeline.banks.reader import LatentBank, cached_bank
+from pipeline.bench.pages import publish
+from pipeline.monitoring.events import read_events
+from pipeline.storage.place import Place
+from pipeline.workers.ray_cluster import start_ray
+from pipeline.workers.ray_pool import Pool
+from pipeline.workers.unit import Resources
 
 MARKERS = "<!-- bank_waiting: begin -->", "<!-- bank_waiting: end -->"
 DATA = Path(__file__).resolve().parents[1] / "tests" / "data"
@@ -41,8 +42,8 @@ DATA = Path(__file__).resolve().parents[1] / "tests" / "data"
 
 def small_run(folder: Path, contents: int, styles: int) -> Path:
     """Make a run's output below ``folder``."""
-    from pipeline.job import Job
-    from pipeline.run import Options, Run
+    from pipeline.jobfile.schema import Job
+    from pipeline.runner.run import Options, Run
 
     random = np.random.default_rng(0)
     for side, n in (("content", contents), ("style", styles)):

@@ -97,8 +97,8 @@ def drive(job: str, address: str, seconds: float, retry_failed: bool) -> int:
     """Run a job as the command line does, on the slowed model."""
     from ray import cloudpickle
 
-    from pipeline.jobfile import load_job
-    from pipeline.run import Options, Run
+    from pipeline.jobfile.load import load_job
+    from pipeline.runner.run import Options, Run
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with Run(load_job(job), Options(address, retry_failed, True), lambda maker: Slowly(maker, seconds)) as run:
@@ -196,7 +196,7 @@ def disturb(
 
 def contents_of(output: Path) -> tuple[dict[str, bytes], list[dict[str, Any]], list[str]]:
     """(every picture's bytes by path, all rows of the manifest without timings, files that should not be there)."""
-    from pipeline.manifest import TIMING_COLUMNS
+    from pipeline.results.manifest import TIMING_COLUMNS
 
     pictures = {str(p.relative_to(output)): p.read_bytes() for p in (output / "pictures").rglob("*") if p.is_file()}
     rows: list[dict[str, Any]] = []
@@ -278,7 +278,7 @@ def main() -> None:
             lines.append(f"- {trial(options, Path(name))}")
             print(lines[-1], flush=True)
     if options.write:
-        from pipeline.pages import write_between
+        from pipeline.bench.pages import write_between
 
         text = "\n".join(
             [*lines, "", f"Made by `python benchmarks/chaos.py --write docs/running.md`, {os.cpu_count()} cores."]

@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from diffstyle.plan import Injection, grid_plan
+from pipeline.bench.pages import publish
 from pipeline.bench.peak import peak_mib
-from pipeline.inject import Wanted, all_remaining, inject_stage, units
-from pipeline.job import InjectionSettings, Job, Pictures
-from pipeline.manifest import Manifest, manifest_rows
-from pipeline.pages import publish
-from pipeline.pairs import Entries, wanted_pairs
-from pipeline.recipe import Masks, Recipe, kept_grid
-from pipeline.status import read_status, write_plan
-from pipeline.storage import Place
-from pipeline.tile_unit import InjectUnit
+from pipeline.jobfile.schema import InjectionSettings, Job, Pictures
+from pipeline.monitoring.status import read_status, write_plan
+from pipeline.results.manifest import Manifest, manifest_rows
+from pipeline.stages.inject import Wanted, all_remaining, inject_stage, units
+from pipeline.stages.inject_unit import InjectUnit
+from pipeline.stages.masks import Masks
+from pipeline.stages.pairs import Entries, wanted_pairs
+from pipeline.stages.recipe import Recipe, kept_grid
+from pipeline.storage.place import Place
 
 MARKERS = ("<!-- engine_bench: begin -->", "<!-- engine_bench: end -->")
 SIZES = {"10k": (100, 100), "100k": (400, 250), "1M": (1000, 1000)}
@@ -78,8 +79,9 @@ def phase(name: str, root: str, contents: int, styles: int) -> None:
     output = Place.parse(root)
     manifest = Manifest(output)
     if name == "run":
-        from pipeline.cluster import start_ray
-        from pipeline.engine import Pool, Resources
+        from pipeline.workers.ray_cluster import start_ray
+        from pipeline.workers.ray_pool import Pool
+        from pipeline.workers.unit import Resources
 
         start_ray()
         pool = Pool(2, None, Resources(num_cpus=0.5))

@@ -17,7 +17,7 @@ from preset_settings import cases, lowest_psnr, option_parser
 
 from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan, inversion_plan
 from diffstyle.sampling import inject
-from pipeline.pages import publish
+from pipeline.bench.pages import publish
 
 MARKERS = ("<!-- curve: begin -->", "<!-- curve: end -->")
 KEPT = inversion_plan(50).kept

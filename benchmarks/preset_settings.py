@@ -24,17 +24,18 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from diffstyle.architecture import architecture_from_dict
 from diffstyle.checkpoint import load_unet
 from diffstyle.images import prepare, to_tensor
+from diffstyle.networks.architecture import architecture_from_dict
+from diffstyle.networks.unet import UNet
 from diffstyle.noise import seeded_noise
 from diffstyle.plan import T_0, Plan, Step, inversion_plan
 from diffstyle.sampling import ddim_invert, inject
-from diffstyle.unet import UNet
+from pipeline.bench.pages import write_between
 from pipeline.bench.pairs import psnr
-from pipeline.job import PLAN_PRESETS, InjectionSettings, Job
-from pipeline.pages import write_between
-from pipeline.recipe import injection_plan, load_masks
+from pipeline.jobfile.schema import PLAN_PRESETS, InjectionSettings, Job
+from pipeline.stages.masks import load_masks
+from pipeline.stages.recipe import injection_plan
 
 TREE = Path(__file__).resolve().parents[1]
 PICTURES = TREE / "tests/data/pictures"

@@ -24,12 +24,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffstyle.architecture import architecture_from_dict, build_unet
 from diffstyle.checkpoint import load_unet
+from diffstyle.networks.architecture import architecture_from_dict
+from diffstyle.networks.build import build_unet
+from diffstyle.networks.unet import UNet
 from diffstyle.plan import Injection, event_timesteps, grid_plan, inversion_plan, sampling_plan
 from diffstyle.sampling import ddim_invert, ddim_sample, inject
-from diffstyle.unet import UNet
-from pipeline.bench.metrics import colour_distance, edge_correlation, psnr
+from pipeline.measures.pixels import colour_distance, edge_correlation, psnr
 
 DEFAULT = {"gamma": 1.0, "t_edit": 200, "events": 50, "steps": 50, "omega": 0.0, "top": 999}
 

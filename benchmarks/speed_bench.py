@@ -1,6 +1,6 @@
 """The same as ``diffstyle bench``, from the source tree."""
 
-from pipeline.commands.bench import bench
+from pipeline.cli.bench import bench
 
 if __name__ == "__main__":
     bench()

@@ -18,10 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffstyle.architecture import Architecture, architecture_from_dict, architecture_to_dict, build_unet
 from diffstyle.diffusers_layout import architecture_from_diffusers, from_diffusers, is_diffusers_layout
 from diffstyle.errors import CheckpointError, ConfigError
-from diffstyle.unet import UNet
+from diffstyle.networks.architecture import Architecture, architecture_from_dict, architecture_to_dict
+from diffstyle.networks.build import build_unet
+from diffstyle.networks.unet import UNet
 
 #: Keys under which training code wraps weights, in the order in which they are tried.
 _EMA_KEYS = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "params_ema", "shadow")

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from diffstyle.architecture import IMAGE_CHANNELS, NORM_GROUPS, DDPMArchitecture
 from diffstyle.errors import CheckpointError, ConfigError
+from diffstyle.networks.architecture import IMAGE_CHANNELS, NORM_GROUPS, DDPMArchitecture
 
 # Field -> (the values that mean our DDPM U-Net, what diffusers assumes where the field is absent).
 _FIXED: dict[str, tuple[tuple[Any, ...], Any]] = {

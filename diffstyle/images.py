@@ -15,7 +15,7 @@ def prepare(image: Image.Image, size: int) -> Image.Image:
     """An RGB picture of ``size`` x ``size`` pixels: the centre square of the shorter side, resized bilinearly.
 
     A mode other than RGB is converted as Pillow does it: transparency, 16 bits and orientation are the business of
-    whoever opened the file (``pipeline.decode``). Raises ValueError for a size below 1 or an empty picture.
+    whoever opened the file (``pipeline.shards.decode``). Raises ValueError for a size below 1 or an empty picture.
     """
     if size < 1 or 0 in image.size:
         raise ValueError(f"cannot prepare a picture of {image.width} x {image.height} at size {size}")

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from diffstyle.blend import blend
+from diffstyle.networks.unet import UNet
 from diffstyle.plan import Plan
 from diffstyle.schedule import a_at, sigma_at
-from diffstyle.unet import UNet
 
 # Called after each step with the number of steps done and their total; may raise to stop the walk.
 OnStep = Callable[[int, int], None]

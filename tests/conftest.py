@@ -44,8 +44,8 @@ def golden(shared: Path) -> Path:
 @pytest.fixture(params=["ddpm", "adm"])
 def unet(request: pytest.FixtureRequest):
     """A network of 16 px with random weights, of either family."""
-    from diffstyle.architecture import ADMArchitecture, DDPMArchitecture
-    from pipeline.models import random_unet
+    from diffstyle.networks.architecture import ADMArchitecture, DDPMArchitecture
+    from pipeline.models.load import random_unet
 
     if request.param == "ddpm":
         return random_unet(DDPMArchitecture(16, 32, (1, 2), 1, (8,)))

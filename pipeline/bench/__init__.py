@@ -1,1 +1,1 @@
-"""What `diffstyle bench` measures."""
+"""What `diffstyle bench` and `diffstyle quality` measure."""

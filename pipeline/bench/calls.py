@@ -8,11 +8,12 @@ from functools import partial
 import torch
 from torch import nn
 
-from diffstyle.architecture import build_unet
-from diffstyle.unet import GroupNorm, UNet
+from diffstyle.networks.build import build_unet
+from diffstyle.networks.unet import GroupNorm, UNet
 from pipeline.bench.machine import allow_tf32, matmul_peak, shortest
-from pipeline.models import load_model_config, random_unet
-from pipeline.tuning import speed_up_halves, tuned
+from pipeline.models.accelerate import speed_up_halves, tuned
+from pipeline.models.config import load_model_config
+from pipeline.models.load import random_unet
 
 MODELS = ("afhq-dog", "celebahq")
 

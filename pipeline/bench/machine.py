@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pipeline.batch import processor
+from pipeline.models.batch_size import processor
 
 
 def shortest(run: Callable[[], Any], repeats: int, device: str = "cpu") -> float:

@@ -10,17 +10,18 @@ import torch
 import yaml
 from torch import Tensor
 
-from diffstyle.architecture import architecture_from_dict
 from diffstyle.blend import blend
 from diffstyle.checkpoint import load_unet
+from diffstyle.networks.architecture import architecture_from_dict
+from diffstyle.networks.unet import UNet
 from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan, inversion_plan
 from diffstyle.sampling import ddim_invert, ddim_step, inject, predicted_picture
-from diffstyle.unet import UNet
 from pipeline.bench.calls import Measured, use_plain_norms
 from pipeline.bench.machine import allow_tf32
-from pipeline.job import PLAN_PRESETS
-from pipeline.models import load_model_config, random_unet
-from pipeline.tuning import tuned
+from pipeline.jobfile.schema import PLAN_PRESETS
+from pipeline.models.accelerate import tuned
+from pipeline.models.config import load_model_config
+from pipeline.models.load import random_unet
 
 _TREE = Path(__file__).resolve().parents[2]  # trained models come with the source tree only
 NEEDS_TREE = "The part on trained models needs the source tree, which holds them."

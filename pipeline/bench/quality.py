@@ -17,16 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffstyle.masks import rectangle_mask, to_h_grid
+from diffstyle.networks.unet import UNet
 from diffstyle.noise import seeded_noise
 from diffstyle.plan import inversion_plan, sampling_plan
 from diffstyle.sampling import ddim_invert, ddim_sample, inject
-from diffstyle.unet import UNet
 from pipeline.bench.bootstrap import Interval, interval, mean_interval
 from pipeline.bench.heldout import Pairs
-from pipeline.bench.metrics import colour_distance, edge_correlation, matched_colours, psnr
-from pipeline.bench.vgg import MissingExtraError, VGGFeatures, content_correlation, gram_distance
-from pipeline.job import InjectionSettings
-from pipeline.recipe import injection_plan
+from pipeline.jobfile.schema import InjectionSettings
+from pipeline.measures.pixels import colour_distance, edge_correlation, matched_colours, psnr
+from pipeline.measures.vgg import MissingExtraError, VGGFeatures, content_correlation, gram_distance
+from pipeline.stages.recipe import injection_plan
 
 log = logging.getLogger(__name__)
 BATCH = 16

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from pipeline.bench.pages import write_between
 from pipeline.bench.quality import BAR, Quality, Scores, machine
-from pipeline.pages import write_between
 
 BEGIN, END = "<!-- quality: written by `diffstyle quality` -->", "<!-- quality: end -->"
 

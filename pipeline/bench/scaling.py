@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from pipeline.batch import MOST
-from pipeline.models import load_model, load_model_config, random_unet
-from pipeline.tuning import tuned
+from pipeline.models.accelerate import tuned
+from pipeline.models.batch_size import MOST
+from pipeline.models.config import load_model_config
+from pipeline.models.load import load_model, random_unet
 
 
 def _seconds_of(code: list[str]) -> float:
@@ -24,7 +25,7 @@ def _seconds_of(code: list[str]) -> float:
 def start_up(device: str) -> list[str]:
     """Seconds until work can begin, part by part, each in a fresh process."""
     build = (
-        "import torch; from pipeline.models import *; "
+        "import torch; from pipeline.models.config import *; "
         f"unet = load_model(load_model_config('celebahq'), 'random', '{device}', torch.{_type(device)})"
     )
     ray = "import torch, ray; ray.init(address='local', include_dashboard=False, log_to_driver=False)"
@@ -39,7 +40,10 @@ def start_up(device: str) -> list[str]:
         f"| together | {started + built:.1f} | 15 |",
     ]
     if device == "cuda":
-        code = f"{build}; from pipeline.tuning import *; print(speed_up_halves(tuned(unet, 'cuda'), 'cuda', 32, True))"
+        code = (
+            f"{build}; from pipeline.models.accelerate import *; "
+            "print(speed_up_halves(tuned(unet, 'cuda'), 'cuda', 32, True))"
+        )
         lines.append(
             f"| a worker that also compiles, when the cache folder has it | {_seconds_of(['-c', code]):.1f} | |"
         )
@@ -104,7 +108,7 @@ def memory(device: str, size: int, batches: tuple[int, ...]) -> list[str]:
     if device == "cuda":
         return _memory_of_a_gpu(size)
     code = (
-        "import torch; from pipeline.models import *; from pipeline.bench.peak import peak_mib; "
+        "import torch; from pipeline.models.config import *; from pipeline.bench.peak import peak_mib; "
         "unet = random_unet(load_model_config('celebahq').unet_architecture).to(memory_format=torch.channels_last)\n"
         "with torch.inference_mode(): unet(torch.randn({batch}, 3, {size}, {size}), torch.full(({batch},), 500))\n"
         "print(peak_mib())"

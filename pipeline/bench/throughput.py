@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from pipeline.events import read_events
-from pipeline.storage import Place
+from pipeline.monitoring.events import read_events
+from pipeline.storage.place import Place
 
 HEAD = (
     "| pairs | contents x styles | whole run, s | start-up, s | banks, s | injection, s | report and end, s "
@@ -27,7 +27,7 @@ _DATA = Path(__file__).resolve().parents[2] / "tests/data"  # comes with the sou
 _RUN = """
 import sys
 from pipeline.bench.peak import peak_mib
-from pipeline.cli import main
+from pipeline.cli.main import main
 try:
     main(["run", "--quiet", sys.argv[1]])
 finally:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from pipeline.sources.base import MAX_BYTES, SourceError, one_line
-from pipeline.storage import Entry, Place
+from pipeline.storage.place import Entry, Place
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)\Z")
 _WILD = re.compile(r"[*?\[]")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from diffstyle.errors import DiffStyleError
-from pipeline.identity import digest
+from pipeline.storage.identity import digest
 
 # File names that are taken for pictures (in any case). Kinds that Pillow may not read are here too: a table of rejects
 # that names them is better than a folder of which half is passed over.

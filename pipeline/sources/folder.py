@@ -20,7 +20,7 @@ from pipeline.sources.base import (
     failed,
     is_picture,
 )
-from pipeline.storage import Place
+from pipeline.storage.place import Place
 
 _SIDE_CARS = (".json", ".txt")
 # In a version's place where a file can't be looked at; it differs from every real one, so the file is tried again.

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.sources.addresses import resolve, stat, version_of
 from pipeline.sources.attributes import plain_text
 from pipeline.sources.base import Cut, Item, RawPicture, Source, SourceError, failed, one_line
-from pipeline.storage import Place
+from pipeline.storage.place import Place
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pipeline.sources.addresses import beside, files, reaching, version_of
 from pipeline.sources.attributes import Naming, plain_text
 from pipeline.sources.base import Broken, Cut, Item, Source, SourceError, one_line
 from pipeline.sources.folder import MISSING, FileAt, FileReader
-from pipeline.storage import Entry, Place
+from pipeline.storage.place import Entry, Place
 
 PATH_COLUMNS = ("path", "file", "image", "filename", "file_name", "filepath", "file_path")
 

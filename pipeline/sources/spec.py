@@ -16,7 +16,7 @@ from pipeline.sources.lmdbs import LmdbSource
 from pipeline.sources.paths import PATH_COLUMNS, ListSource
 from pipeline.sources.tables import ParquetSource, find_image_column, read_footer
 from pipeline.sources.tars import TarSource
-from pipeline.storage import Place
+from pipeline.storage.place import Place
 
 Addresses = str | list[str]
 

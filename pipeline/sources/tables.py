@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.sources.addresses import Unreadable, beside, files, reaching, read_file, version_of
 from pipeline.sources.attributes import Naming, plain_text
 from pipeline.sources.base import Cut, Item, RawPicture, Source, SourceError, failed, one_line
-from pipeline.storage import Entry, Place
+from pipeline.storage.place import Entry, Place
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "bytes", "data", "content")
 # Rows that are read from a row group at a time: with pictures of a few megabytes still little memory.

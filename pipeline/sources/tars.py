@@ -33,7 +33,7 @@ from pipeline.sources.base import (
     is_picture,
     one_line,
 )
-from pipeline.storage import Entry, Place
+from pipeline.storage.place import Entry, Place
 
 _SIDE_CARS = ("json", "txt", "cls")
 # Members of a block are read in stretches of at most this many bytes: few requests, little memory.

@@ -1,0 +1,1 @@
+"""The two U-Net families, cut into encode and decode."""

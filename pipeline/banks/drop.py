@@ -1,0 +1,97 @@
+"""Dropping images of a bank.
+
+Part by part through the commit protocol, new part first and old part last, so a kill leaves a bank that opens, and
+doing it again ends where it would have ended. Not while another job writes the same bank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.banks.copy import Progress, _quiet, repack
+from pipeline.banks.description import INDEX_SCHEMA, PLACE_COLUMNS
+from pipeline.banks.index import delete_snapshot, read_description, read_index, read_index_part, tensor_parts
+from pipeline.banks.payload import PAYLOADS, Payloads
+from pipeline.banks.writer import BankWriter
+from pipeline.storage.parts import PartStore
+from pipeline.storage.place import Place
+
+
+def prune(path: str | Place, keep: Iterable[str], *, dry_run: bool = False, progress: Progress = _quiet) -> list[str]:
+    """Drop all images but those whose hashes are in ``keep``, failed ones too; returns the hashes that are dropped.
+
+    Parts that lose some of their images are written anew without them, so the space is free afterwards.
+    """
+    store = PartStore(Place.parse(path))
+    read_description(store)
+    kept = set(keep)
+    images = set(read_index(store, ["image"])["image"].to_pylist())
+    dropped = sorted(images - kept)
+    if dropped and not dry_run:
+        drop(store.root, lambda row: row["image"] not in kept, progress)
+    return dropped
+
+
+def drop(root: Place, unwanted: Callable[[dict[str, Any]], bool], progress: Progress = _quiet) -> list[str]:
+    """Drop the rows, of tensors and of failures, for which ``unwanted`` holds; other names go with the last tensors.
+
+    In this order, so that every moment leaves a bank that reads right: parts without the unwanted are committed, other
+    names are led to where their tensors now are, then the old parts go, each index file before its payload. Returns a
+    line for each name that had no tensors left to lead to.
+    """
+    store = PartStore(root)
+    writer = BankWriter(root, read_description(store)[0])
+    payloads = Payloads(store, writer.description)
+    writer.remove_uncommitted()
+    delete_snapshot(store)
+    old: set[str] = set()
+    others: list[str] = []  # parts without a payload of their own: other names, and failures
+    for part in store.parts():
+        rows = read_index_part(store, part).to_pylist()
+        if not any(row["data"] == part for row in rows):
+            others.append(part)
+            continue
+        rest = [row for row in rows if not unwanted(row)]
+        if len(rest) < len(rows):
+            old.add(part)
+            if rest:
+                repack(payloads, writer, rest)
+            progress(f"{part}: {len(rows) - len(rest)} of {len(rows)} images dropped")
+    names = _follow(store, others, old, unwanted)
+    for part in sorted(old):
+        delete_part(writer, part)
+    writer.snapshot()
+    return names
+
+
+def _follow(
+    store: PartStore, others: list[str], old: set[str], unwanted: Callable[[dict[str, Any]], bool]
+) -> list[str]:
+    """Lead other names to where the tensors are once the ``old`` parts are gone; returns those that lead nowhere."""
+    parts = tensor_parts(store)
+    tensors = {row["image"]: row for part in sorted(parts) if part not in old for row in parts[part]}
+    dropped = []
+    for part in others:
+        rows = read_index_part(store, part).to_pylist()
+        rest = []
+        for row in rows:
+            if row["status"] != "ok":
+                rest += [] if unwanted(row) else [row]
+            elif row["image"] in tensors:
+                rest.append({**row, **{name: tensors[row["image"]][name] for name in PLACE_COLUMNS}})
+            else:
+                dropped.append(f"{part}: {row['key']} dropped, another name of an image that is gone")
+        if not rest:
+            (store.index_folder / f"{part}.parquet").delete()
+        elif rest != rows:
+            store.commit(part, pa.Table.from_pylist(rest, INDEX_SCHEMA))
+    return dropped
+
+
+def delete_part(writer: BankWriter, part: str) -> None:
+    """Take a part out of the index, then delete its payload."""
+    (writer.store.index_folder / f"{part}.parquet").delete()
+    writer.store.data(part, PAYLOADS[writer.description.format].EXTENSION).delete()

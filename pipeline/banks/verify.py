@@ -1,0 +1,246 @@
+"""Is a bank what it says it is? ``verify`` looks at everything, ``repair`` drops what is broken.
+
+What is dropped is missing, and what is missing the next ``precompute`` makes anew: a bank is never mended by guessing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.banks.description import PLACE_COLUMNS, BankDescription, BankError, Latents
+from pipeline.banks.drop import delete_part, drop
+from pipeline.banks.index import (
+    SNAPSHOT,
+    check_snapshot,
+    delete_snapshot,
+    read_description,
+    read_index_part,
+    tensor_parts,
+)
+from pipeline.banks.payload import PAYLOADS, Payloads
+from pipeline.banks.reader import LatentBank
+from pipeline.banks.writer import BankWriter
+from pipeline.storage.parts import PartStore
+from pipeline.storage.place import Place
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong. ``kind``: what ``repair`` does about it.
+
+    ``index`` (an index file that can't be read), ``part`` (a payload that is missing, changed, or not what the index
+    says): the part goes. ``alias`` (a name that leads nowhere): the name goes. ``doubled`` (an image with tensors in
+    two parts): all but the first go. ``snapshot`` (a copy of the index that differs from it): the copy goes.
+    ``inversion`` (a sample that inverts to something else): nothing, since it says that the model or the code differs,
+    not which entries do.
+    """
+
+    kind: str
+    part: str
+    message: str
+    image: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.part}: {self.message}"
+
+
+@dataclass
+class BankReport:
+    """What ``verify`` saw. ``ok`` if there is no problem; ``notes`` are no problems (what a killed writer left)."""
+
+    parts: int = 0
+    images: int = 0
+    names: int = 0
+    failed: int = 0
+    bytes: int = 0
+    sampled: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def verify(
+    path: str | Place,
+    *,
+    reinvert: Callable[[Latents], str | None] | None = None,
+    sample: int = 0,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> BankReport:
+    """Check every part: payload against its hash, entries against the index both ways, shapes, dtypes, finite values.
+
+    ``reinvert`` is called with ``sample`` random entries and says what is wrong with one, or None. ``progress`` is
+    called with (parts done, parts). Reads every byte twice, a few parts at a time. Raises DescriptionError or BankError
+    only where the description itself can't be used.
+    """
+    place = Place.parse(path)
+    store = PartStore(place)
+    description, _ = read_description(store)
+    report = BankReport()
+    indexed: dict[str, list[dict[str, Any]]] = {}
+    for part in store.parts():
+        try:
+            indexed[part] = read_index_part(store, part).to_pylist()
+        except BankError as error:
+            report.problems.append(Problem("index", part, str(error)))
+    rows = [row for part_rows in indexed.values() for row in part_rows]
+    ok = [row for row in rows if row["status"] == "ok"]
+    report.failed = len({row["image"] for row in rows} - {row["image"] for row in ok})
+    report.names = len({(row["key"], row["image"]) for row in ok})
+
+    own = {part: [row for row in part_rows if row["data"] == part] for part, part_rows in indexed.items()}
+    own = {part: part_rows for part, part_rows in own.items() if part_rows}
+    report.parts = len(own)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        checks = pool.map(lambda item: _check_part(store, description, *item), own.items())
+        for done, (part, found) in enumerate(zip(own, checks, strict=True), 1):
+            report.problems += found
+            report.bytes += own[part][0]["data_size"] or 0
+            progress(done, len(own))
+
+    first: dict[str, dict[str, Any]] = {}
+    for part, part_rows in own.items():
+        for row in part_rows:
+            there = first.setdefault(row["image"], row)
+            if there is not row:
+                what = f"{row['key']} has its tensors in {there['data']} too"
+                report.problems.append(Problem("doubled", part, what, row["image"]))
+    report.images = len(first)
+    for part, part_rows in indexed.items():
+        for row in part_rows:
+            if row["status"] == "ok" and row["data"] != part and not _leads_to(row, own.get(row["data"], [])):
+                what = f"{row['key']} is a name for an image that is not in {row['data']}"
+                report.problems.append(Problem("alias", part, what, row["image"]))
+    for entry in store.data_folder.list():
+        if entry.place.name not in {f"{part}.{PAYLOADS[description.format].EXTENSION}" for part in own}:
+            report.notes.append(f"{entry.place}: no part of the index names it; left by a killed writer, or in work")
+    if not any(problem.kind == "index" for problem in report.problems) and (wrong := check_snapshot(store)):
+        report.problems.append(Problem("snapshot", SNAPSHOT, wrong))
+    if reinvert and sample and report.ok:
+        _sample(place, report, reinvert, sample, seed)
+    return report
+
+
+def _leads_to(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
+    place = [row[name] for name in ("image", *PLACE_COLUMNS)]
+    return any([there[name] for name in ("image", *PLACE_COLUMNS)] == place for there in rows)
+
+
+def _check_part(store: PartStore, description: BankDescription, part: str, rows: list[dict[str, Any]]) -> list[Problem]:
+    """What is wrong with one payload; the first few of each kind are enough to say."""
+    payload = PAYLOADS[description.format]
+    place = store.data(part, payload.EXTENSION)
+    if len({(row["data_size"], row["data_hash"]) for row in rows}) != 1:
+        return [Problem("part", part, "its rows name different sizes or hashes of one payload")]
+    found = []
+    try:
+        size, found_hash = _hash(place)
+        if size != rows[0]["data_size"]:
+            return [Problem("part", part, f"the payload has {size} bytes, the index says {rows[0]['data_size']}")]
+        if found_hash != rows[0]["data_hash"]:
+            found.append("the payload differs from its hash: bytes have changed since it was written")
+        found += _check_entries(place, payload, store, description, rows)
+    except FileNotFoundError:
+        found.append("the payload is missing")
+    except BankError as error:
+        found.append(str(error))
+    return [Problem("part", part, message) for message in found]
+
+
+def _check_entries(
+    place: Place, payload: Any, store: PartStore, description: BankDescription, rows: list[dict[str, Any]]
+) -> list[str]:
+    """Each entry as a plain reader of the format sees it, against its row and against what the index's offsets give."""
+    found = []
+    by_row = {row["row"]: row for row in rows}
+    payloads = Payloads(store, description)
+    seen = set()
+    for head, x_t, h in payload.read_all(place):
+        row = by_row.get(head["row"])
+        seen.add(head["row"])
+        if row is None or (row["image"], row["key"]) != (head["image"], head["key"]):
+            found.append(f"row {head['row']} holds {head['key']}, the index says {row['key'] if row else 'nothing'}")
+            continue
+        if tuple(head["h_timesteps"]) != description.h_timesteps:
+            found.append(f"{head['key']}: h is for timesteps {head['h_timesteps']}")
+        (indexed,) = payloads.read_rows([row])
+        for name, tensor, shape, dtype, other in (
+            ("x_t", x_t, description.x_t_shape, description.x_t_dtype, indexed.x_t),
+            ("h", h, description.h_stack_shape, description.h_dtype, indexed.h),
+        ):
+            if (tensor is None) != (other is None):
+                found.append(f"{head['key']}: {name} is {'missing' if tensor is None else 'there against the role'}")
+            if tensor is None or other is None:
+                continue
+            if tensor.shape != shape or tensor.dtype != np.dtype(dtype):
+                found.append(f"{head['key']}: {name} is {tensor.dtype} {tensor.shape}, not {dtype} {shape}")
+            elif tensor.tobytes() != other.tobytes():
+                found.append(f"{head['key']}: the index does not point at its {name}")
+            elif not np.isfinite(tensor).all():
+                found.append(f"{head['key']}: {name} has values that are not finite")
+    found += [f"{row['key']} is in the index, not in the payload" for at, row in by_row.items() if at not in seen]
+    return found
+
+
+def _hash(place: Place) -> tuple[int, str]:
+    state, size = hashlib.sha256(), 0
+    with place.open() as stream:
+        while piece := stream.read(8 << 20):
+            state.update(piece)
+            size += len(piece)
+    return size, state.hexdigest()
+
+
+def _sample(root: Place, report: BankReport, reinvert: Callable[[Latents], str | None], sample: int, seed: int) -> None:
+    bank = LatentBank.open(root)
+    numbers = np.random.default_rng(seed).permutation(len(bank))[:sample]
+    for number in sorted(numbers.tolist()):
+        entry = bank[number]
+        report.sampled += 1
+        wrong = reinvert(entry)
+        if wrong:
+            report.problems.append(Problem("inversion", entry.row["data"], f"{entry.key}: {wrong}", entry.image))
+
+
+def repair(path: str | Place, report: BankReport | None = None) -> list[str]:
+    """Drop what ``report`` (by default: a new ``verify``) calls broken; returns a line for each thing dropped.
+
+    What went is then missing, and the next ``precompute`` makes it anew. A payload with a wrong hash goes as a whole:
+    no entry of it can be trusted. Call it while no other job writes the bank.
+    """
+    place = Place.parse(path)
+    report = report or verify(place)
+    store = PartStore(place)
+    writer = BankWriter(place, read_description(store)[0])
+    done = []
+    for part in sorted({problem.part for problem in report.problems if problem.kind == "index"}):
+        (store.index_folder / f"{part}.parquet").delete()
+        done.append(f"{part}: index file dropped")
+    broken = {problem.part for problem in report.problems if problem.kind == "part"}
+    for part in sorted(broken):
+        lost = len(read_index_part(store, part))
+        delete_part(writer, part)
+        done.append(f"{part}: dropped with its {lost} images")
+    if any(problem.kind == "snapshot" for problem in report.problems):
+        delete_snapshot(store)
+        done.append(f"{SNAPSHOT}: dropped, the index itself is whole")
+    seen: set[str] = set()
+    second: set[tuple[str, str]] = set()
+    for part, rows in tensor_parts(store).items():
+        images = {row["image"] for row in rows}
+        second.update((part, image) for image in images & seen)
+        seen |= images
+    done += [f"{part}: {image} dropped, it is in another part too" for part, image in sorted(second)]
+    done += drop(place, lambda row: (row["data"], row["image"]) in second)
+    writer.remove_uncommitted()
+    return done

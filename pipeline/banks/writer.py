@@ -1,0 +1,197 @@
+"""Writing a bank: workers write payloads, the driver commits them. ``storage/parts.py`` has the protocol."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.banks.description import (
+    PICTURE_COLUMNS,
+    PLACE_COLUMNS,
+    BankDescription,
+    BankError,
+    Latents,
+    index_rows,
+    now,
+)
+from pipeline.banks.index import read_index, write_snapshot
+from pipeline.banks.payload import PAYLOADS
+from pipeline.storage.identity import digest
+from pipeline.storage.parts import PartStore
+from pipeline.storage.place import Place
+
+
+class BankWriter:
+    """The driver's side of a bank, and the workers' :meth:`write_payload`. Holds nothing in memory but its address."""
+
+    def __init__(self, root: Place, description: BankDescription):
+        self.root = root
+        self.description = description
+        self.store = PartStore(root)
+
+    @classmethod
+    def create_or_open(
+        cls, root: str | Place, description: BankDescription, about: Mapping[str, Any] | None = None
+    ) -> BankWriter:
+        """Make the bank, or go on with the one that is there.
+
+        ``about`` is what is good to know and need not be equal (versions, dates). Raises DescriptionError, naming
+        every field that differs, if the bank was made with another description.
+        """
+        writer = cls(Place.parse(root), description)
+        writer.store.describe(description.to_dict(), dict(about or {}))
+        return writer
+
+    @staticmethod
+    def write_payload(root: str | Place, description: BankDescription, part: str, items: Sequence[Latents]) -> pa.Table:
+        """Write the tensors of ``items`` as one payload file, whole or not at all; returns their rows of the index.
+
+        For a worker: nothing counts before the driver commits the rows. The same items give the same bytes. What the
+        shards know of a picture (source, label, ...) is taken from ``item.row``. Raises BankError for tensors that do
+        not fit the description or are not finite, OSError where the disk is full or not writable.
+        """
+        if not items:
+            raise BankError(f"{part}: a part without entries; commit failures with commit_failures")
+        if len({item.image for item in items}) != len(items):
+            raise BankError(f"{part}: the same image twice; give other names of a picture to commit_aliases")
+        payload = PAYLOADS[description.format]
+        with BankWriter(Place.parse(root), description).hashing_payload(part) as stream:
+            places = payload.write(cast(BinaryIO, stream), description, items)
+        rows = []
+        for item, where in zip(items, places, strict=True):
+            row = {name: item.row.get(name) for name in PICTURE_COLUMNS}
+            row.update(where, key=item.key, image=item.image, data=part, status="ok")
+            row.update(data_size=stream.size, data_hash=stream.hexdigest())
+            row["created"] = item.row.get("created") or now()
+            rows.append(row)
+        return index_rows(rows)
+
+    @contextlib.contextmanager
+    def hashing_payload(self, part: str) -> Iterator[HashingStream]:
+        """Write a part's payload, whole or not at all; the stream knows its size and hash."""
+        with self.store.data(part, PAYLOADS[self.description.format].EXTENSION).writer() as stream:
+            yield HashingStream(stream)
+
+    def commit(self, part: str, rows: pa.Table | Sequence[Mapping[str, Any]]) -> None:
+        """Make a part count. Raises BankError if its payload is not there as the rows say, or rows are of another."""
+        table = index_rows(rows)
+        if set(table["data"].to_pylist()) != {part} or set(table["status"].to_pylist()) != {"ok"}:
+            raise BankError(f"{part}: rows that are not of this part, or not ok")
+        place = self.store.data(part, PAYLOADS[self.description.format].EXTENSION)
+        size = place.size() if place.is_file() else None
+        if size != table["data_size"][0].as_py():
+            there = "is missing" if size is None else f"has {size} bytes, its writer wrote {table['data_size'][0]}"
+            raise BankError(f"{place}: {there}; do all machines of the job share this folder?")
+        self.store.commit(part, table)
+
+    def commit_aliases(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Other names (``key``, ``image`` and what the shards say) of images that are in the bank. Index only.
+
+        Names that are known already are left out, so doing it again adds nothing; returns how many were new. Raises
+        BankError for an image that is not in the bank.
+        """
+        index = self._ok(["key", "image", *PLACE_COLUMNS])
+        known = set(zip(index["key"].to_pylist(), index["image"].to_pylist(), strict=True))
+        new = {(row["key"], row["image"]): row for row in rows if (row["key"], row["image"]) not in known}
+        if not new:
+            return 0
+        wanted = pa.array(sorted({image for _, image in new}), pa.string())
+        places = {row["image"]: row for row in index.filter(pc.is_in(index["image"], wanted)).to_pylist()}
+        table = []
+        for (key, image), row in sorted(new.items()):
+            if image not in places:
+                raise BankError(f"{key}: an alias of image {image}, which is not in {self.root}")
+            where = {name: places[image][name] for name in PLACE_COLUMNS}
+            table.append(
+                {**{name: row.get(name) for name in PICTURE_COLUMNS}, **where, "status": "ok", "created": now()}
+            )
+        self.store.commit(f"alias-{digest(*(part for pair in sorted(new) for part in pair))[:24]}", index_rows(table))
+        return len(table)
+
+    def commit_failures(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Images that could not be inverted: ``key``, ``image``, ``error`` and what the shards say. Index only.
+
+        An ``ok`` row of the same image, whenever it was written, takes the failure's place for every reader.
+        """
+        table = []
+        for row in sorted(rows, key=lambda one: (one["image"], one["key"])):
+            if not row.get("error"):
+                raise BankError(f"{row['key']}: a failure without an error")
+            said = {name: row.get(name) for name in PICTURE_COLUMNS}
+            table.append({**said, "status": "failed", "error": row["error"], "created": row.get("created") or now()})
+        if table:
+            self.store.commit(f"failed-{digest(*(row['image'] for row in table))[:24]}", index_rows(table))
+
+    def snapshot(self) -> None:
+        """Keep opening quick, after many commits; see ``bank_index``. Call it at the end of a stage."""
+        write_snapshot(self.store)
+
+    def _ok(self, columns: list[str]) -> pa.Table:
+        index = read_index(self.store, [*columns, "status"])
+        return index.filter(pc.equal(index["status"], "ok"))
+
+    def known_images(self) -> set[str]:
+        """Hashes of the images whose tensors are committed."""
+        return set(self._ok(["image"])["image"].to_pylist())
+
+    def known_sources(self) -> set[str]:
+        """The sources of the committed entries."""
+        return set(self._ok(["source"])["source"].to_pylist())
+
+    def known_names(self) -> set[tuple[str, str]]:
+        """(key, image) of every committed entry, aliases included."""
+        index = self._ok(["key", "image"])
+        return set(zip(index["key"].to_pylist(), index["image"].to_pylist(), strict=True))
+
+    def failed_images(self) -> dict[str, str]:
+        """Image hash -> error, of those that failed and have not succeeded since."""
+        return latest_failures(read_index(self.store, ["image", "status", "error", "created"]), "image")
+
+    def remove_uncommitted(self) -> list[str]:
+        """Delete what killed writers left; returns the files' names. Call it while no other writer is at work."""
+        self.root.remove_unfinished()
+        (self.root / "columns").remove_unfinished()
+        return self.store.remove_uncommitted()
+
+
+def latest_failures(index: pa.Table, by: str) -> dict[str, str]:
+    """``by`` (``image`` or ``key``) -> error of the last failure, leaving out images that have an ``ok`` row.
+
+    Parts of an index have no order in time, so it is the status that decides: once an image is ``ok``, it is.
+    """
+    ok = pc.equal(index["status"], "ok")
+    done = index.filter(ok)["image"].combine_chunks()
+    failed = index.filter(pc.invert(ok))
+    failed = failed.filter(pc.invert(pc.is_in(failed["image"], done))).sort_by([("created", "ascending")])
+    return dict(zip(failed[by].to_pylist(), failed["error"].to_pylist(), strict=True))
+
+
+class HashingStream:
+    """Passes bytes on and keeps their number and SHA-256, so that a payload need not be read back to be hashed."""
+
+    def __init__(self, stream: BinaryIO):
+        self._stream = stream
+        self._state = hashlib.sha256()
+        self.size = 0
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        self._stream.write(data)
+        self._state.update(data)
+        written = memoryview(data).nbytes
+        self.size += written
+        return written
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def hexdigest(self) -> str:
+        return self._state.hexdigest()

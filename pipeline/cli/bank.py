@@ -1,0 +1,395 @@
+"""``diffstyle bank``: look into latent banks, check them, change them as a whole."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from diffstyle.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.banks.description import Latents
+    from pipeline.banks.reader import LatentBank
+    from pipeline.stages.reinvert import Reinvert
+    from pipeline.storage.lock import OutputLock
+
+# As in pipeline/cli/main.py: done, but something is wrong with what was looked at.
+EXIT_FAILURES = 3
+
+
+@click.group()
+def bank() -> None:
+    """Look into latent banks, check and change them. BANK is a folder, s3://... or gs://..."""
+
+
+@bank.command()
+@click.argument("path", metavar="BANK")
+@click.option("--json", "as_json", is_flag=True, help="The same as one JSON object.")
+def info(path: str, as_json: bool) -> None:
+    """Counts, sizes, settings and dates of a bank."""
+    from pipeline.banks.reader import LatentBank
+
+    summary = _summary(LatentBank.open(path))
+    if as_json:
+        click.echo(json.dumps(summary, indent=2))
+        return
+    for name, value in summary.items():
+        if isinstance(value, dict):
+            click.echo(f"{name}:")
+            for inner, detail in value.items():
+                click.echo(f"  {inner}: {_short(detail)}")
+        else:
+            click.echo(f"{name}: {_short(value)}")
+
+
+def _summary(opened: LatentBank) -> dict[str, Any]:
+    import pyarrow.compute as pc
+
+    index = opened.index
+    payloads = dict(zip(index["data"].to_pylist(), index["data_size"].to_pylist(), strict=True))
+    dates = pc.min_max(index["created"]).as_py()
+    images = pc.count_distinct(index["image"]).as_py()
+    return {
+        "bank": str(opened.place),
+        "entries": len(opened),
+        "images": images,
+        "failed": len(opened.failed()),
+        "parts": len(payloads),
+        "bytes": sum(payloads.values()),
+        "bytes_per_image": round(sum(payloads.values()) / images) if images else 0,
+        "first_made": dates["min"].isoformat(timespec="seconds") if dates["min"] else None,
+        "last_made": dates["max"].isoformat(timespec="seconds") if dates["max"] else None,
+        "columns": _columns(opened, set(index["image"].to_pylist())),
+        "settings": {name: value for name, value in opened.description.to_dict().items() if name != "kind"},
+        "about": opened.about,
+    }
+
+
+def _columns(opened: LatentBank, images: set[str]) -> dict[str, Any]:
+    """Of each column computed later, how many images have it; of numbers, the smallest, the median and the largest."""
+    import statistics
+
+    from pipeline.banks.columns import read_columns
+
+    found: dict[str, Any] = {}
+    for name, column in read_columns(opened.place).items():
+        values = [value for image, value in column.items() if image in images]
+        found[name] = {"images": len(values)}
+        # An infinite PSNR (an equal picture) is no JSON.
+        numbers = [v for v in values if isinstance(v, int | float) and abs(v) != float("inf")]
+        if numbers:
+            figures = {"min": min(numbers), "median": statistics.median(numbers), "max": max(numbers)}
+            found[name] |= {what: round(value, 3) for what, value in figures.items()}
+    return found
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 160 else f"{text[:150]} ... ({len(value)} in all)"
+
+
+@bank.command()
+@click.argument("path", metavar="BANK")
+@click.argument("key")
+@click.option("--thumbnail", type=click.Path(dir_okay=False, path_type=Path), help="Write the thumbnail to this file.")
+def show(path: str, key: str, thumbnail: Path | None) -> None:
+    """One entry, by key or image hash: what is known of the picture, and figures of its tensors.
+
+    Columns computed later stand below: the PSNR and the thumbnail that `diffstyle reconstruct` writes.
+    """
+    from pipeline.banks.columns import read_columns
+    from pipeline.banks.reader import LatentBank
+
+    opened = LatentBank.open(path)
+    entry = opened[key]
+    for name, value in entry.row.items():
+        if value is not None:
+            click.echo(f"{name}: {value}")
+    names = [row["key"] for row in _same_image(opened, entry.image) if row["key"] != entry.key]
+    if names:
+        click.echo(f"other names: {', '.join(names)}")
+    for line in _figures(entry):
+        click.echo(line)
+    picture = None
+    for name, column in read_columns(opened.place).items():
+        value = column.get(entry.image)
+        if isinstance(value, bytes):
+            picture = value if name == "thumbnail" else picture
+        elif value is not None:
+            click.echo(f"{name}: {value}")
+    if thumbnail and picture is None:
+        raise ConfigError(f"{path}: no thumbnails here yet; run `diffstyle reconstruct` on the bank")
+    if thumbnail and picture is not None:
+        thumbnail.write_bytes(picture)
+    elif picture is not None and sys.stdout.isatty():
+        click.echo(_in_blocks(picture))
+    elif picture is not None:
+        click.echo(f"thumbnail: {len(picture)} bytes; --thumbnail FILE writes it")
+
+
+def _same_image(opened: LatentBank, image: str) -> list[dict[str, Any]]:
+    import pyarrow.compute as pc
+
+    rows: list[dict[str, Any]] = opened.index.filter(pc.equal(opened.index["image"], image)).to_pylist()
+    return rows
+
+
+def _figures(entry: Latents) -> list[str]:
+    import numpy as np
+
+    lines = []
+    if entry.x_t is not None:
+        x = entry.x_t.astype(np.float64)
+        lines.append(f"x_t: {entry.x_t.dtype} {entry.x_t.shape}, mean {x.mean():.4f}, standard deviation {x.std():.4f}")
+    if entry.h is not None:
+        lines.append(f"h: {entry.h.dtype} {entry.h.shape}")
+        for timestep, h in zip(entry.h_timesteps, entry.h.astype(np.float64), strict=True):
+            lines.append(f"  t = {timestep}: norm {np.linalg.norm(h):.3f}, largest {np.abs(h).max():.3f}")
+    return lines
+
+
+def _in_blocks(picture: bytes, width: int = 48) -> str:
+    """A picture as text for a terminal: two pixels a character, upper and lower half, in 24-bit colour."""
+    import io
+
+    from PIL import Image
+
+    with Image.open(io.BytesIO(picture)) as opened:
+        image = opened.convert("RGB")
+    height = max(2, round(image.height * width / image.width)) // 2 * 2
+    pixels = image.resize((width, height)).load()
+    assert pixels is not None
+    lines = []
+    for y in range(0, height, 2):
+        cells = []
+        for x in range(width):
+            upper, lower = (";".join(map(str, pixels[x, row])) for row in (y, y + 1))  # type: ignore[arg-type]
+            cells.append(f"\x1b[38;2;{upper};48;2;{lower}m\u2580")
+        lines.append("".join(cells) + "\x1b[0m")
+    return "\n".join(lines)
+
+
+@bank.command()
+@click.argument("path", metavar="BANK")
+@click.option("--reinvert", type=click.IntRange(min=1), metavar="N", help="Invert so many pictures again and compare.")
+@click.option("--job", metavar="JOB.yaml", help="With --reinvert: model and weights as this job says.")
+@click.option("--model", help="With --reinvert: a model's name or YAML file. Default: as the bank says.")
+@click.option("--weights", help="With --reinvert: the model's weights.")
+@click.option("--pictures", help="With --reinvert: shards or a data set. Default: the shards beside the bank.")
+def verify(
+    path: str, reinvert: int | None, job: str | None, model: str | None, weights: str | None, pictures: str | None
+) -> int:
+    """Check every part: hashes, shapes, finite values, index against files both ways.
+
+    With --reinvert, also whether pictures chosen at random give the same x_T and h again, within what the stored dtype
+    allows. The exit code is 3 if something is wrong.
+    """
+    import tempfile
+
+    from pipeline.banks.verify import verify as check
+
+    if reinvert:
+        with tempfile.TemporaryDirectory() as scratch:
+            again = _reinvert(path, job, model, weights, pictures, Path(scratch))
+            report = check(path, reinvert=again, sample=reinvert, progress=_parts_done)
+        if again.compared:
+            click.echo(f"{again.compared} pictures inverted again; the largest relative error is {again.largest:.2g}")
+        if again.absent:
+            click.echo(f"note: {again.absent} of the sample are not among the pictures")
+    else:
+        report = check(path, progress=_parts_done)
+    for note in report.notes:
+        click.echo(f"note: {note}")
+    for problem in report.problems:
+        click.echo(f"wrong: {problem}")
+    click.echo(
+        f"{report.images} images in {report.parts} parts ({report.bytes:,} bytes), {report.names} names, "
+        f"{report.failed} failed: {'all is well' if report.ok else f'{len(report.problems)} problems'}"
+    )
+    if not report.ok:
+        click.echo(f"`diffstyle bank repair {path}` drops what is broken; the next precompute makes it anew")
+    return 0 if report.ok else EXIT_FAILURES
+
+
+def _reinvert(
+    path: str, job: str | None, model: str | None, weights: str | None, pictures: str | None, scratch: Path
+) -> Reinvert:
+    from pipeline.banks.reader import LatentBank
+    from pipeline.runner.bank_model import find_model, find_pictures
+    from pipeline.stages.reinvert import Reinvert
+
+    opened = LatentBank.open(path)
+    shards, rows = find_pictures(opened, pictures, scratch)
+    if shards is None:
+        raise ConfigError(f"{path}: no shards beside the bank to invert again; name them, or the data set: --pictures")
+    return Reinvert(opened, find_model(opened, job, model, weights).context, shards, rows)
+
+
+def _parts_done(done: int, total: int) -> None:
+    # A line for each twentieth: as good in a log as on a terminal.
+    if total > 20 and done * 20 // total > (done - 1) * 20 // total:
+        click.echo(f"{done} of {total} parts checked", err=True)
+
+
+def holding(address: str, made: bool = False) -> OutputLock:
+    """What keeps runs and other commands off a bank while it changes: the lock of the run's output if it is in one.
+
+    Unless it is to be ``made``, the bank must be there: a lock would leave a folder behind where the name is misspelt.
+    """
+    from pipeline.storage.lock import OutputLock
+    from pipeline.storage.parts import PartStore
+    from pipeline.storage.place import Place
+
+    place = Place.parse(address)
+    if not made:
+        PartStore(place).description()
+    return OutputLock(place.parent.parent if place.parent.name == "banks" else place)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+@bank.command()
+@click.argument("path", metavar="BANK")
+def repair(path: str) -> None:
+    """Drop what is broken, so that the next precompute makes it anew. Not while another job writes the bank."""
+    from pipeline.banks.verify import repair as mend
+
+    with holding(path):
+        done = mend(path)
+    click.echo("\n".join(done) if done else "nothing is broken")
+
+
+@bank.command()
+@click.argument("target")
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--format", type=click.Choice(["parquet", "webdataset"]), help="Of a new TARGET; default: the source's.")
+def merge(target: str, sources: tuple[str, ...], format: str | None) -> None:
+    """Copy the entries of SOURCES into the bank TARGET, made if it is not there. Images that it has are left out."""
+    from pipeline.banks.copy import merge as pour
+
+    with holding(target, made=True):
+        copied = pour(target, sources, format=format, progress=_say)
+    click.echo(f"{copied} images copied into {target}")
+
+
+@bank.command()
+@click.argument("path", metavar="BANK")
+@click.option("--job", metavar="JOB.yaml", help="Keep what this job's data set lists now.")
+@click.option("--shards", multiple=True, help="Keep the images of these shards; may be repeated.")
+@click.option("--keep", type=click.Path(path_type=Path), help="Keep these: a text file, a key or image hash a line.")
+@click.option("--dry-run", is_flag=True, help="Only say how many would go.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def prune(path: str, job: str | None, shards: tuple[str, ...], keep: Path | None, dry_run: bool, yes: bool) -> None:
+    """Drop the images that left the dataset: all but those that the job lists, in the shards, or in the list."""
+    from pipeline.banks.drop import prune as cut
+
+    if not shards and keep is None and job is None:
+        raise ConfigError("bank prune: say what to keep, with --job, --shards or --keep")
+    images = _images_of_shards(shards) | (_images_of_list(path, keep) if keep else set())
+    if job:
+        from pipeline.jobfile.load import load_job
+        from pipeline.runner.bank_listed import images_listed
+        from pipeline.storage.place import Place
+
+        images |= images_listed(load_job(job), Place.parse(path))
+    leaving = cut(path, images, dry_run=True)
+    click.echo(f"{len(leaving)} images leave: nothing of what is kept has them")
+    if leaving and not dry_run and (yes or click.confirm("Drop them?")):
+        with holding(path):
+            cut(path, images, progress=_say)
+        click.echo("dropped")
+
+
+def _images_of_shards(shards: tuple[str, ...]) -> set[str]:
+    import pyarrow as pa
+
+    from pipeline.storage.parts import PartStore
+    from pipeline.storage.place import Place
+
+    images: set[str] = set()
+    for address in shards:
+        store = PartStore(Place.parse(address))
+        store.description()  # says so if it is no such folder: else all would leave
+        images.update(store.rows(pa.schema([("image", pa.string())]))["image"].to_pylist())
+    return images
+
+
+def _images_of_list(path: str, keep: Path) -> set[str]:
+    from pipeline.banks.reader import LatentBank
+
+    try:
+        wanted = [line.strip() for line in keep.read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise ConfigError(f"--keep {keep}: {error.strerror}") from error
+    opened = LatentBank.open(path)
+    images = dict(zip(opened.keys(), opened.index["image"].to_pylist(), strict=True))
+    known = set(images.values())
+    unknown = [name for name in wanted if name not in images and name not in known]
+    if unknown:
+        raise ConfigError(f"--keep {keep}: {len(unknown)} lines are neither key nor image, the first is {unknown[0]!r}")
+    return {images.get(name, name) for name in wanted}
+
+
+@bank.command()
+@click.argument("source")
+@click.argument("target")
+@click.option("--format", type=click.Choice(["parquet", "webdataset"]), help="Default: the source's.")
+@click.option("--role", type=click.Choice(["content", "style", "both"]), help="Keep only what this role needs.")
+@click.option("--timestep", "timesteps", type=int, multiple=True, help="Keep h at this timestep; may be repeated.")
+@click.option("--h-dtype", type=click.Choice(["float16", "float32"]))
+@click.option("--x-t-dtype", type=click.Choice(["float16", "float32"]))
+def export(
+    source: str,
+    target: str,
+    format: str | None,
+    role: str | None,
+    timesteps: tuple[int, ...],
+    h_dtype: str | None,
+    x_t_dtype: str | None,
+) -> None:
+    """Copy a bank into the other format, or one that keeps less. Goes on where it was stopped."""
+    from pipeline.banks.copy import export as copy
+
+    with holding(target, made=True):
+        copied = copy(
+            source,
+            target,
+            format=format,
+            role=role,
+            h_timesteps=timesteps or None,
+            h_dtype=h_dtype,
+            x_t_dtype=x_t_dtype,
+            progress=_say,
+        )
+    click.echo(f"{copied} images copied into {target}")
+
+
+@bank.command()
+@click.argument("path", metavar="BANK")
+def upgrade(path: str) -> None:
+    """Bring a bank to the format version of this release."""
+    from pipeline.banks.copy import upgrade as move_on
+
+    with holding(path):
+        passed = move_on(path, progress=_say)
+    click.echo(f"now format version {passed[-1]}" if passed else "nothing to do: the format version is this release's")
+
+
+@bank.command()
+@click.argument("path", metavar="BANK")
+@click.argument("key")
+@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many neighbours.")
+@click.option("--timestep", type=int, help="Compare h at this timestep; default: the mean over all kept ones.")
+def similar(path: str, key: str, top: int, timestep: int | None) -> None:
+    """The nearest neighbours of an entry in h-space, by cosine."""
+    from pipeline.banks.neighbours import similar as nearest
+    from pipeline.banks.reader import LatentBank
+
+    for name, cosine in nearest(LatentBank.open(path), key, top=top, timestep=timestep):
+        click.echo(f"{cosine:.4f}  {name}")

@@ -1,0 +1,149 @@
+"""The ``diffstyle`` command: a table of subcommands, each imported only when it runs, and what becomes of errors.
+
+Exit codes, for schedulers: 0 all done; 2 wrong input, nothing to gain from running it again unchanged; 3 done, with
+failures that the manifest names; 4 stopped, and the same command goes on from there; 1 a bug.
+A command returns its exit code (None: 0) or raises a DiffStyleError, which carries one.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import click
+
+from diffstyle import __version__
+from diffstyle.errors import DiffStyleError
+
+EXIT_OK, EXIT_BUG, EXIT_WRONG_INPUT, EXIT_FAILURES, EXIT_STOPPED = range(5)
+
+#: name -> (module:attribute, help). The help stands here so that ``diffstyle --help`` imports no command.
+COMMANDS = {
+    "run": ("pipeline.cli.run:run", "Run a job: shard, precompute, inject."),
+    "plan": ("pipeline.cli.plan:plan", "Say what a job would compute, and how large its banks would be."),
+    "shard": ("pipeline.cli.shard:shard", "Stage 1: prepare pictures, write them to WebDataset shards."),
+    "precompute": ("pipeline.cli.precompute:precompute", "Stage 2: invert prepared pictures into a latent bank."),
+    "inject": ("pipeline.cli.inject:inject", "Stage 3: make the pairs' pictures and the manifest."),
+    "status": ("pipeline.cli.status:status", "Say what of a run is done, failed and left."),
+    "prune": ("pipeline.cli.prune:prune", "Drop the pictures that no current job wants."),
+    "models": ("pipeline.cli.models:models", "List models, fetch their weights."),
+    "bank": ("pipeline.cli.bank:bank", "Look into latent banks, check and change them."),
+    "reconstruct": ("pipeline.cli.reconstruct:reconstruct", "Sample pictures back from a bank, with their PSNR."),
+    "train": ("pipeline.cli.train:train", "Train a small diffusion model."),
+    "quality": ("pipeline.cli.quality:quality", "Score a model and settings on pictures with known answers."),
+    "bench": ("pipeline.cli.bench:bench", "Measure speed on this machine."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands from a table and imports the one that runs."""
+
+    def __init__(self, *args: Any, table: dict[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.table = table
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.table)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.table:
+            return None
+        module, _, attribute = self.table[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self.table.items()])
+
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, standalone_mode: bool = True, **kw: Any
+    ) -> Any:
+        """Run, and leave with the exit codes of this module's docstring."""
+        if not standalone_mode:
+            return super().main(args, prog_name, standalone_mode=False, **kw)
+        given = list(args if args is not None else sys.argv[1:])
+        verbose = bool({"-v", "--verbose"} & set(given[: next((i for i, a in enumerate(given) if a[:1] != "-"), None)]))
+        with _terminate_like_interrupt():
+            try:
+                result = super().main(args, prog_name, standalone_mode=False, **kw)
+            except BaseException as error:  # noqa: BLE001 - the one place where every error ends; none is swallowed
+                _leave(error, verbose)
+        sys.exit(result if isinstance(result, int) else EXIT_OK)
+
+
+@contextmanager
+def _terminate_like_interrupt() -> Iterator[None]:
+    """While inside, SIGTERM (a scheduler taking the machine back) ends the run as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(error: BaseException, verbose: bool) -> NoReturn:
+    """Say what happened and exit with its code."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, DiffStyleError):  # Ray wraps what a task raised, with the worker's traceback in the text
+        error = cause
+    if isinstance(error, SystemExit):
+        raise error
+    if isinstance(error, click.exceptions.Exit):
+        sys.exit(error.exit_code)
+    if type(error).__name__ == "NoArgsIsHelpError" and isinstance(error, click.UsageError):  # click 8.2 and later
+        error.show()
+        sys.exit(EXIT_OK)
+    if isinstance(error, click.UsageError):
+        error.show()
+        sys.exit(EXIT_WRONG_INPUT)
+    if verbose and not isinstance(error, click.Abort | KeyboardInterrupt):
+        traceback.print_exception(error)
+    if isinstance(error, click.ClickException):
+        _say(f"error: {error.format_message()}")
+        sys.exit(EXIT_WRONG_INPUT)
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        _say("stopped; what is finished is kept, and the same command goes on from there")
+        sys.exit(EXIT_STOPPED)
+    if isinstance(error, DiffStyleError):
+        for line in getattr(error, "mistakes", None) or [str(error)]:
+            _say(f"error: {line}")
+        sys.exit(error.exit_code)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = f" ({error.filename})" if error.filename else ""
+        _say(f"error: the disk is full{place}; free some space, and the same command goes on from there")
+        sys.exit(EXIT_STOPPED)
+    if isinstance(error, BrokenPipeError):  # the reader of our output went away, as in `diffstyle models | head`
+        sys.stdout = sys.stderr = open("/dev/null", "w")  # noqa: SIM115, PTH123 - open until the interpreter has flushed
+        sys.exit(EXIT_OK)
+    if not verbose:
+        traceback.print_exception(error)
+    _say("this is a bug in diffstyle; please report it with the lines above")
+    sys.exit(EXIT_BUG)
+
+
+def _say(text: str) -> None:
+    click.echo(" ".join(text.splitlines()), err=True)
+
+
+@click.group(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="diffstyle")
+@click.option("-v", "--verbose", is_flag=True, help="Show tracebacks of errors.")
+@click.pass_context
+def main(ctx: click.Context, verbose: bool) -> None:
+    """Style transfer for whole data sets: every content in every style, by frozen diffusion models, on Ray."""
+    ctx.obj = {"verbose": verbose}

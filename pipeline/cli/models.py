@@ -1,0 +1,145 @@
+"""``diffstyle models``: what models there are, whether their weights are here, and fetching them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from pipeline.models.cache import cache_place, weights_place
+from pipeline.models.config import ModelConfig, all_model_configs, is_config_name, load_model_config
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def models(ctx: click.Context, as_json: bool) -> None:
+    """List models; show one; fetch its weights."""
+    if ctx.invoked_subcommand is None:
+        _list([_described(config) for config in all_model_configs().values()], as_json)
+
+
+@models.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(name: str, as_json: bool) -> None:
+    """Everything known about the model NAME (or the YAML file NAME)."""
+    config = load_model_config(name)
+    if not is_config_name(name):
+        _ = config.unet_architecture  # a mistake in a user's own file is told here; it takes importing torch
+    described = _described(config)
+    if as_json:
+        click.echo(json.dumps(described, indent=2))
+        return
+    for field, value in described.items():
+        if isinstance(value, dict):
+            click.echo(f"{field}:")
+            for inner, item in value.items():
+                click.echo(f"  {inner}: {_plain(item)}")
+        elif value is not None:
+            click.echo(f"{field}: {_plain(value)}")
+
+
+@models.command()
+@click.argument("name")
+def fetch(name: str) -> None:
+    """Download the weights of the model NAME into the cache; run it again to go on after a cut."""
+    from pipeline.models.download import fetch_model
+
+    config = load_model_config(name)
+    with _progress() as progress:
+        place = fetch_model(config, progress)
+    click.echo(f"{config.name}: {place}")
+
+
+def _described(config: ModelConfig) -> dict[str, Any]:
+    place = weights_place(config)
+    weights = config.weights.model_dump(exclude_none=True)
+    return {
+        "name": config.name,
+        "title": config.title,
+        "dataset": config.dataset,
+        "family": config.family,
+        "size": config.size,
+        "present": place is not None,
+        "place": str(place or cache_place(config)),
+        "obtain": "fetch" if config.weights.url or config.weights.hub else "by hand" if config.weights.page else "path",
+        "licence": config.licence,
+        "paper": config.paper,
+        "repository": config.repository,
+        "architecture": config.architecture,
+        "weights": weights if "hub" in weights else {k: v for k, v in weights.items() if k != "revision"},
+    }
+
+
+def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    header = ("name", "family", "size", "weights", "licence")
+    if not sys.stdout.isatty():
+        for row in rows:
+            where = row["place"] if row["present"] else _how_to_get(row)
+            click.echo("\t".join((row["name"], row["family"], str(row["size"]), where, row["licence"] or "not stated")))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header)
+    for row in rows:
+        state = "here" if row["present"] else f"not here ({row['obtain']})"
+        table.add_row(row["name"], row["family"], str(row["size"]), state, row["licence"] or "not stated")
+    Console().print(table)
+    click.echo("fetch: diffstyle models fetch NAME. by hand: diffstyle models show NAME says from where.")
+
+
+def _how_to_get(row: dict[str, Any]) -> str:
+    if row["obtain"] == "fetch":
+        return f"not here: diffstyle models fetch {row['name']}"
+    return f"not here: by hand from {row['weights']['page']}" if row["obtain"] == "by hand" else "not here"
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, list | bool) else str(value)
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """A bar on a terminal, a line every ten seconds elsewhere."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+            tasks: dict[str, Any] = {}
+
+            def draw(name: str, done: int, total: int | None) -> None:
+                if name not in tasks:
+                    tasks[name] = bar.add_task(name, total=total)
+                bar.update(tasks[name], completed=done, total=total)
+
+            yield draw
+        return
+    said = time.monotonic()
+
+    def write(name: str, done: int, total: int | None) -> None:
+        nonlocal said
+        if time.monotonic() - said >= 10:
+            said = time.monotonic()
+            share = f" of {total / 1e6:,.0f} MB ({done / total:.0%})" if total else " MB"
+            click.echo(f"{name}: {done / 1e6:,.0f}{share}", err=True)
+
+    yield write

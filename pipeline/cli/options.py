@@ -1,0 +1,61 @@
+"""What the commands that run a job have in common: their options, and what they say at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+EXIT_FAILURES = 3
+
+
+def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The argument JOB and the options of every command that runs one."""
+    for decorate in reversed(
+        (
+            click.argument("job", metavar="JOB.yaml"),
+            click.option(
+                "--set",
+                "overrides",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Override a field of the job, e.g. injection.gamma=0.4. May be given several times.",
+            ),
+            click.option("--address", help="Join the Ray cluster at this address instead of starting an embedded Ray."),
+            click.option("--retry-failed", is_flag=True, help="Try again what failed before."),
+            click.option(
+                "--max-failures",
+                type=click.IntRange(min=0),
+                metavar="N",
+                help="Stop after more than N failed pictures or pairs; instead of the job's compute.max_failures.",
+            ),
+            click.option("--quiet", "-q", is_flag=True, help="No progress, only the summary."),
+        )
+    ):
+        command = decorate(command)
+    return command
+
+
+def run_stages(
+    job: str,
+    overrides: tuple[str, ...],
+    address: str | None,
+    retry_failed: bool,
+    max_failures: int | None,
+    quiet: bool,
+    stages: tuple[str, ...],
+) -> int:
+    """Run some stages of a job, say what was made, and return the exit code."""
+    from pipeline.jobfile.load import load_job
+
+    loaded = load_job(job, overrides, check_inputs=True)
+
+    from pipeline.runner.run import Options, Run
+
+    with Run(loaded, Options(address, retry_failed, quiet, max_failures)) as run:
+        for stage in stages:
+            getattr(run, stage)()
+        for line in run.summary(stages):
+            click.echo(line)
+        return EXIT_FAILURES if run.tally.failed else 0

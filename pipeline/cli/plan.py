@@ -1,0 +1,26 @@
+"""``diffstyle plan``: what a job would do and write."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("job", metavar="JOB.yaml")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a field of the job, e.g. bank.keep=all. May be given several times.",
+)
+def plan(job: str, overrides: tuple[str, ...]) -> None:
+    """Say what a job would compute and how large its banks and pictures would be. The same as `run --dry-run`."""
+    from pipeline.jobfile.load import load_job
+
+    loaded = load_job(job, overrides, check_inputs=True)
+
+    from pipeline.runner.preview import preview
+
+    for line in preview(loaded):
+        click.echo(line)

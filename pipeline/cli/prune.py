@@ -1,0 +1,48 @@
+"""``diffstyle prune``: drop results that no current job wants."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("jobs", metavar="JOB.yaml...", nargs=-1, required=True)
+@click.option("--yes", "-y", is_flag=True, help="Drop it. Without this, only what would go is said.")
+def prune(jobs: tuple[str, ...], yes: bool) -> None:
+    """Drop the pairs of an output folder, pictures and manifest rows, that none of these jobs wants.
+
+    Name every job that writes to the folder: what none of them asks for goes, such as pairs of an old gamma or of
+    pictures that have left a data set. Shards and banks stay (`diffstyle bank prune` is for those).
+    """
+    from diffstyle.errors import ConfigError
+    from pipeline.jobfile.load import load_job
+    from pipeline.results.manifest import Manifest
+    from pipeline.results.prune import drop_leavings, find_leavings
+    from pipeline.runner.run import Run
+    from pipeline.storage.lock import OutputLock
+    from pipeline.storage.place import Place
+
+    loaded = [load_job(job, check_inputs=True) for job in jobs]
+    output = Place.parse(loaded[0].output)
+    for path, job in zip(jobs[1:], loaded[1:], strict=True):
+        if Place.parse(job.output) != output:
+            raise ConfigError(f"{path}: output is {job.output}, but that of {jobs[0]} is {output}; prune one at a time")
+    manifest = Manifest(output)
+    if not manifest.store.exists():
+        raise ConfigError(f"{output}: no results here; run a job first")
+    with OutputLock(output):
+        wanted: set[str] = set()
+        for job in loaded:
+            asked = Run(job).wanted()
+            wanted.update(*(asked.ids(recipe) for recipe in asked.recipes))
+        leavings = find_leavings(manifest, wanted)
+        if not leavings:
+            click.echo("nothing to drop: every pair is wanted")
+            return
+        files = len(leavings.files) + len(leavings.tars)
+        said = f"{leavings.pairs} pairs and {files} files ({leavings.size / 1e6:.1f} MB)"
+        if not yes:
+            click.echo(f"would drop {said}; to do it: --yes")
+            return
+        drop_leavings(manifest, leavings, wanted)
+        click.echo(f"dropped {said}")

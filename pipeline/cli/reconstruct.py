@@ -1,0 +1,103 @@
+"""``diffstyle reconstruct``: sample the pictures of a bank back and say how near they come."""
+
+from __future__ import annotations
+
+import click
+
+from diffstyle.errors import ConfigError
+
+# As in pipeline/cli/main.py: done, but something could not be.
+EXIT_FAILURES = 3
+
+
+@click.command()
+@click.argument("path", metavar="BANK")
+@click.option("--job", metavar="JOB.yaml", help="Take model, weights and compute from this job. Default: the run's.")
+@click.option("--model", help="A model's name or YAML file. Default: as the bank says.")
+@click.option("--weights", help="The model's weights. Default: as the job or the model's config says.")
+@click.option("--steps", type=click.IntRange(min=2), help="Steps of the sampling. Default: as many as the inversion.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many entries.")
+@click.option("--pictures", help="Shards or a data set to compare with. Default: the shards beside the bank.")
+@click.option("--output", help="Write the reconstructions into this folder too, as PNG files.")
+@click.option("--again", is_flag=True, help="Also those that are reconstructed already.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress, only the summary.")
+def reconstruct(
+    path: str,
+    job: str | None,
+    model: str | None,
+    weights: str | None,
+    steps: int | None,
+    limit: int | None,
+    pictures: str | None,
+    output: str | None,
+    again: bool,
+    quiet: bool,
+) -> int:
+    """Sample pictures back from the x_T of a BANK by plain DDIM.
+
+    The PSNR against the prepared picture and a thumbnail are written into the bank, for `diffstyle bank show`, `bank
+    info` and `to_pandas()`. Run again, only what lacks them is done.
+    """
+    import tempfile
+    from pathlib import Path
+
+    from pipeline.banks.reader import LatentBank
+    from pipeline.cli.bank import holding
+    from pipeline.monitoring.progress import Progress
+    from pipeline.runner.bank_model import find_model, find_pictures
+    from pipeline.stages.reconstruct import missing_rows
+    from pipeline.stages.reconstruct import reconstruct as sample_back
+    from pipeline.storage.place import Place
+
+    bank = LatentBank.open(path)
+    inversion = bank.description.inversion
+    steps = steps or int(inversion["steps"])
+    if steps > int(inversion["t_0"]) + 1:
+        raise ConfigError(f"--steps {steps}: there are only {inversion['t_0'] + 1} timesteps up to t_0")
+    folder = Place.parse(output) if output else None
+    with holding(path), tempfile.TemporaryDirectory() as scratch:
+        missing_rows(bank, steps, {}, limit=1)  # a bank without x_T is told before anything is read
+        shards, rows_of = find_pictures(bank, pictures, Path(scratch))
+        if pictures and not set(rows_of) & set(bank.index["image"].to_pylist()):
+            raise ConfigError(f"--pictures {pictures}: none of these are pictures of {path}")
+        rows = missing_rows(bank, steps, rows_of, output=folder, limit=limit, again=again)
+        if not rows:
+            click.echo("nothing to do: every entry is reconstructed; --again does it again")
+            return 0
+        found_model = find_model(bank, job, model, weights)
+        with (
+            found_model.pool() as (pool, batch),
+            Progress(len(rows), "reconstruct", "pictures", quiet=quiet) as progress,
+        ):
+            found = sample_back(
+                pool,
+                bank,
+                rows,
+                steps,
+                # Whole batches, and enough units that all workers end at about the same time.
+                per_unit=batch * max(1, min(64 // batch, -(-len(rows) // (4 * pool.size * batch)))),
+                shards=shards,
+                pictures=rows_of,
+                output=folder,
+                on_done=progress.advance,
+            )
+    return _summary(path, found, shards is None)
+
+
+def _summary(path: str, found: list[dict], no_shards: bool) -> int:
+    import statistics
+
+    failed = [one for one in found if "error" in one]
+    values = [one["psnr"] for one in found if one.get("psnr") is not None]
+    click.echo(f"{len(found) - len(failed)} pictures reconstructed; `diffstyle bank show {path} KEY` shows one")
+    if values:
+        click.echo(f"PSNR: median {statistics.median(values):.2f} dB, {min(values):.2f} to {max(values):.2f}")
+    if no_shards:
+        click.echo("no PSNR: there are no shards beside the bank; --pictures names them, or the data set")
+    elif len(values) < len(found) - len(failed):
+        click.echo(f"no PSNR for {len(found) - len(failed) - len(values)}: their pictures are not among those given")
+    for one in failed[:5]:
+        click.echo(f"failed: {one['key']}: {one['error']}")
+    if failed:
+        click.echo(f"{len(failed)} failed; the same command tries them again")
+    return EXIT_FAILURES if failed else 0

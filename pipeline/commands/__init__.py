@@ -1,1 +1,0 @@
-"""One module for each command of the `diffstyle` CLI, imported only when that command runs."""

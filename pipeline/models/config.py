@@ -1,0 +1,134 @@
+"""The models that a job can name: their configs, where their weights are, and loading them."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from diffstyle.errors import ConfigError
+from pipeline.storage.shipped import shipped_files
+from pipeline.storage.yamlfile import read_yaml, unknown
+
+if TYPE_CHECKING:
+    from diffstyle.networks.architecture import Architecture
+
+#: ``weights: random`` or ``random:SEED``: the architecture with seeded random weights, for tests and benchmarks.
+RANDOM_WEIGHTS = re.compile(r"random(?::(\d+))?")
+
+#: The files of a diffusers repository that hold weights, the preferred one first.
+HUB_CONFIG = "config.json"
+HUB_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+
+_SHA256 = r"^[0-9a-f]{64}$"
+
+
+class Weights(BaseModel):
+    """Where a model's weights come from: an address, a hub repository, a page to fetch them from by hand, or a path."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str | None = None
+    url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    hub: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    revision: str = "main"
+    page: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    path: str | None = None
+    sha256: Annotated[str, Field(pattern=_SHA256)] | None = None
+    size: Annotated[int, Field(ge=1)] | None = None
+    note: str | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Weights:
+        if self.url and self.hub:
+            raise ValueError("give url or hub, not both")
+        if not (self.url or self.hub or self.page or self.path):
+            raise ValueError("give one of url, hub, page, path")
+        if (self.url or (self.page and not self.hub)) and not self.file:
+            raise ValueError("give file: the name under which the weights are kept")
+        if self.file and Path(self.file).name != self.file:
+            raise ValueError(f"file must be a plain file name, not '{self.file}'")
+        return self
+
+
+class ModelConfig(BaseModel):
+    """One model: what it was trained on, its U-Net, its weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    title: str | None = None
+    dataset: str | None = None
+    architecture: dict[str, Any]
+    weights: Weights
+    licence: str | None = None
+    paper: str | None = None
+    repository: str | None = None
+
+    @field_validator("architecture")
+    @classmethod
+    def _sized(cls, value: dict[str, Any]) -> dict[str, Any]:
+        # The rest is checked when the network is built: that needs torch, which listing models should not wait for.
+        for name, kind in (("family", str), ("image_size", int)):
+            if not isinstance(value.get(name), kind):
+                raise ValueError(
+                    f"lacks the field '{name}'" if name not in value else f"'{name}' is no {kind.__name__}"
+                )
+        return value
+
+    @property
+    def family(self) -> str:
+        """``ddpm`` or ``adm``."""
+        return str(self.architecture["family"])
+
+    @property
+    def size(self) -> int:
+        """The side of the pictures, in pixels."""
+        return int(self.architecture["image_size"])
+
+    @cached_property
+    def unet_architecture(self) -> Architecture:
+        """The architecture as ``diffstyle`` builds it. Raises ConfigError naming the model."""
+        from diffstyle.networks.architecture import architecture_from_dict
+
+        try:
+            return architecture_from_dict(self.architecture)
+        except ConfigError as error:
+            raise ConfigError(f"model {self.name}: {error}") from None
+
+
+def is_config_name(text: str) -> bool:
+    """Whether a job's ``model:`` is the name of a config (or a mistaken one) and not a path of a YAML file."""
+    return "/" not in text and "\\" not in text and not text.endswith((".yaml", ".yml"))
+
+
+def load_model_config(name_or_path: str | os.PathLike[str]) -> ModelConfig:
+    """A shipped config by name, or any YAML file of that form by path.
+
+    Raises:
+        ConfigError: no such config, with the nearest name; or a mistake in the file, with its line.
+    """
+    text = os.fspath(name_or_path)
+    if is_config_name(text):
+        shipped = shipped_files("configs")
+        if text not in shipped:
+            raise ConfigError(f"{unknown('model', text, shipped)}; or give the path of a model's YAML file")
+        return _read(shipped[text])
+    return _read(Path(text).expanduser())
+
+
+def _read(file: Path) -> ModelConfig:
+    document = read_yaml(file)
+    path = document.get(("weights", "path"))
+    if isinstance(path, str):
+        document.value["weights"]["path"] = str(file.absolute().parent / Path(path).expanduser())
+    return document.validate(ModelConfig)
+
+
+def all_model_configs() -> dict[str, ModelConfig]:
+    """Name -> config of every model that comes with the project, sorted by name."""
+    return {name: _read(file) for name, file in shipped_files("configs").items()}

@@ -1,0 +1,192 @@
+"""How far a run is, from its files alone: on any machine, while it runs on another, or long after."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from diffstyle.errors import DiffStyleError
+from pipeline.banks.reader import LatentBank
+from pipeline.monitoring.events import FOLDER, read_events
+from pipeline.monitoring.progress import duration
+from pipeline.monitoring.summary import Busy
+from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
+from pipeline.shards.store import open_shards
+from pipeline.storage.layout import PLAN
+from pipeline.storage.lock import Holder, holder_of
+from pipeline.storage.parts import PartStore
+from pipeline.storage.place import Place
+
+# The rate is that of the pairs made in so many seconds before the last one.
+LATELY = 900.0
+
+
+class NoRunError(DiffStyleError):
+    """A folder in which no job was ever run."""
+
+
+def write_plan(
+    output: Place, log: Callable[..., None], wanted: int, known: tuple[int, int], rows: tuple[int, int]
+) -> None:
+    """Note what the run that begins to inject wants, for :func:`read_status`.
+
+    known  how many of the wanted pairs are (done, failed) by now
+    rows   how many pairs of the manifest are; an earlier job may have made some that this one does not want. While
+           this run holds the output only its own pairs come, so what is new in the manifest is progress
+    """
+    plan = {
+        "wanted": wanted,
+        "done": known[0],
+        "failed": known[1],
+        "manifest_done": rows[0],
+        "manifest_failed": rows[1],
+        "at": time.time(),
+    }
+    log("pairs_planned", **plan)
+    (output / PLAN).write_bytes(json.dumps(plan, indent=2).encode() + b"\n")
+
+
+@dataclass
+class Status:
+    """How far a run is. ``None`` where the files do not say yet."""
+
+    output: Place
+    holder: Holder | None  # who is at it now
+    sides: list[str] = field(default_factory=list)  # a line for each, of what is prepared and inverted
+    wanted: int | None = None
+    done: int = 0
+    failed: int = 0
+    rate: float | None = None  # pairs a second, lately
+    busy: float | None = None  # share of the workers' time in which the model computed
+    errors: list[tuple[str, int]] = field(default_factory=list)  # why pairs failed: the error, how often
+    last: str = ""  # how the last run ended, where none runs now
+
+    @property
+    def left(self) -> int | None:
+        return None if self.wanted is None else max(0, self.wanted - self.done - self.failed)
+
+    @property
+    def seconds_left(self) -> float | None:
+        return self.left / self.rate if self.left is not None and self.rate else None
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 3 done with failures, 4 something is left."""
+        if self.left is None or self.left > 0:
+            return 4
+        return 3 if self.failed else 0
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [f"output   {self.output}"]
+        lines.append(f"running  {self.holder}" if self.holder else f"running  no{self.last}")
+        lines += self.sides
+        if self.wanted is None:
+            lines.append("pairs    not planned yet, or pruned since")
+            return lines
+        share = f" ({100 * self.done // self.wanted} %)" if self.wanted else ""
+        lines.append(f"pairs    {self.wanted} wanted: {self.done} done{share}, {self.failed} failed, {self.left} left")
+        if self.rate:
+            lines.append(f"rate     {self.rate:.3g} pairs/s lately")
+        if self.seconds_left:
+            after = "" if self.holder else " of running"
+            lines.append(f"to go    {duration(self.seconds_left)}{after}")
+        if self.busy is not None:
+            lines.append(f"busy     the model computes for {100 * self.busy:.1f} % of its workers' time")
+        lines += [f"failed   {n} x {error}" for error, n in self.errors]
+        if self.failed:
+            lines.append("         run the job with --retry-failed to try them again")
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        names = ("wanted", "done", "failed", "left", "rate", "seconds_left", "busy")
+        holder = None if self.holder is None else str(self.holder)
+        said = {name: getattr(self, name) for name in names}
+        return {"output": str(self.output), "running": holder, **said, "errors": dict(self.errors)}
+
+
+def read_status(output: Place) -> Status:
+    """The status of the run in ``output``. Changes nothing; raises NoRunError where no job was run."""
+    if not (output / "job.yaml").is_file():
+        raise NoRunError(f"{output}: no job was run here (there is no job.yaml); give a job's output folder")
+    status = Status(output, holder_of(output))
+    status.sides = _sides(output)
+    manifest = Manifest(output)
+    plan = _plan(output)
+    if plan is not None:
+        n_done, n_failed = manifest.counts()
+        status.wanted = plan["wanted"]
+        status.done = plan["done"] + n_done - plan["manifest_done"]
+        status.failed = plan["failed"] + n_failed - plan["manifest_failed"]
+        status.rate = _rate(manifest, plan["at"])
+        if n_failed:
+            status.errors = _errors(manifest)
+    _from_events(status)
+    return status
+
+
+def _plan(output: Place) -> dict[str, Any] | None:
+    try:
+        return json.loads((output / PLAN).read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def _sides(output: Place) -> list[str]:
+    lines = []
+    for name in ("content", "style", "both"):
+        parts = []
+        shards, bank = output / "shards" / name, output / "banks" / name
+        if PartStore(shards).exists():
+            store = open_shards(shards)
+            rejected = len(store.rejects())
+            parts.append(f"{len(store.rows(['key']))} prepared" + (f", {rejected} rejected" if rejected else ""))
+        if PartStore(bank).exists():
+            there = LatentBank.open(bank)
+            failed = len(there.failed())
+            parts.append(f"{len(there)} inverted" + (f", {failed} failed" if failed else ""))
+        if parts:
+            lines.append(f"{name:<8} {', '.join(parts)}")
+    return lines
+
+
+def _rate(manifest: Manifest, since: float) -> float | None:
+    """Pairs a second, lately, by the clocks of the machines that made them."""
+    rows = manifest.store.rows(MANIFEST_SCHEMA, ["status", "created"])
+    created = rows["created"].filter(pc.equal(rows["status"], "ok"))
+    times = created.to_numpy().astype("datetime64[us]").astype(np.int64) / 1e6
+    last = times.max(initial=0.0)
+    begin = max(since, last - LATELY)
+    made = int((times >= begin).sum())
+    return made / (last - begin) if made and last > begin else None
+
+
+def _errors(manifest: Manifest) -> list[tuple[str, int]]:
+    table = manifest.table(["status", "error"])
+    errors = table["error"].filter(pc.equal(table["status"], "failed")).to_pylist()
+    return Counter(error or "unknown" for error in errors).most_common(5)
+
+
+def _from_events(status: Status) -> None:
+    """What only the event log of the last run says: how busy the model was, how it ended."""
+    logs = [entry.place.name.removesuffix(".jsonl") for entry in (status.output / FOLDER).list(".jsonl")]
+    if not logs:
+        return
+    busy, ended = Busy(), ""
+    for event in read_events(status.output, logs[-1]):
+        if event["event"] == "run_started":
+            ended = ""
+        elif event["event"] == "part_done" and event.get("stage") == "inject" and event.get("began"):
+            busy.add(event.get("worker"), event["began"], event.get("compute", 0.0))
+        elif event["event"] == "run_ended":
+            ended = f"; the last run ended at {event['time'][:19]}: {event['outcome']}"
+    status.busy = busy.share
+    status.last = ended or "; the last run was killed"

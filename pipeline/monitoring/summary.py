@@ -1,0 +1,96 @@
+"""What a run did, counted, and told at its end: what was made, how fast, where, what failed and how to retry it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.storage.place import Place
+
+
+@dataclass
+class _Span:
+    first: float
+    last: float
+    computing: float
+    parts: int
+
+
+class Busy:
+    """Adds up the computing phases of parts, worker by worker."""
+
+    def __init__(self) -> None:
+        self._spans: dict[Hashable, _Span] = {}
+
+    def add(self, worker: Hashable, began: float, compute: float) -> None:
+        """A part that computed for ``compute`` seconds from ``began`` (seconds since the epoch; 0: it did not)."""
+        if not began:
+            return
+        span = self._spans.setdefault(worker, _Span(began, began, 0.0, 0))
+        span.first, span.last = min(span.first, began), max(span.last, began + compute)
+        span.computing += compute
+        span.parts += 1
+
+    @property
+    def share(self) -> float | None:
+        """The part of the time from a worker's first to its last computing in which it computed, over all workers.
+
+        None before any worker has done two parts. Replacing a worker that died counts as waiting.
+        """
+        spans = [span for span in self._spans.values() if span.parts > 1]
+        total = sum(span.last - span.first for span in spans)
+        return min(1.0, sum(span.computing for span in spans) / total) if total > 0 else None
+
+
+@dataclass
+class Tally:
+    """What the stages did."""
+
+    prepared: int = 0
+    rejected: int = 0  # pictures that can't be read, in this run or before
+    inverted: int = 0
+    not_inverted: int = 0  # likewise
+    pairs_made: int = 0
+    pairs_there: int = 0
+    pairs_failed: int = 0  # likewise
+    failures_now: int = 0  # of all kinds, in this run
+    seconds: dict[str, float] = field(default_factory=dict)
+    busy: dict[str, Busy] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> int:
+        """What the job wanted and does not have."""
+        return self.rejected + self.not_inverted + self.pairs_failed
+
+    def figures(self) -> dict[str, Any]:
+        """For the event log."""
+        busy = {stage: round(one.share, 4) for stage, one in self.busy.items() if one.share is not None}
+        return {**vars(self), "busy": busy}
+
+
+def summary_lines(tally: Tally, output: Place, stages: Sequence[str], sheets: Sequence[Place]) -> list[str]:
+    """The summary of a run of some stages."""
+    lines = []
+    if "shard" in stages:
+        lines.append(f"prepared {tally.prepared} pictures")
+    if "precompute" in stages:
+        lines.append(f"inverted {tally.inverted} pictures")
+    if "inject" in stages:
+        seconds = tally.seconds.get("inject", 0)
+        rate = f" in {seconds:.1f} s ({tally.pairs_made / seconds:.2f} pairs/s)" if tally.pairs_made else ""
+        lines.append(f"made {tally.pairs_made} pairs{rate}; {tally.pairs_there} were there already")
+        busy = tally.busy["inject"].share if "inject" in tally.busy else None
+        if busy is not None:
+            lines.append(f"the model was busy for {100 * busy:.1f} % of its workers' time")
+        lines.append(f"pictures: {output / 'pictures'}   manifest: {output / 'manifest'}")
+        lines += [f"contact sheet: {sheet}" for sheet in sheets]
+    if tally.rejected:
+        lines.append(f"{tally.rejected} pictures can't be read: {output / 'shards'}/*/rejects/ says why")
+    if tally.not_inverted:
+        lines.append(f"{tally.not_inverted} pictures could not be inverted: `diffstyle bank info` says why")
+    if tally.pairs_failed:
+        lines.append(f"{tally.pairs_failed} pairs failed: the manifest's rows with status 'failed' say why")
+    if tally.failed:
+        lines.append("try them again with --retry-failed")
+    return lines

@@ -1,0 +1,1 @@
+"""What a run writes: pictures, the manifest, contact sheets."""

@@ -1,0 +1,117 @@
+"""Contact sheets: contents down, styles across, the results between, so that a person sees what a job made."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from pipeline.results.pictures import recipe_slug
+from pipeline.shards.store import ShardStore, open_shards
+from pipeline.storage.place import Place
+
+#: The columns of the manifest that are read; of a million rows the others would be a gigabyte.
+COLUMNS = (
+    *("status", "settings", "gamma", "gamma_schedule", "picture", "width"),
+    *("content_key", "content_image", "style_key", "style_image"),
+)
+
+# A sheet is to be looked at, not to hold everything.
+MAX_ROWS, MAX_COLUMNS, MAX_SHEETS = 12, 8, 12
+_GAP = 2
+_MARGIN = 6  # between the sources and the results
+
+
+def contact_sheets(output: Place, manifest: pa.Table, shards: Sequence[Place]) -> list[Place]:
+    """Write ``OUT/contact-sheets/SLUG.png`` for each recipe of the manifest; returns where they are.
+
+    The sources' own pictures are shown where a shard store of the job has them.
+    """
+    written: list[Place] = []
+    rows = manifest.filter(pc.equal(manifest["status"], "ok"))
+    settings = sorted(pc.unique(rows["settings"]).to_pylist())
+    stores = [open_shards(place) for place in shards if (place / "description.json").exists()]
+    for identifier in settings[:MAX_SHEETS]:
+        some = rows.filter(pc.equal(rows["settings"], identifier))
+        gamma, schedule = some["gamma"][0].as_py(), some["gamma_schedule"][0].as_py()
+        slug = recipe_slug(gamma if gamma is not None else next(iter(json.loads(schedule))), identifier)
+        place = output / "contact-sheets" / f"{slug}.png"
+        sheet = _sheet(output, some, stores)
+        stream = io.BytesIO()
+        sheet.save(stream, "PNG")
+        place.write_bytes(stream.getvalue())
+        written.append(place)
+    return written
+
+
+def read_picture(output: Place, picture: str) -> np.ndarray:
+    """A result as uint8 (H, W, 3), by the manifest's column ``picture``: a file, or ``TAR#MEMBER``."""
+    path, hash_sign, member = picture.partition("#")
+    if not hash_sign:
+        data = (output / path).read_bytes()
+    else:
+        import tarfile
+
+        with (output / path).open() as stream, tarfile.open(fileobj=stream) as tar:
+            found = tar.extractfile(member)
+            assert found is not None
+            data = found.read()
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _sheet(output: Place, rows: pa.Table, stores: Sequence[ShardStore]) -> Image.Image:
+    contents = _first_distinct(rows, "content", MAX_ROWS)
+    styles = _first_distinct(rows, "style", MAX_COLUMNS)
+    shown = pc.and_(
+        pc.is_in(rows["content_image"], pa.array(contents, pa.string())),
+        pc.is_in(rows["style_image"], pa.array(styles, pa.string())),
+    )
+    picture_of = {
+        (row["content_image"], row["style_image"]): row["picture"]
+        for row in rows.filter(shown).select(["content_image", "style_image", "picture"]).to_pylist()
+    }
+    sources = _source_pictures({**contents, **styles}, stores)
+    size = rows["width"][0].as_py()
+    cell = size + _GAP
+    sheet = Image.new(
+        "RGB", (cell * (len(styles) + 1) + _MARGIN, cell * (len(contents) + 1) + _MARGIN), (255, 255, 255)
+    )
+
+    def put(pixels: np.ndarray | None, row: int, column: int) -> None:
+        if pixels is not None:
+            at = (column * cell + _MARGIN * (column > 0), row * cell + _MARGIN * (row > 0))
+            sheet.paste(Image.fromarray(pixels), at)
+
+    for column, style in enumerate(styles, 1):
+        put(sources.get(style), 0, column)
+    for row, content in enumerate(contents, 1):
+        put(sources.get(content), row, 0)
+        for column, style in enumerate(styles, 1):
+            picture = picture_of.get((content, style))
+            put(read_picture(output, picture) if picture else None, row, column)
+    return sheet
+
+
+def _first_distinct(rows: pa.Table, side: str, most: int) -> dict[str, str]:
+    """image -> key of the first distinct pictures of a side, in key order."""
+    image, key = f"{side}_image", f"{side}_key"
+    distinct = rows.group_by([image, key]).aggregate([]).to_pylist()
+    return {row[image]: row[key] for row in sorted(distinct, key=lambda row: (row[key], row[image]))[:most]}
+
+
+def _source_pictures(images: Mapping[str, str], stores: Sequence[ShardStore]) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    for store in stores:
+        table = store.rows()
+        rows = table.filter(pc.is_in(table["image"], pa.array(list(images), pa.string()))).to_pylist()
+        first = {row["image"]: row for row in reversed(rows) if row["image"] not in found}
+        if first:
+            chosen = list(first.values())
+            found.update(zip([row["image"] for row in chosen], store.read_many(chosen), strict=True))
+    return found

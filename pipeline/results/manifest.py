@@ -1,0 +1,161 @@
+"""The manifest: a row for each pair, and the record of what a run's output holds.
+
+The manifest is the index of the output's part store: a tile's pictures are written first, then its rows appear as one
+Parquet file. ``pandas.read_parquet(OUT/manifest)`` reads it all.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.storage.identity import digest
+from pipeline.storage.parts import PartStore
+from pipeline.storage.place import Place
+
+MANIFEST_FORMAT_VERSION = 1
+
+_SIDE = ("key", "image", "source", "source_hash", "label", "caption", "meta")
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        ("pair", pa.string()),  # identity.pair_id
+        ("status", pa.string()),  # "ok" or "failed"
+        ("error", pa.string()),
+        ("picture", pa.string()),  # path below OUT; TAR#MEMBER for a WebDataset
+        ("picture_hash", pa.string()),  # BLAKE2b-128 of the file's bytes
+        ("picture_bytes", pa.int64()),
+        ("format", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        *[(f"{side}_{name}", pa.string()) for side in ("content", "style") for name in _SIDE],
+        ("settings", pa.string()),  # digest of all that the pairs of a recipe share
+        ("gamma", pa.float64()),  # null where gamma is a schedule
+        ("gamma_schedule", pa.string()),  # JSON
+        ("t_edit", pa.int32()),
+        ("t_boost", pa.int32()),
+        ("events", pa.string()),
+        ("dt_lambda", pa.float64()),
+        ("dt_end", pa.int32()),
+        ("omega", pa.float64()),
+        ("mask", pa.string()),  # JSON
+        ("plan", pa.string()),  # JSON
+        ("network_calls", pa.int32()),
+        ("seed", pa.int64()),  # null where no noise is drawn
+        ("inversion", pa.string()),  # JSON
+        ("precision", pa.string()),
+        ("model", pa.string()),
+        ("model_fingerprint", pa.string()),
+        ("algorithm", pa.int32()),
+        ("seconds", pa.float64()),  # this pair's share of its batch
+        ("created", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+_FAILED = "failed-"
+
+# Columns that differ between two runs of the same job; everything else is a function of the inputs.
+TIMING_COLUMNS = ("seconds", "created")
+
+
+def side_columns(side: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A bank's index row as the manifest's columns of one side (``content`` or ``style``)."""
+    return {f"{side}_{name}": row.get(name) for name in _SIDE}
+
+
+class Manifest:
+    """The manifest of an output folder. Reading needs no lock; writing is the driver's alone."""
+
+    def __init__(self, output: Place) -> None:
+        self.output = output
+        self.store = PartStore(output, data="pictures", index="manifest", description="output.json")
+
+    def open(self) -> None:
+        """Make the output a results folder, or check that it is one."""
+        self.store.describe({"kind": "results", "format_version": MANIFEST_FORMAT_VERSION}, {})
+
+    def commit(self, part: str, rows: pa.Table | Sequence[Mapping[str, Any]]) -> None:
+        """Make a tile count: its pictures are whole by now."""
+        self.store.commit(part, rows if isinstance(rows, pa.Table) else manifest_rows(rows))
+
+    def table(self, columns: Iterable[str] | None = None) -> pa.Table:
+        """A row for each pair, ok before failed: a retried failure that succeeded counts once."""
+        wanted = list(MANIFEST_SCHEMA.names if columns is None else columns)
+        table = self.store.rows(MANIFEST_SCHEMA, [*wanted, *({"pair", "status"} - set(wanted))])
+        failed = table.filter(pc.equal(table["status"], "failed"))
+        if len(failed):
+            ok = table.filter(pc.equal(table["status"], "ok"))
+            still = failed.filter(pc.invert(pc.is_in(failed["pair"], ok["pair"].combine_chunks())))
+            table = pa.concat_tables([ok, _first_of_each(still)])
+        return table.select(wanted)
+
+    def known(self) -> tuple[set[str], set[str]]:
+        """The ids of the pairs that are done, and of those that failed."""
+        table = self.table(["pair", "status"])
+        ok = pc.equal(table["status"], "ok")
+        return set(table["pair"].filter(ok).to_pylist()), set(table["pair"].filter(pc.invert(ok)).to_pylist())
+
+    def counts(self) -> tuple[int, int]:
+        """How many pairs are done, and how many failed."""
+        status = self.table(["status"])["status"]
+        n_ok = pc.sum(pc.equal(status, "ok")).as_py() or 0
+        return n_ok, len(status) - n_ok
+
+    def seconds_per_call(self, fingerprint: str, precision: str) -> float | None:
+        """Seconds that a pair's network call took lately with this model; None where no row says."""
+        newest = sorted(self.store.index_folder.list(".parquet"), key=lambda entry: -entry.mtime_ns)[:8]
+        each = []
+        for entry in newest:
+            rows = self.store.part_rows(entry.place.name.removesuffix(".parquet"), MANIFEST_SCHEMA)
+            rows = rows.filter(
+                pc.and_(pc.equal(rows["model_fingerprint"], fingerprint), pc.equal(rows["precision"], precision))
+            )
+            for row in rows.select(["seconds", "network_calls"]).to_pylist():
+                if row["seconds"] and row["network_calls"]:
+                    each.append(row["seconds"] / row["network_calls"])
+        return float(np.median(each)) if each else None
+
+    # ---- failures ----
+    # They lie in parts of their own, so that a retry takes them out without touching a row of a finished pair.
+
+    def commit_failures(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Say that pairs failed."""
+        self.commit(f"{_FAILED}{digest(*(row['pair'] for row in rows))[:20]}", rows)
+
+    def drop_failures(self, pairs: set[str]) -> None:
+        """Take the failed rows of ``pairs`` out, before they are tried again.
+
+        Killed after this, they are in no row, and the next run makes them: never is a pair in two rows.
+        """
+        wanted = pa.array(sorted(pairs), pa.string())
+        for part in self.store.parts():
+            if part.startswith(_FAILED):
+                rows = self.store.part_rows(part, MANIFEST_SCHEMA)
+                self.replace(part, rows, rows.filter(pc.invert(pc.is_in(rows["pair"], wanted))))
+
+    def replace(self, part: str, rows: pa.Table, kept: pa.Table) -> None:
+        """Let ``part``, which has ``rows``, have those that are ``kept``."""
+        if len(kept) == 0:
+            self.store.drop(part)
+        elif len(kept) < len(rows):
+            self.store.commit(part, kept)
+
+
+def manifest_rows(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [{name: row.get(name) for name in MANIFEST_SCHEMA.names} for row in rows], MANIFEST_SCHEMA
+    )
+
+
+def now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _first_of_each(table: pa.Table) -> pa.Table:
+    _, first = np.unique(table["pair"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
+    return table.take(np.sort(first))

@@ -1,0 +1,96 @@
+"""Encoding results and writing them: a plain folder, or a WebDataset shard for each tile."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.jobfile.schema import Pictures
+from pipeline.storage.identity import digest
+from pipeline.storage.place import Place
+from pipeline.storage.png import png
+
+EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A result as it will lie in its file."""
+
+    name: str  # CONTENT-KEY__STYLE-KEY
+    data: bytes
+    row: dict[str, Any]  # its row of the manifest, without the picture's columns
+
+
+def encode(pixels: np.ndarray, spec: Pictures) -> bytes:
+    """uint8 (H, W, 3) as a file's bytes; the same pixels give the same bytes."""
+    if spec.format == "png":
+        return png(pixels)
+    stream = io.BytesIO()
+    image = Image.fromarray(pixels)
+    if spec.format == "jpeg":
+        image.save(stream, "JPEG", quality=spec.quality, subsampling=0)
+    else:
+        image.save(stream, "WEBP", quality=spec.quality, method=4)
+    return stream.getvalue()
+
+
+def picture_settings(spec: Pictures) -> dict[str, Any]:
+    """What of the output's format decides a result's bytes."""
+    return {"format": spec.format} if spec.format == "png" else {"format": spec.format, "quality": spec.quality}
+
+
+def write_pictures(
+    output: Place, spec: Pictures, slug: str, part: str, pictures: Sequence[Encoded]
+) -> list[dict[str, Any]]:
+    """Write a tile's pictures below ``output/pictures``; returns their manifest rows. Each file appears whole."""
+    extension = EXTENSIONS[spec.format]
+    rows = []
+    if spec.to == "webdataset":
+        shard = output / "pictures" / f"{part}.tar"
+        with shard.writer() as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for picture in pictures:
+                row = _described(picture, f"{shard.relative_to(output)}#{picture.name}.{extension}", spec)
+                _add(tar, f"{picture.name}.{extension}", picture.data)
+                said = {
+                    name: value
+                    for name, value in row.items()
+                    if value is not None and name not in ("seconds", "created")
+                }
+                _add(tar, f"{picture.name}.json", json.dumps(said, sort_keys=True, ensure_ascii=False).encode())
+                rows.append(row)
+        return rows
+    folder = output / "pictures" / slug
+    for picture in pictures:
+        place = folder / f"{picture.name}.{extension}"
+        place.write_bytes(picture.data)
+        rows.append(_described(picture, place.relative_to(output), spec))
+    return rows
+
+
+def _described(picture: Encoded, where: str, spec: Pictures) -> dict[str, Any]:
+    return {
+        **picture.row,
+        "picture": where,
+        "picture_hash": digest(picture.data),
+        "picture_bytes": len(picture.data),
+        "format": spec.format,
+    }
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)  # time, owner and mode as TarInfo has them: the same for everyone
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def recipe_slug(gamma: float | str, identifier: str) -> str:
+    """The name of a recipe's folder and contact sheet. ``gamma``: the number, or the kind of its schedule."""
+    return f"gamma-{gamma if isinstance(gamma, str) else format(gamma, 'g')}-{identifier[:8]}"

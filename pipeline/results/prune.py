@@ -1,0 +1,97 @@
+"""Dropping results that no current job wants: rows of the manifest first, then their pictures.
+
+Rows go first, so a kill leaves pictures without rows and never a row without its picture. Plain files without a row are
+found by listing the folder; the tars to be rewritten are noted in a file until all are done.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
+from pipeline.storage.layout import PLAN
+from pipeline.storage.place import Place
+
+# Names the tars that a prune is about to rewrite; there only while one is under way, or after it was killed.
+_UNDER_WAY = "prune-under-way.json"
+
+
+@dataclass(frozen=True)
+class Leavings:
+    """What is to go: manifest parts with rows that are not wanted, and files of pictures that no row will name."""
+
+    parts: dict[str, int]  # part -> how many of its rows go
+    files: list[Place]  # plain pictures and whole tars
+    tars: list[str]  # tars that lose some of their members, by their path below the output
+    size: int  # bytes of ``files``
+
+    @property
+    def pairs(self) -> int:
+        return sum(self.parts.values())
+
+    def __bool__(self) -> bool:
+        return bool(self.parts or self.files or self.tars)
+
+
+def find_leavings(manifest: Manifest, wanted: set[str]) -> Leavings:
+    """What ``wanted``, the ids of all pairs that current jobs ask for, leaves over. Changes nothing."""
+    ids = pa.array(wanted, pa.string())
+    parts, named, losing = {}, set(), set(_read(manifest.output))
+    for part in manifest.store.parts():
+        rows = manifest.store.part_rows(part, MANIFEST_SCHEMA).select(["pair", "picture"])
+        keep = pc.is_in(rows["pair"], ids)
+        files = {picture.partition("#")[0] for picture in rows["picture"].filter(keep).to_pylist() if picture}
+        named |= files
+        n = pc.sum(pc.invert(keep)).as_py() or 0
+        if n:
+            parts[part] = n
+            losing |= {file for file in files if file.endswith(".tar")}
+    found = manifest.store.data_folder.list(recursive=True)
+    spare = [entry for entry in found if entry.place.relative_to(manifest.output) not in named]
+    return Leavings(parts, [entry.place for entry in spare], sorted(losing & named), sum(entry.size for entry in spare))
+
+
+def drop_leavings(manifest: Manifest, leavings: Leavings, wanted: set[str]) -> None:
+    """Drop them. Call it while holding the output's lock; killed at any moment, the next prune goes on."""
+    output, store = manifest.output, manifest.store
+    ids = pa.array(wanted, pa.string())
+    (output / PLAN).delete()  # its counts are of the manifest as it was
+    if leavings.tars:
+        (output / _UNDER_WAY).write_bytes(json.dumps(leavings.tars).encode())
+    for part in leavings.parts:
+        rows = store.part_rows(part, MANIFEST_SCHEMA)
+        manifest.replace(part, rows, rows.filter(pc.is_in(rows["pair"], ids)))
+    for file in leavings.files:
+        file.delete()
+    for tar in leavings.tars:
+        part = tar.rpartition("/")[2].removesuffix(".tar")
+        pictures = store.part_rows(part, MANIFEST_SCHEMA)["picture"].to_pylist()
+        _keep_members(output / tar, [picture.partition("#")[2] for picture in pictures])
+    (output / _UNDER_WAY).delete()
+
+
+def _read(output: Place) -> list[str]:
+    try:
+        return json.loads((output / _UNDER_WAY).read_bytes())
+    except FileNotFoundError:
+        return []
+
+
+def _keep_members(place: Place, pictures: Sequence[str]) -> None:
+    """Rewrite a tar with the samples of ``pictures`` alone, byte for byte as they are."""
+    samples = {name.partition(".")[0] for name in pictures}
+    with (
+        place.open() as stream,
+        tarfile.open(fileobj=stream) as old,
+        place.writer() as out,
+        tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as new,
+    ):
+        for member in old:
+            if member.name.partition(".")[0] in samples:
+                new.addfile(member, old.extractfile(member))

@@ -1,0 +1,1 @@
+"""A whole job: its stages in order, and what they would do."""

@@ -1,0 +1,132 @@
+"""The model that a bank was made with, found again, and workers that hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffstyle.errors import ConfigError
+from pipeline.banks.description import BankError
+from pipeline.banks.reader import LatentBank
+from pipeline.jobfile.load import load_job
+from pipeline.jobfile.schema import Compute, Job
+from pipeline.models.accelerate import compiles
+from pipeline.models.batch_size import batch_for
+from pipeline.models.config import load_model_config
+from pipeline.models.session import ContextMaker, ModelContext, model_facts, resolve_device
+from pipeline.runner.pools import crew
+from pipeline.shards.store import ShardStore, open_shards
+from pipeline.sources import open_source
+from pipeline.stages.shard import shard_stage
+from pipeline.storage.parts import differences
+from pipeline.storage.place import Place
+from pipeline.workers.ray_pool import Pool
+
+
+@dataclass(frozen=True)
+class BankModel:
+    """How to load a bank's model, checked against the bank's fingerprint, and on what to compute."""
+
+    model: str
+    weights: str | None
+    fingerprint: str
+    image_size: int
+    compute: Compute
+
+    def context(self) -> ModelContext:
+        """The model in this process, for a few pictures."""
+        batch = self.compute.batch if self.compute.batch != "auto" else 1
+        return self._maker(resolve_device(self.compute.device), batch)()
+
+    @contextmanager
+    def pool(self) -> Iterator[tuple[Pool, int]]:
+        """Workers that hold the model, on the Ray that is there or an embedded one, and their batch size."""
+        device = resolve_device(self.compute.device)
+        n, resources = crew(self.compute, device)
+        batch = self.compute.batch
+        if batch == "auto":
+            batch = batch_for(self.model, device, self.compute.precision, resources)
+        compiled = compiles(self.compute.compile, device, self.image_size)
+        with Pool(n, self._maker(device, batch, compiled), resources) as pool:
+            yield pool, batch
+
+    def _maker(self, device: str, batch: int, compiled: bool = False) -> ContextMaker:
+        precision = self.compute.precision
+        return ContextMaker(self.model, self.weights, self.fingerprint, device, precision, batch, compiled)
+
+
+def find_model(
+    bank: LatentBank, job: str | None = None, model: str | None = None, weights: str | None = None
+) -> BankModel:
+    """The model of ``bank``: as given, else as the job says, else by the name in the bank's description.
+
+    ``job`` defaults to the ``job.yaml`` of the output folder that the bank lies in. Raises ConfigError where the model
+    can't be named, BankError where it is another one than the bank's, CheckpointError as loading does.
+    """
+    what = bank.description
+    said = _job_of(bank.place, job)
+    if model is None and said is not None:
+        model, weights = said.model, weights or said.weights
+    name = model or what.model_name
+    try:
+        load_model_config(name)
+    except ConfigError as error:
+        if model is not None:
+            raise
+        raise ConfigError(
+            f"{bank.place} was made with model {name!r}, which is none of the shipped ones; give --model FILE or --job"
+        ) from error
+    facts = model_facts(name, weights)
+    if facts.fingerprint != what.model_fingerprint:
+        raise BankError(
+            f"{bank.place} was made with weights of fingerprint {what.model_fingerprint[:8]}, these of {name} have "
+            f"{facts.fingerprint[:8]}; give --weights (or --model) as they were"
+        )
+    # As the bank was made, whatever a job says now: the numbers are to be those of the bank.
+    precision = what.inversion.get("precision", "float32")
+    compute = (said.compute if said is not None else Compute()).model_copy(update={"precision": precision})
+    return BankModel(name, weights, facts.fingerprint, what.image_size, compute)
+
+
+def _job_of(bank: Place, job: str | None) -> Job | None:
+    if job is not None:
+        return load_job(job)
+    if bank.parent.name != "banks":
+        return None
+    left = bank.parent.parent / "job.yaml"
+    return load_job(Path(left.path)) if left.is_local and left.is_file() else None
+
+
+# ---- the prepared pictures ----
+def find_pictures(bank: LatentBank, pictures: str | None, scratch: Path) -> tuple[Place | None, dict[str, Any]]:
+    """The shards with the prepared pictures of a bank, and their rows by image; (None, {}) where there are none.
+
+    ``pictures``: shards, or a folder or other data set, which is prepared into ``scratch`` first; by default the shards
+    that a run has left beside the bank. Raises BankError where they were prepared in another way than the bank's.
+    """
+    root = _beside(bank.place) if pictures is None else Place.parse(pictures)
+    if root is None:
+        return None, {}
+    if not (root / "description.json").is_file():
+        place = Place.parse(scratch)
+        shard_stage(open_source(str(pictures)), place, bank.description.image_size)
+        root = place
+    store = open_shards(root)
+    _check_preparation(bank, store)
+    return root, {row["image"]: row for row in reversed(store.unique())}
+
+
+def _beside(bank: Place) -> Place | None:
+    if bank.parent.name != "banks":
+        return None
+    shards = bank.parent.parent / "shards" / bank.name
+    return shards if (shards / "description.json").is_file() else None
+
+
+def _check_preparation(bank: LatentBank, store: ShardStore) -> None:
+    found = differences(bank.description.preprocessing, store.preparation)
+    if found:
+        raise BankError(f"{store.root}: prepared in another way than the pictures of {bank.place}: {'; '.join(found)}")

@@ -1,0 +1,379 @@
+"""A job from its file to its pictures: the stages in order, on one pool of workers.
+
+Each stage reads what the one before committed and does what is missing, so running a job again goes on where it was.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import diffstyle
+from diffstyle.errors import ConfigError
+from pipeline.banks.reader import LatentBank
+from pipeline.jobfile.schema import BankSpec, Job, SampleSpec
+from pipeline.models.config import load_model_config
+from pipeline.models.session import ContextMaker, ModelFacts, model_facts
+from pipeline.monitoring.events import EventLog
+from pipeline.monitoring.progress import Progress
+from pipeline.monitoring.prometheus import Metrics
+from pipeline.monitoring.status import write_plan
+from pipeline.monitoring.summary import Busy, Tally, summary_lines
+from pipeline.results.contact_sheets import COLUMNS, contact_sheets
+from pipeline.results.manifest import Manifest
+from pipeline.runner.pools import GuardedPool, decoding_pool, memory_of_a_tile, model_pool
+from pipeline.runner.sides import Side, bank_description, sides
+from pipeline.shards.store import ShardStore, open_shards
+from pipeline.sources import Block, open_source
+from pipeline.stages.inject import (
+    Wanted,
+    all_remaining,
+    check_banks,
+    inject_stage,
+    manifest_columns,
+    mixed_precision,
+    recipes,
+    shortened_dt_lambda,
+    units,
+)
+from pipeline.stages.invert import invert_stage, missing_rows, missing_samples, open_bank, sample_stage
+from pipeline.stages.pairs import entries, wanted_pairs
+from pipeline.stages.shard import WriteBlock, on_pool, shard_stage
+from pipeline.stages.tiles import Sizer, most_pairs
+from pipeline.storage.errors import Stopped, fatal
+from pipeline.storage.lock import OutputLock
+from pipeline.storage.parts import PartStore
+from pipeline.storage.place import Place
+from pipeline.workers.unit import Outcome
+
+__all__ = ["Options", "Run", "Side", "Tally", "bank_description", "sides"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a job is run, as opposed to what it makes."""
+
+    address: str | None = None  # of a Ray cluster; None: an embedded Ray
+    retry_failed: bool = False
+    quiet: bool = False
+    max_failures: int | None = None  # instead of the job's
+
+
+class Run:
+    """One run of a job, over any of its stages. A context manager: it holds the output's lock and the workers.
+
+    ``stand_in`` turns what makes a worker's model into something else that does: for tests and benchmarks that want
+    another network, or none, behind the same machinery.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        options: Options = Options(),
+        stand_in: Callable[[ContextMaker], Callable[[], Any]] | None = None,
+    ) -> None:
+        self.job = job
+        self.options = options
+        self._stand_in = stand_in
+        self.output = Place.parse(job.output)
+        self.sides = sides(job)
+        self.tally = Tally()
+        self.sheets: list[Place] = []
+        self._stack = ExitStack()
+        self._pool: GuardedPool | None = None
+        self._metrics = Metrics()
+        self._deaths = 0  # of workers
+        self._log: Callable[..., None] = lambda name, /, **fields: None
+        self._facts: ModelFacts | None = None
+        self._listed: dict[str, list[str | None] | None] = {}
+
+    def __enter__(self) -> Run:
+        self.lock = self._stack.enter_context(OutputLock(self.output))
+        run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+        self._log = self._stack.enter_context(EventLog(self.output, run_id)).log
+        self._log("run_started", diffstyle=diffstyle.__version__, host=platform.node(), job=self.job.to_yaml())
+        (self.output / "job.yaml").write_bytes(self.job.to_yaml().encode())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        outcome = "done" if error is None else f"{kind.__name__ if kind else ''}: {error}"
+        self._log("run_ended", outcome=outcome, **self.tally.figures())
+        self._stack.__exit__(kind, error, trace)
+        # A disk that fills up or rights that are lost while the driver commits: no bug, and the run can go on later.
+        if isinstance(error, OSError) and (stop := fatal(error)) is not None:
+            raise stop from error
+
+    # ---- what stages share ----
+
+    @property
+    def facts(self) -> ModelFacts:
+        """The model, loaded once and strictly: a wrong checkpoint ends the run before anything else starts."""
+        if self._facts is None:
+            self._facts = model_facts(self.job.model, self.job.weights)
+            self._log("model", **vars(self._facts))
+        return self._facts
+
+    def _on_event(self, name: str, /, **fields: Any) -> None:
+        self._deaths += name == "worker_died"
+        self._log(name, **fields)
+
+    @property
+    def pool(self) -> GuardedPool:
+        """The workers that hold the model; they start when first asked for and serve all stages."""
+        if self._pool is None:
+            made = model_pool(
+                self.job, self.facts, self.options.address, self._stand_in, self._on_event, self.lock.check
+            )
+            self._pool = self._stack.enter_context(made)
+        return self._pool
+
+    @contextmanager
+    def _stage(
+        self, name: str, total: int | None, unit: str, tidy: Callable[[], Any]
+    ) -> Iterator[Callable[[int, int, Outcome | None], None]]:
+        """Progress, events, the failure limit and the clock around a stage; yields its ``on_done``.
+
+        ``tidy`` removes what workers that died in this stage had half-written.
+        """
+        begun, deaths = time.perf_counter(), self._deaths
+        with Progress(total, name, unit=unit, quiet=self.options.quiet) as progress:
+
+            def on_done(done: int, failed: int, outcome: Outcome | None = None) -> None:
+                self.tally.failures_now += failed
+                progress.advance(done + failed, failed)
+                said: dict[str, Any] = {}
+                if outcome is not None:
+                    timing = outcome.timing
+                    said = {"part": outcome.unit.name, "worker": outcome.worker, **timing.said()}
+                    busy = self.tally.busy.setdefault(name, Busy())
+                    busy.add(outcome.worker, timing.began, timing.compute)
+                self._log("part_done", stage=name, done=done, failed=failed, **said)
+                limit = self.options.max_failures
+                limit = self.job.compute.max_failures if limit is None else limit
+                if limit is not None and self.tally.failures_now > limit:
+                    raise Stopped(
+                        f"{self.tally.failures_now} failures are more than the limit of {limit} (--max-failures or "
+                        "compute.max_failures); mend it, then run the job again (--retry-failed for those that failed)"
+                    )
+
+            yield on_done
+        if self._deaths > deaths:
+            tidy()
+        seconds = time.perf_counter() - begun
+        self.tally.seconds[name] = self.tally.seconds.get(name, 0) + seconds
+        self._log("stage_done", stage=name, seconds=seconds)
+
+    # ---- the stages ----
+
+    def check_model(self) -> None:
+        """Load the model before any work is done for it."""
+        self._log("model_checked", **vars(self.facts))
+
+    def shard(self) -> None:
+        """Stage 1 for each side that reads a data set."""
+        size = load_model_config(self.job.model).size
+        with ExitStack() as stack:
+            pool: GuardedPool | None = None
+
+            def execute(write: WriteBlock, blocks: Iterable[Block]) -> Iterator[Any]:
+                nonlocal pool
+                left = iter(blocks)
+                for first in left:  # where there is nothing to do, no worker is started for it
+                    pool = pool or stack.enter_context(
+                        decoding_pool(self.options.address, self._on_event, self.lock.check)
+                    )
+                    yield from on_pool(pool)(write, itertools.chain([first], left))
+
+            for side in self.sides:
+                if not side.needs_shards:
+                    continue
+                counted = [0, 0]
+                tidy = ShardStore(side.shards).remove_uncommitted
+                with self._stage(f"shard {side.name}", None, "pictures", tidy) as on_done:
+
+                    def progress(done: int, rejected: int, on_done: Any = on_done, counted: Any = counted) -> None:
+                        on_done(done - counted[0], rejected - counted[1])
+                        counted[:] = done, rejected
+
+                    summary = shard_stage(
+                        open_source(side.spec),
+                        side.shards,
+                        size,
+                        execute=execute,
+                        progress=progress,
+                        retry_failed=self.options.retry_failed,
+                    )
+                self.tally.prepared += summary.done
+                self.tally.rejected += len(open_shards(side.shards).rejects())
+                for reason, n in summary.passed_over.items():
+                    self._log("passed_over", side=side.name, reason=reason, n=n)
+
+    def _listing(self, side: Side) -> list[str | None] | None:
+        """The images as the side's source lists them now, None for what can't be read; None for a bank or samples.
+
+        A picture that has left its data set stays in shards and bank, but no pair is made with it any more.
+        """
+        if side.name not in self._listed:
+            if not side.needs_shards:
+                self._listed[side.name] = None
+            else:
+                rows = open_shards(side.shards).current().select(["source", "image"]).to_pylist()
+                image = {row["source"]: row["image"] for row in rows}
+                blocks = open_source(side.spec).blocks({})
+                self._listed[side.name] = [image.get(item.source) for block in blocks for item in block.items]
+        return self._listed[side.name]
+
+    def _wanted(self, side: Side) -> set[str] | None:
+        """The images that the side's source lists now; None where all that are there count."""
+        listing = self._listing(side)
+        return None if listing is None else {image for image in listing if image is not None}
+
+    def precompute(self) -> None:
+        """Stage 2 for each side that is not a bank already."""
+        for side in self.sides:
+            if isinstance(side.spec, BankSpec):
+                continue
+            if side.needs_shards and not PartStore(side.shards).exists():
+                raise ConfigError(f"{side.shards}: no prepared pictures yet; run `diffstyle shard` on the job first")
+            about = {
+                **versions(),
+                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            }
+            writer = open_bank(side.bank, bank_description(self.job, side, self.facts), about)
+            writer.remove_uncommitted()
+            part, retry = self.job.bank.part_size, self.options.retry_failed
+            if isinstance(side.spec, SampleSpec):
+                total = len(missing_samples(writer, side.spec))
+                with self._stage(f"sample {side.name}", total, "pictures", writer.remove_uncommitted) as on_done:
+                    pool = self.pool if total else None
+                    part = min(part, self._share(total))
+                    done = sample_stage(pool, side.spec, writer, part, on_done=on_done)
+            else:
+                todo, aliases = missing_rows(writer, side.shards, self._wanted(side), retry)
+                with self._stage(f"invert {side.name}", len(todo), "pictures", writer.remove_uncommitted) as on_done:
+                    pool = self.pool if todo else None
+                    part = min(part, self._share(len(todo)))
+                    done = invert_stage(pool, side.shards, writer, todo, aliases, part, on_done=on_done)
+            self.tally.inverted += done
+            self.tally.not_inverted += len(writer.failed_images())
+
+    def banks(self) -> tuple[LatentBank, LatentBank]:
+        """(content bank, style bank), opened. BankError or DescriptionError where one is not there."""
+        for side in self.sides:
+            if not isinstance(side.spec, BankSpec) and not PartStore(side.bank).exists():
+                raise ConfigError(f"{side.bank}: no latent bank yet; run `diffstyle precompute` on the job first")
+        first, last = self.sides[0], self.sides[-1]
+        return LatentBank.open(first.bank), LatentBank.open(last.bank)
+
+    def wanted(self) -> Wanted:
+        """What the job asks for, with the banks as they are now."""
+        content_bank, style_bank = self.banks()
+        check_banks(self.facts, content_bank, style_bank)
+        contents = entries(content_bank.index, self._listing(self.sides[0]))
+        styles = entries(style_bank.index, self._listing(self.sides[-1]))
+        for side, found in (("content", contents), ("style", styles)):
+            if not len(found):
+                raise ConfigError(f"{side}: the bank has no pictures; see its rejects and failures")
+        sweep = recipes(self.job, self.facts, content_bank, style_bank, contents)
+        return Wanted(sweep, contents, styles, wanted_pairs(self.job, contents, styles))
+
+    def inject(self) -> None:
+        """Stage 3."""
+        job, facts, retry = self.job, self.facts, self.options.retry_failed
+        wanted = self.wanted()
+        for said in (mixed_precision(job, *self.banks()), shortened_dt_lambda(job)):
+            if said is not None:
+                log.warning(said)
+                self._log("warning", said=said)
+        manifest = Manifest(self.output)
+        manifest.open()
+        manifest.store.remove_uncommitted()
+        done, failed = manifest.known()
+        work = all_remaining(wanted, done, failed, retry)
+        if again := set().union(*(one.again for one in work)):
+            manifest.drop_failures(again)
+        self.tally.pairs_there += sum(one.n_done for one in work)
+        self.tally.pairs_failed += sum(one.n_failed for one in work)
+        rows = len(done), len(failed) - len(again)
+        asked = len(wanted) - sum(one.n_twice for one in work)
+        write_plan(self.output, self._log, asked, (self.tally.pairs_there, self.tally.pairs_failed), rows)
+        del done, failed
+        total = sum(len(one.contents) for one in work)
+        with self._stage("inject", total, "pairs", manifest.store.remove_uncommitted) as on_done:
+            if total:
+                sizer = self._sizer(total, manifest)
+                content_bank, style_bank = self.banks()
+
+                def measured(made: int, not_made: int, outcome: Outcome) -> None:
+                    calls = outcome.unit.recipe.plan.encodes
+                    sizer.measured(len(outcome.unit.pairs), calls, outcome.timing.compute)
+                    self._metrics.pairs(made, not_made, outcome.timing, calls * len(outcome.unit.pairs))
+                    on_done(made, not_made, outcome)
+
+                tiles = (
+                    unit
+                    for one in work
+                    for unit in units(
+                        one,
+                        wanted,
+                        manifest_columns(job, facts, one.recipe, content_bank),
+                        output=self.output,
+                        content_bank=content_bank.place,
+                        style_bank=style_bank.place,
+                        pictures=job.pictures,
+                        size=lambda left, calls=one.recipe.plan.encodes: sizer.next(calls, left),  # type: ignore[misc]
+                    )
+                )
+                made, not_made = inject_stage(self.pool, manifest, tiles, measured)
+                self.tally.pairs_made += made
+                self.tally.pairs_failed += not_made
+
+    def _sizer(self, total: int, manifest: Manifest) -> Sizer:
+        """Tiles that take compute.tile_seconds and fit in memory."""
+        compute, facts, pool = self.job.compute, self.facts, self.pool
+        content = self.banks()[0].description
+        h = 4 * len(content.h_timesteps) * facts.h_shape[0] * facts.h_shape[1] * facts.h_shape[2]
+        pixels = 3 * facts.image_size**2
+        memory = memory_of_a_tile(pool.size, pool.under_way)
+        most = most_pairs(memory, h, 4 * pixels, 3 * pixels)  # pixels, the encoded picture, and room for its making
+        per_call = manifest.seconds_per_call(facts.fingerprint, compute.precision)
+        self._log("tiles", seconds=compute.tile_seconds, most_pairs=most, seconds_per_call=per_call)
+        return Sizer(total, pool.batch, pool.size, compute.tile_seconds, max(most, pool.batch), per_call)
+
+    def _share(self, total: int, most: int = 256) -> int:
+        """How many pictures a part of a bank gets: whole batches, and parts enough that all workers end together."""
+        if not total:
+            return 1
+        batch = self.pool.batch
+        batches = -(-total // (4 * self.pool.size * batch))
+        return max(batch, min(most // batch, batches) * batch)
+
+    def report(self) -> None:
+        """A contact sheet for each point of the sweep."""
+        shards = [side.shards for side in self.sides if side.needs_shards]
+        self.sheets = contact_sheets(self.output, Manifest(self.output).table(COLUMNS), shards)
+
+    def summary(self, stages: Sequence[str]) -> list[str]:
+        """What was made, how fast, where, what failed and how to try that again."""
+        return summary_lines(self.tally, self.output, stages, self.sheets)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what can change numbers, for a bank's description."""
+    import numpy
+    import torch
+
+    return {
+        "diffstyle": diffstyle.__version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+    }

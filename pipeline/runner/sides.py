@@ -1,0 +1,68 @@
+"""The two sides of a job, contents and styles, and the folders and banks that belong to each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.banks.description import BankDescription
+from pipeline.jobfile.schema import BankSpec, Job, SampleSpec
+from pipeline.models.session import ModelFacts
+from pipeline.shards.decode import preparation
+from pipeline.stages.recipe import needed_h
+from pipeline.stages.sample import sampling_settings
+from pipeline.storage.place import Place
+
+
+@dataclass(frozen=True)
+class Side:
+    """Contents, styles, or both at once where the job names the same source twice."""
+
+    name: str  # folder below shards/ and banks/
+    role: str  # "content", "style" or "both"
+    spec: Any  # SourceSpec, SampleSpec or BankSpec
+    output: Place
+
+    @property
+    def shards(self) -> Place:
+        return self.output / "shards" / self.name
+
+    @property
+    def bank(self) -> Place:
+        return Place.parse(self.spec.bank) if isinstance(self.spec, BankSpec) else self.output / "banks" / self.name
+
+    @property
+    def needs_shards(self) -> bool:
+        return not isinstance(self.spec, BankSpec | SampleSpec)
+
+
+def sides(job: Job) -> list[Side]:
+    """The job's sides. The same source as content and style is prepared and inverted once."""
+    output = Place.parse(job.output)
+    if job.content == job.style:
+        return [Side("both", "both", job.content, output)]
+    return [Side("content", "content", job.content, output), Side("style", "style", job.style, output)]
+
+
+def bank_description(job: Job, side: Side, facts: ModelFacts) -> BankDescription:
+    """The bank that a job makes for a side."""
+    if isinstance(side.spec, SampleSpec):
+        inversion = sampling_settings(side.spec, job.inversion)
+    else:
+        inversion = {"steps": job.inversion.steps, "t_0": job.inversion.t_0}
+        if job.inversion.plan != "grid":
+            inversion["plan"] = job.inversion.plan
+    inversion["precision"] = job.compute.precision
+    return BankDescription(
+        model_fingerprint=facts.fingerprint,
+        model_name=facts.name,
+        image_size=facts.image_size,
+        role=side.role,
+        format=job.bank.format,
+        inversion=inversion,
+        preprocessing=preparation(facts.image_size),
+        h_timesteps=() if side.role == "style" else needed_h(job, inversion),
+        h_shape=facts.h_shape,
+        h_dtype=job.bank.h,
+        x_t_dtype=job.bank.x_t,
+    )

@@ -1,0 +1,1 @@
+"""Prepared pictures in WebDataset shards."""

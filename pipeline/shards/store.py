@@ -1,0 +1,171 @@
+"""Stage 1: prepared pictures in WebDataset shards, with an index and a table of rejects.
+
+Workers read, decode and write the payload of a part (``write_block``) and hand its rows back; the driver commits
+(:meth:`ShardStore.commit`). Every picture of the source ends in exactly one row: of the index, or of the rejects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import diffstyle
+from diffstyle.errors import DiffStyleError
+from pipeline.shards.write import INDEX_SCHEMA, REJECTS_SCHEMA, read_png
+from pipeline.storage.parts import PartStore
+from pipeline.storage.place import Place
+
+FORMAT_VERSION = 1
+
+
+class ShardError(DiffStyleError):
+    """A shard store that can't be read or written, or a data set of which nothing could be decoded."""
+
+
+class ShardStore:
+    """Prepared pictures below ``root``. Readers see committed parts only; any number of them, also while it grows."""
+
+    def __init__(self, root: Place | str):
+        self.root = Place.parse(root)
+        self._store = PartStore(self.root)
+        self._rejects = self.root / "rejects"
+
+    # ---- opening ----
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """How the pictures were prepared (``shards.decode.preparation``). DescriptionError where nothing is here."""
+        identity = self._store.description().get("identity", {})
+        if identity.get("kind") != "shards":
+            raise ShardError(f"{self.root}: this is no folder of shards; check the path")
+        return identity["preparation"]
+
+    def describe(self, prepared: Mapping[str, Any]) -> None:
+        """Open the store for pictures prepared so, or raise DescriptionError naming the field that differs."""
+        identity = {"kind": "shards", "format": FORMAT_VERSION, "preparation": dict(prepared)}
+        self._store.describe(identity, {"diffstyle": diffstyle.__version__})
+
+    # ---- tables ----
+    def rows(self, columns: list[str] | None = None) -> pa.Table:
+        """The whole index (``INDEX_SCHEMA``): a row for each source picture, in order of part, then row.
+
+        A source whose file has changed has a row for each version of it; :meth:`current` leaves the old ones out.
+        """
+        return self._store.rows(INDEX_SCHEMA, columns)
+
+    def current(self) -> pa.Table:
+        """The rows of the newest version of each source, in the order in which the sources first appear."""
+        table = self.rows()
+        newest: dict[str, int] = {}
+        versions = table.column("source_version").to_pylist()
+        for row, source in enumerate(table.column("source").to_pylist()):
+            there = newest.get(source)
+            if there is None or _time(versions[row]) >= _time(versions[there]):
+                newest[source] = row
+        return table if len(newest) == len(table) else table.take(list(newest.values()))
+
+    def unique(self) -> list[dict[str, Any]]:
+        """The first current row of each distinct ``image``: what later stages work on."""
+        table = self.current()
+        first = ~table.column("image").to_pandas().duplicated().to_numpy(dtype=bool)
+        return table.filter(pa.array(first)).to_pylist()
+
+    def rejects(self) -> pa.Table:
+        """What could not be read and why (``REJECTS_SCHEMA``); a source that could be read since is left out."""
+        indexed = self.rows(["source", "source_version"])
+        good = _newest(indexed)
+        found: dict[str, tuple[str, str]] = {}
+        committed = set(self._store.parts())
+        for entry in self._rejects.list(".parquet"):
+            if entry.place.name.removesuffix(".parquet") not in committed:
+                continue
+            with entry.place.open() as stream:
+                table = pq.read_table(stream, schema=REJECTS_SCHEMA)
+            for source, version, reason in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                if source in good and _time(good[source]) >= _time(version):
+                    continue
+                if source not in found or _time(version) >= _time(found[source][0]):
+                    found[source] = (version, reason)
+        rows = [(source, *found[source]) for source in sorted(found)]
+        return pa.Table.from_pylist([dict(zip(REJECTS_SCHEMA.names, row, strict=True)) for row in rows], REJECTS_SCHEMA)
+
+    def known(self, retry_failed: bool = False) -> dict[str, str]:
+        """source -> version of all that need not be read again; ``retry_failed`` leaves the rejects out."""
+        known = _newest(self.rows(["source", "source_version"]))
+        if not retry_failed:
+            known |= _newest(self.rejects())
+        return known
+
+    # ---- pictures ----
+    def read(self, row: Mapping[str, Any]) -> np.ndarray:
+        """The picture of a row of the index, uint8 (S, S, 3). ShardError if it is not there or not that picture."""
+        return self.read_many([row])[0]
+
+    def read_many(self, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """The pictures of rows, uint8 (N, S, S, 3), in their order; each part is opened once."""
+        side = self.preparation["size"]
+        pixels = np.empty((len(rows), side, side, 3), np.uint8)
+        by_part: dict[str, list[int]] = {}
+        for n, row in enumerate(rows):
+            by_part.setdefault(row["data"], []).append(n)
+        for part, numbers in by_part.items():
+            place = self._store.data(part, "tar")
+            try:
+                with place.open() as stream:
+                    for n in sorted(numbers, key=lambda n: rows[n]["offset"]):
+                        pixels[n] = read_png(stream.read_at(rows[n]["size"], rows[n]["offset"]), rows[n])
+            except (OSError, ValueError) as error:
+                text = " ".join(str(error).split())
+                raise ShardError(
+                    f"{place}: a picture can't be read ({text}); delete {part}.* in index/, data/ and rejects/ and run "
+                    "the shard stage again"
+                ) from error
+        return pixels
+
+    # ---- writing, for the driver ----
+    def commit(self, part: str, rows: pa.Table, rejects: pa.Table) -> None:
+        """Make a part count, once its payload is whole: the rejects first, then the index, which is the commit."""
+        place = self._rejects / f"{part}.parquet"
+        if len(rejects):
+            with place.writer() as stream:
+                pq.write_table(rejects, stream, compression="zstd")
+        elif place.exists():  # of an earlier try at the same pictures
+            place.delete()
+        self._store.commit(part, rows)
+
+    def remove_uncommitted(self) -> list[str]:
+        """Delete what killed runs left behind; returns the files' names. Call it while holding the store's lock."""
+        removed = self._store.remove_uncommitted()
+        committed = set(self._store.parts())
+        for entry in self._rejects.list(".parquet"):
+            if entry.place.name.removesuffix(".parquet") not in committed:
+                entry.place.delete()
+                removed.append(entry.place.name)
+        self._rejects.remove_unfinished()
+        return removed
+
+
+def open_shards(root: Place | str) -> ShardStore:
+    """Open shards for reading. DescriptionError or ShardError, in one line, where there are none."""
+    store = ShardStore(root)
+    _ = store.preparation
+    return store
+
+
+def _newest(table: pa.Table) -> dict[str, str]:
+    newest: dict[str, str] = {}
+    for source, version in zip(
+        table.column("source").to_pylist(), table.column("source_version").to_pylist(), strict=True
+    ):
+        if source not in newest or _time(version) >= _time(newest[source]):
+            newest[source] = version
+    return newest
+
+
+def _time(version: str) -> int:
+    """The modification time in a source version (``size-time...``); before all others where it has none."""
+    pieces = version.split("-")
+    return int(pieces[1]) if len(pieces) > 1 and pieces[1].isdigit() else -1

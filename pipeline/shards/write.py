@@ -1,0 +1,137 @@
+"""A part of the shards: its tables' columns, and writing it in a worker."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from pipeline.shards.decode import PIXEL_LIMIT, Undecodable, decode
+from pipeline.sources import Block, RawPicture
+from pipeline.storage.identity import KEY_DIGITS, digest, image_hash, picture_key
+from pipeline.storage.parts import PartStore
+from pipeline.storage.place import Place
+from pipeline.storage.png import png
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("image", pa.string()),
+        ("source", pa.string()),
+        ("source_version", pa.string()),
+        ("source_hash", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("label", pa.string()),
+        ("caption", pa.string()),
+        ("meta", pa.string()),
+        ("data", pa.string()),  # the part whose tar holds the picture, so that a row says all by itself
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+    ]
+)
+REJECTS_SCHEMA = pa.schema([("source", pa.string()), ("source_version", pa.string()), ("reason", pa.string())])
+
+
+def write_block(
+    block: Block, root: Place, prepared: Mapping[str, Any], pixel_limit: int = PIXEL_LIMIT
+) -> tuple[pa.Table, pa.Table]:
+    """Read and prepare the pictures of a block and write them as ``data/PART.tar``, PART being the block's name.
+
+    Returns the part's index and rejects, uncommitted. The tar's bytes depend on the pictures alone; a block of which
+    nothing can be decoded has none. Safe to repeat. Raises SourceError and OSError where a store can't be reached.
+    """
+    place = PartStore(root).data(block.name, "tar")
+    rows: list[dict[str, Any]] = []
+    rejects: list[dict[str, Any]] = []
+    written: dict[str, dict[str, Any]] = {}
+    colour = prepared["background"].lstrip("#")
+    background = (int(colour[:2], 16), int(colour[2:4], 16), int(colour[4:], 16))
+    with contextlib.ExitStack() as stack:
+        tar: _Tar | None = None
+        for picture in block.pictures():
+            try:
+                if picture.data is None:
+                    raise Undecodable(picture.error or "no data")
+                decoded = decode(picture.data, prepared["size"], background=background, pixel_limit=pixel_limit)
+            except Undecodable as reason:
+                rejects.append(
+                    {"source": picture.source, "source_version": picture.source_version, "reason": str(reason)}
+                )
+                continue
+            row = _row(picture, image_hash(decoded.pixels), decoded.width, decoded.height)
+            same_name = written.get(row["key"])
+            if same_name is not None and same_name["image"] != row["image"]:
+                row["key"] = f"{row['key']}{row['image'][KEY_DIGITS:]}"  # the key's digits were not enough
+                same_name = written.get(row["key"])
+            if same_name is None:
+                tar = tar or _Tar(stack.enter_context(place.writer()))
+                offset, size = tar.add(f"{row['key']}.png", png(decoded.pixels))
+                tar.add(f"{row['key']}.json", _described(row))
+                row |= {"data": block.name, "offset": offset, "size": size}
+                written[row["key"]] = row
+            else:  # a copy of a picture of the same name: WebDataset takes a member's name once only
+                row |= {name: same_name[name] for name in ("data", "offset", "size")}
+            rows.append(row)
+        if tar:
+            tar.end()
+    return pa.Table.from_pylist(rows, INDEX_SCHEMA), pa.Table.from_pylist(rejects, REJECTS_SCHEMA)
+
+
+def _row(picture: RawPicture, image: str, width: int, height: int) -> dict[str, Any]:
+    return {
+        "key": picture_key(picture.name, image),
+        "image": image,
+        "source": picture.source,
+        "source_version": picture.source_version,
+        "source_hash": digest(picture.data or b""),
+        "width": width,
+        "height": height,
+        "label": picture.label,
+        "caption": picture.caption,
+        "meta": json.dumps(picture.meta, sort_keys=True, ensure_ascii=False) if picture.meta else None,
+    }
+
+
+def _described(row: Mapping[str, Any]) -> bytes:
+    told = {**row, "meta": json.loads(row["meta"]) if row["meta"] else None}
+    return json.dumps(told, sort_keys=True, ensure_ascii=False).encode()
+
+
+def read_png(data: bytes, row: Mapping[str, Any]) -> np.ndarray:
+    """The pixels of a row's PNG, uint8 (S, S, 3). ValueError or OSError where it is not what the row says."""
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        pixels = np.asarray(image)
+    if "image" in row and image_hash(pixels) != row["image"]:
+        raise ValueError(f"{row.get('key')} is not the picture that the index says")
+    return pixels
+
+
+class _Tar:
+    """A tar whose bytes depend on its members alone: no time, no owner, plain USTAR headers."""
+
+    def __init__(self, stream: BinaryIO):
+        self._stream = stream
+        self._position = 0
+
+    def add(self, name: str, data: bytes) -> tuple[int, int]:
+        """Append a member; returns the offset and size of its bytes."""
+        info = tarfile.TarInfo(name)
+        info.size, info.mtime, info.mode = len(data), 0, 0o644
+        header = info.tobuf(tarfile.USTAR_FORMAT)
+        offset = self._position + len(header)
+        padding = bytes(-len(data) % tarfile.BLOCKSIZE)
+        for piece in (header, data, padding):
+            self._stream.write(piece)
+        self._position = offset + len(data) + len(padding)
+        return offset, len(data)
+
+    def end(self) -> None:
+        self._stream.write(bytes(2 * tarfile.BLOCKSIZE))

@@ -1,0 +1,272 @@
+"""Stage 3: inject contents into styles on the pool, tile by tile, and write pictures and manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from diffstyle.errors import DiffStyleError
+from pipeline.banks.reader import LatentBank
+from pipeline.jobfile.schema import Job, Pictures
+from pipeline.models.session import ModelFacts
+from pipeline.results.manifest import Manifest
+from pipeline.results.pictures import picture_settings
+from pipeline.stages.inject_unit import InjectUnit, Pair
+from pipeline.stages.masks import Masks, load_masks
+from pipeline.stages.pairs import Entries
+from pipeline.stages.recipe import Recipe, as_json, make_recipe
+from pipeline.stages.tiles import plan_tiles
+from pipeline.storage.identity import ALGORITHM_VERSION, pair_id
+from pipeline.storage.place import Place
+from pipeline.workers.ray_pool import Pool
+from pipeline.workers.unit import Outcome
+
+
+class BankMismatchError(DiffStyleError):
+    """A bank that can't be used for this job: another model, size, preprocessing or role."""
+
+
+# ---- planning ----
+
+
+def check_banks(facts: ModelFacts, content: LatentBank, style: LatentBank) -> None:
+    """Refuse banks that don't belong to this model or lack what injection reads. BankMismatchError names the field."""
+    for side, bank in (("content", content), ("style", style)):
+        what = bank.description
+        if what.model_fingerprint != facts.fingerprint:
+            raise BankMismatchError(
+                f"the {side} bank {bank.place} was made with another model: {what.model_name} with fingerprint "
+                f"{what.model_fingerprint[:8]}, this job's {facts.name} has {facts.fingerprint[:8]}; make a new bank"
+            )
+        if what.image_size != facts.image_size:
+            raise BankMismatchError(
+                f"the {side} bank {bank.place} has pictures of {what.image_size} px, the model takes {facts.image_size}"
+            )
+        if not (what.keeps_h if side == "content" else what.keeps_x_t):
+            lacking = "h" if side == "content" else "x_T"
+            raise BankMismatchError(
+                f"the {side} bank {bank.place} has role {what.role} and keeps no {lacking}; make one with role both"
+            )
+    if content.description.preprocessing != style.description.preprocessing:
+        from pipeline.storage.parts import differences
+
+        fields = "; ".join(differences(content.description.preprocessing, style.description.preprocessing))
+        raise BankMismatchError(f"the content and style banks were preprocessed differently: {fields}")
+    t_0 = content.description.inversion["t_0"], style.description.inversion["t_0"]
+    if t_0[0] != t_0[1]:
+        raise BankMismatchError(f"the banks were inverted up to different timesteps: t_0 is {t_0[0]} and {t_0[1]}")
+
+
+def shortened_dt_lambda(job: Job) -> str | None:
+    """A warning where a short plan meets a ``dt_lambda`` that it can't follow, else None; docs/speed.md has figures."""
+    injection = job.injection
+    if injection.dt_lambda == 1 or (injection.plan_spec.grid or 0) >= 1000:
+        return None
+    return (
+        f"injection.dt_lambda is {injection.dt_lambda:g} and injection.plan is shorter than `reference`: "
+        "expect 30 to 50 dB to its pictures instead of 55; say plan: reference, or dt_lambda: 1"
+    )
+
+
+def mixed_precision(job: Job, content: LatentBank, style: LatentBank) -> str | None:
+    """A warning where pictures are generated in another precision than they were inverted in; None where they aren't.
+
+    Rounded weights are another network, and only the one that made x_T maps it back (docs/speed.md has the figures).
+    """
+    precision = job.compute.precision
+    others = {bank.description.inversion.get("precision", "float32") for bank in (content, style)} - {precision}
+    if not others:
+        return None
+    return (
+        f"the banks were inverted in {' and '.join(sorted(others))} and this job generates in {precision}: expect "
+        f"pictures up to 20 dB worse than from banks of the job's own compute.precision"
+    )
+
+
+def recipes(job: Job, facts: ModelFacts, content: LatentBank, style: LatentBank, contents: Entries) -> list[Recipe]:
+    """The job's sweep, resolved against its banks."""
+    shared = {
+        "model": facts.fingerprint,
+        "content": _bank_identity(content, "h_dtype"),
+        "style": _bank_identity(style, "x_t_dtype"),
+        "precision": job.compute.precision,
+        "pictures": picture_settings(job.pictures),
+    }
+    named = {row["image"]: row["source"] or row["key"] for row in contents.rows}
+    found: list[Recipe] = []
+    for settings in job.settings():
+        masks: Masks = load_masks(settings, named, facts.image_size, facts.h_shape[1:])
+        what = content.description
+        recipe = make_recipe(settings, what.inversion, what.h_timesteps, shared, masks)
+        # A mask may be written in two ways, as a rectangle and as a picture of it: one recipe, whose pairs count once.
+        if masks.own is not None or recipe.digest not in {one.digest for one in found}:
+            found.append(recipe)
+    return found
+
+
+def _bank_identity(bank: LatentBank, dtype: str) -> dict[str, Any]:
+    what = bank.description
+    return {"inversion": what.inversion, "preprocessing": what.preprocessing, "dtype": getattr(what, dtype)}
+
+
+def manifest_columns(job: Job, facts: ModelFacts, recipe: Recipe, content: LatentBank) -> dict[str, Any]:
+    """The columns that all rows of a recipe share."""
+    settings = recipe.settings
+    number = settings.gamma if isinstance(settings.gamma, int | float) else None
+    said = settings.to_dict()
+    return {
+        "settings": recipe.digest,
+        "gamma": number,
+        "gamma_schedule": None if number is not None else as_json(said["gamma"]),
+        **{name: said[name] for name in ("t_edit", "t_boost", "dt_lambda", "dt_end", "omega")},
+        "events": str(said["events"]),
+        "mask": None if said["mask"] is None else as_json(said["mask"]),
+        "plan": as_json({name: value for name, value in said["plan"].items() if value is not None}),
+        "network_calls": recipe.plan.encodes,
+        "seed": settings.seed,
+        "inversion": as_json(content.description.inversion),
+        "precision": job.compute.precision,
+        "model": facts.name,
+        "model_fingerprint": facts.fingerprint,
+        "algorithm": ALGORITHM_VERSION,
+    }
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a job asks for: its sweep, its pictures, and the pairs of them as numbers, the same for each recipe."""
+
+    recipes: list[Recipe]
+    contents: Entries
+    styles: Entries
+    pairs: tuple[np.ndarray, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.recipes) * len(self.pairs[0])
+
+    def ids(self, recipe: Recipe) -> Iterator[str]:
+        """The pair ids of one recipe, in the order of ``pairs``."""
+        c_images, s_images = self.contents.images, self.styles.images
+        masks = [recipe.masks.own_hash(image) for image in c_images]
+        for c, s in zip(self.pairs[0].tolist(), self.pairs[1].tolist(), strict=True):
+            yield pair_id(c_images[c], s_images[s], recipe.digest, masks[c])
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is left to do for one recipe: the pairs, as numbers."""
+
+    recipe: Recipe
+    contents: np.ndarray
+    styles: np.ndarray
+    n_done: int
+    n_failed: int  # failed before, and not tried again
+    n_twice: int  # asked for by another recipe too
+    again: set[str]  # ids of those that failed before and are tried again
+
+
+def all_remaining(wanted: Wanted, done: set[str], failed: set[str], retry: bool = False) -> list[Work]:
+    """:func:`remaining` for each recipe, with no pair twice: two folders may hold the same mask for a content."""
+    own = sum(recipe.masks.own is not None for recipe in wanted.recipes)
+    planned: set[str] | None = set() if own > 1 else None
+    return [
+        remaining(wanted, recipe, done, failed, retry, None if recipe.masks.own is None else planned)
+        for recipe in wanted.recipes
+    ]
+
+
+def remaining(
+    wanted: Wanted,
+    recipe: Recipe,
+    done: set[str],
+    failed: set[str],
+    retry: bool = False,
+    planned: set[str] | None = None,
+) -> Work:
+    """The wanted pairs that the manifest has neither as done nor, unless ``retry``, as failed.
+
+    Pairs in ``planned`` are left out, and it gets those that are not.
+    """
+    c, s = wanted.pairs
+    keep = np.ones(len(c), bool)
+    n_done = n_failed = n_twice = 0
+    again = set()
+    if done or failed or planned is not None:
+        for n, identifier in enumerate(wanted.ids(recipe)):
+            if planned is not None:
+                if identifier in planned:
+                    n_twice += 1
+                    keep[n] = False
+                    continue
+                planned.add(identifier)
+            if identifier in done:
+                n_done += 1
+                keep[n] = False
+            elif identifier in failed:
+                if retry:
+                    again.add(identifier)
+                else:
+                    n_failed += 1
+                    keep[n] = False
+    return Work(recipe, c[keep], s[keep], n_done, n_failed, n_twice, again)
+
+
+def units(
+    work: Work,
+    wanted: Wanted,
+    shared: Mapping[str, Any],
+    *,
+    output: Place,
+    content_bank: Place,
+    style_bank: Place,
+    pictures: Pictures,
+    size: Callable[[int], int],
+) -> Iterator[InjectUnit]:
+    """The tiles of one recipe, made as they are asked for; ``size`` as for :func:`plan_tiles`."""
+    recipe = work.recipe
+    for tile in plan_tiles(work.contents, work.styles, size):
+        pairs = tuple(
+            _pair(recipe, wanted.contents.rows[c], wanted.styles.rows[s])
+            for c, s in zip(tile.contents.tolist(), tile.styles.tolist(), strict=True)
+        )
+        needed = {pair.content["image"] for pair in pairs}
+        own = recipe.masks.own
+        masks = recipe.masks if own is None else Masks(own={image: own[image] for image in needed})
+        yield InjectUnit(
+            output, str(content_bank), str(style_bank), replace(recipe, masks=masks), pictures, shared, pairs
+        )
+
+
+def _pair(recipe: Recipe, content: Mapping[str, Any], style: Mapping[str, Any]) -> Pair:
+    mask = recipe.masks.own_hash(content["image"])
+    return Pair(pair_id(content["image"], style["image"], recipe.digest, mask), content, style, mask)
+
+
+# ---- running ----
+
+
+def inject_stage(
+    pool: Pool,
+    manifest: Manifest,
+    tiles: Iterable[InjectUnit],
+    on_done: Callable[[int, int, Outcome], None],
+) -> tuple[int, int]:
+    """Run tiles and commit them; returns how many pairs were (made, failed). ``on_done`` hears of each tile."""
+    n_done = n_failed = 0
+    for outcome in pool.run(tiles):
+        unit: InjectUnit = outcome.unit
+        if outcome.error is not None:
+            rows, failed = None, [{**unit.row(pair), "status": "failed", "error": outcome.error} for pair in unit.pairs]
+        else:
+            rows, failed = outcome.result
+        if rows is not None:
+            manifest.commit(unit.name, rows)
+        if failed:
+            manifest.commit_failures(failed)
+        made = 0 if rows is None else len(rows)
+        n_done, n_failed = n_done + made, n_failed + len(failed)
+        on_done(made, len(failed), outcome)
+    return n_done, n_failed

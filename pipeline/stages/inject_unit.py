@@ -1,0 +1,131 @@
+"""A tile as a unit of work: what a worker reads, computes and writes for a block of pairs of one recipe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.banks.reader import cached_bank
+from pipeline.jobfile.schema import Pictures
+from pipeline.models.session import ModelContext
+from pipeline.results.manifest import manifest_rows, now, side_columns
+from pipeline.results.pictures import Encoded, encode, write_pictures
+from pipeline.stages.recipe import Recipe
+from pipeline.storage.identity import digest, pair_seed
+from pipeline.storage.place import Place
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One result to be made: its id and the index rows of its two pictures."""
+
+    id: str
+    content: Mapping[str, Any]
+    style: Mapping[str, Any]
+    mask: str = ""  # the hash of this content's own mask, where each has one
+
+    @property
+    def name(self) -> str:
+        name = f"{self.content['key']}__{self.style['key']}"
+        return f"{name}__{self.mask[:8]}" if self.mask else name
+
+
+@dataclass(frozen=True)
+class InjectUnit:
+    """A tile: pairs of one recipe, made into one part of the output."""
+
+    output: Place
+    content_bank: str
+    style_bank: str
+    recipe: Recipe
+    pictures: Pictures
+    shared: Mapping[str, Any]  # the manifest's columns that all rows share
+    pairs: tuple[Pair, ...]
+
+    @property
+    def name(self) -> str:
+        return f"tile-{digest(*(pair.id for pair in self.pairs))[:20]}"
+
+    def load(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """h (K, C, h, w) by content image and x_T (3, H, W) by style image, each distinct one read once."""
+        contents = sorted({pair.content["image"] for pair in self.pairs})
+        styles = sorted({pair.style["image"] for pair in self.pairs})
+        content_bank, style_bank = cached_bank(self.content_bank), cached_bank(self.style_bank)
+        slots = [content_bank.description.h_timesteps.index(t) for t in self.recipe.plan.content_timesteps]
+        h = {entry.image: entry.h[slots] for entry in content_bank.get_many(contents, ("h",))}
+        x_T = {entry.image: entry.x_t for entry in style_bank.get_many(styles, ("x_t",))}
+        return h, x_T
+
+    def compute(self, context: ModelContext, loaded: tuple[dict, dict]) -> list[tuple[np.ndarray | None, float]]:
+        """For each pair its uint8 pixels (H, W, 3), None where the result is not finite, and its share of seconds."""
+        import torch
+
+        from diffstyle.images import to_uint8
+        from diffstyle.noise import seeded_noise
+        from diffstyle.sampling import inject
+
+        h, x_T = loaded
+        recipe, settings = self.recipe, self.recipe.settings
+        gamma = torch.tensor([recipe.gammas], dtype=torch.float32) if recipe.gammas else 0.0
+
+        def one(indices: Sequence[int]) -> list[tuple[np.ndarray | None, float]]:
+            begun = time.perf_counter()
+            chosen = [self.pairs[i] for i in indices]
+            style = torch.from_numpy(np.stack([x_T[pair.style["image"]] for pair in chosen])).float()
+            content = torch.from_numpy(np.stack([h[pair.content["image"]] for pair in chosen])).float()
+            masks = [recipe.masks.of(pair.content["image"]) for pair in chosen]
+            mask = torch.from_numpy(np.stack(masks)).to(context.device) if masks[0] is not None else None  # type: ignore[arg-type]
+            seeds = [pair_seed(settings.seed or 0, pair.content["image"], pair.style["image"]) for pair in chosen]
+            results = inject(
+                context.unet,
+                style.to(context.device),
+                content.to(context.device),
+                recipe.plan.content_timesteps,
+                recipe.plan,
+                gamma,
+                omega=settings.omega,
+                mask=mask,
+                noise=lambda t: seeded_noise(seeds, t, style.shape[1:]),
+            ).cpu()
+            finite = torch.isfinite(results).flatten(1).all(1)
+            seconds = (time.perf_counter() - begun) / len(set(indices))
+            return [(to_uint8(result) if ok else None, seconds) for result, ok in zip(results, finite, strict=True)]
+
+        return context.in_batches(len(self.pairs), one)
+
+    def save(self, computed: list[tuple[np.ndarray | None, float]]) -> tuple[pa.Table | None, list[dict]]:
+        """(manifest rows of the pictures written, rows of the pairs that failed)."""
+        pictures, failed = [], []
+        for pair, (pixels, seconds) in zip(self.pairs, computed, strict=True):
+            row = self.row(pair, seconds)
+            if pixels is None:
+                failed.append({**row, "status": "failed", "error": "the result is not finite"})
+                continue
+            row["height"], row["width"] = pixels.shape[:2]
+            pictures.append(Encoded(pair.name, encode(pixels, self.pictures), {**row, "status": "ok"}))
+        if not pictures:
+            return None, failed
+        # A table, and made here: the driver has all workers' rows to commit, and dicts cost it most.
+        return manifest_rows(write_pictures(self.output, self.pictures, self.recipe.slug, self.name, pictures)), failed
+
+    def row(self, pair: Pair, seconds: float | None = None) -> dict[str, Any]:
+        """The manifest row of a pair, without what is known only of its picture."""
+        return {
+            **self.shared,
+            "pair": pair.id,
+            "seconds": seconds,
+            "created": now(),
+            **side_columns("content", pair.content),
+            **side_columns("style", pair.style),
+        }
+
+    def split(self) -> Sequence[InjectUnit]:
+        half = len(self.pairs) // 2
+        if not half:
+            return []
+        return [replace(self, pairs=self.pairs[:half]), replace(self, pairs=self.pairs[half:])]

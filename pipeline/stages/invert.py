@@ -1,0 +1,168 @@
+"""Stage 2: invert the prepared pictures of a shard store on the pool, and write a latent bank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from diffstyle.plan import inversion_plan
+from pipeline.banks.description import BankDescription, BankError, Latents, part_name, stored_tensors
+from pipeline.banks.reader import LatentBank
+from pipeline.banks.writer import BankWriter
+from pipeline.jobfile.schema import SampleSpec
+from pipeline.models.session import ModelContext
+from pipeline.shards.store import open_shards
+from pipeline.stages.recipe import inversion_order
+from pipeline.stages.sample import SampleUnit, sample_source
+from pipeline.storage.parts import PartStore
+from pipeline.storage.place import Place
+from pipeline.workers.ray_pool import Pool
+from pipeline.workers.unit import Outcome
+
+# Called when a part is committed, with the numbers of its entries done and failed.
+OnDone = Callable[[int, int, Outcome], None]
+
+
+@dataclass(frozen=True)
+class InvertUnit:
+    """Pictures of a shard store to be inverted into one part of a bank."""
+
+    shards: Place
+    bank: Place
+    description: BankDescription
+    rows: tuple[dict[str, Any], ...]  # rows of the shard index
+
+    @property
+    def name(self) -> str:
+        return part_name([row["image"] for row in self.rows])
+
+    def load(self) -> np.ndarray:
+        return open_shards(self.shards).read_many(list(self.rows))
+
+    def compute(self, context: ModelContext, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        from diffstyle.images import to_tensor
+
+        what = self.description
+        plan = inversion_plan(
+            what.inversion["steps"],
+            what.inversion["t_0"],
+            keep=what.h_timesteps,
+            order=inversion_order(what.inversion),
+        )
+        return context.walk(to_tensor(pixels), plan)
+
+    def save(self, computed: tuple[np.ndarray, np.ndarray]) -> tuple[pa.Table | None, list[dict[str, Any]]]:
+        items, failures = [], []
+        # The walk keeps h in its own order, which ascends; so do a description's timesteps.
+        for row, x_T, h in zip(self.rows, *computed, strict=True):
+            what = self.description
+            x_T, h = (x_T if what.keeps_x_t else None), (h if what.keeps_h else None)
+            item = Latents(row["key"], row["image"], x_T, h, what.h_timesteps, row)
+            try:
+                stored_tensors(item, what)
+            except BankError as error:  # not finite, or beyond the bank's dtype: this picture's failure alone
+                failures.append({**row, "error": str(error)})
+            else:
+                items.append(item)
+        if not items:
+            return None, failures
+        return BankWriter.write_payload(self.bank, self.description, self.name, items), failures
+
+    def split(self) -> Sequence[InvertUnit]:
+        half = len(self.rows) // 2
+        if not half:
+            return []
+        return [replace(self, rows=self.rows[:half]), replace(self, rows=self.rows[half:])]
+
+
+def open_bank(root: Place, description: BankDescription, about: dict[str, Any]) -> BankWriter:
+    """Open a bank for growing. One that keeps h at more timesteps than asked for serves as well, and stays as it is."""
+    if PartStore(root).exists():
+        there = LatentBank.open(root).description
+        if set(description.h_timesteps) <= set(there.h_timesteps):
+            description = replace(description, h_timesteps=there.h_timesteps)
+    return BankWriter.create_or_open(root, description, about)
+
+
+def missing_rows(
+    writer: BankWriter, shards: Place, wanted: set[str] | None = None, retry_failed: bool = False
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(rows of the shard index to be inverted, rows that are further names of the same pictures).
+
+    ``wanted``: the images that count; None: all. Those that failed before are left out unless ``retry_failed``.
+    """
+    store = open_shards(shards)
+    known = writer.known_images()
+    skipped = known if retry_failed else known | set(writer.failed_images())
+    unique = [row for row in store.unique() if wanted is None or row["image"] in wanted]
+    first = {row["image"]: row["key"] for row in unique}
+    names = writer.known_names()
+    # Of a picture that the bank has, any name that is new, be it the first in the shards: parts have no order in time.
+    aliases = [
+        row
+        for row in store.current().to_pylist()
+        if row["image"] in first
+        and (row["image"] in known or first[row["image"]] != row["key"])
+        and (row["key"], row["image"]) not in names
+    ]
+    return [row for row in unique if row["image"] not in skipped], aliases
+
+
+def invert_stage(
+    pool: Pool | None,
+    shards: Place,
+    writer: BankWriter,
+    todo: Sequence[dict[str, Any]],
+    aliases: Sequence[dict[str, Any]],
+    part_size: int,
+    on_done: OnDone,
+) -> int:
+    """Invert ``todo``, name ``aliases`` (see :func:`missing_rows`); returns how many entries were made.
+
+    ``pool`` may be None where there is nothing to invert.
+    """
+    units = (
+        InvertUnit(shards, writer.root, writer.description, tuple(todo[start : start + part_size]))
+        for start in range(0, len(todo), part_size)
+    )
+    n_done = _run(pool, units, writer, on_done)
+    known = writer.known_images()
+    writer.commit_aliases([row for row in aliases if row["image"] in known])
+    return n_done
+
+
+def missing_samples(writer: BankWriter, spec: SampleSpec) -> list[int]:
+    """The numbers of the samples that the bank lacks."""
+    known = writer.known_sources()
+    return [n for n in range(spec.sample) if sample_source(spec.seed, n) not in known]
+
+
+def sample_stage(pool: Pool | None, spec: SampleSpec, writer: BankWriter, part_size: int, on_done: OnDone) -> int:
+    """Draw the samples that the bank lacks; returns how many entries were made."""
+    todo = missing_samples(writer, spec)
+    units = (
+        SampleUnit(writer.root, writer.description, spec.seed, tuple(todo[start : start + part_size]))
+        for start in range(0, len(todo), part_size)
+    )
+    return _run(pool, units, writer, on_done)
+
+
+def _run(pool: Pool | None, units: Iterable[Any], writer: BankWriter, on_done: OnDone) -> int:
+    n_done = 0
+    for outcome in pool.run(units) if pool is not None else ():
+        if outcome.error is not None:
+            table, failures = None, [{**row, "error": outcome.error} for row in outcome.unit.rows]
+        else:
+            table, failures = outcome.result
+        if table is not None:
+            writer.commit(outcome.unit.name, table)
+        writer.commit_failures(failures)
+        done = 0 if table is None else len(table)
+        n_done += done
+        on_done(done, len(failures), outcome)
+    writer.snapshot()
+    return n_done

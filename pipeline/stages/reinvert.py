@@ -1,0 +1,79 @@
+"""Invert pictures of a bank once more and compare: the sample that ``bank verify --reinvert`` takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from diffstyle.plan import inversion_plan
+from pipeline.banks.description import BankError, Latents
+from pipeline.banks.reader import LatentBank
+from pipeline.models.session import ModelContext
+from pipeline.shards.store import open_shards
+from pipeline.stages.recipe import inversion_order
+from pipeline.storage.place import Place
+
+# Relative error (root mean square) that two honest inversions may differ by. Rounding to float16 is 3e-4. Computing in
+# another batch or with other threads changes last bits, which the steps of a walk carry on: 3e-6 was measured over 50
+# float32 steps on a CPU. Devices differ more (a GPU may round convolutions to TF32), and the half precisions compute
+# with 8 and 11 bits; the room for these is wide, and still far below what another model or picture makes (1 and more).
+_STORED = {"float32": 0.0, "float16": 5e-4}
+_COMPUTED = {"float32": 2e-3, "float16": 3e-2, "bfloat16": 1e-1}
+
+
+class Reinvert:
+    """Called with an entry, says what is wrong with it or None; the callable that ``bank_check.verify`` takes.
+
+    ``open_model`` loads the bank's model; ``rows``: image -> row of the shards in ``shards``. ``compared`` counts the
+    entries, ``absent`` those without a picture, of which nothing can be said.
+    """
+
+    def __init__(self, bank: LatentBank, open_model: Callable[[], ModelContext], shards: Place, rows: dict[str, Any]):
+        what = bank.description
+        if what.inversion.get("sampled"):
+            raise BankError(f"{bank.place}: holds samples of the model, never inverted; leave --reinvert away")
+        self._description = what
+        self._context = open_model()
+        self._store, self._rows = open_shards(shards), rows
+        self._plan = inversion_plan(
+            what.inversion["steps"],
+            what.inversion["t_0"],
+            keep=what.h_timesteps,
+            order=inversion_order(what.inversion),
+        )
+        self.compared = self.absent = 0
+        self.largest = 0.0  # relative error seen
+
+    def __call__(self, entry: Latents) -> str | None:
+        from diffstyle.images import to_tensor
+
+        row = self._rows.get(entry.image)
+        if row is None:
+            self.absent += 1
+            return None
+        self.compared += 1
+        x_T, h = self._context.walk(to_tensor(self._store.read_many([row])), self._plan)
+        what = self._description
+        precision = _COMPUTED.get(what.inversion.get("precision", "float32"), _COMPUTED["float32"])
+        wrong = []
+        for name, stored, computed, dtype in (
+            ("x_T", entry.x_t, x_T[0], what.x_t_dtype),
+            ("h", entry.h, h[0], what.h_dtype),
+        ):
+            if stored is None:
+                continue
+            error = relative_error(stored, computed)
+            self.largest = max(self.largest, error)
+            if not error <= precision + _STORED[dtype]:
+                wrong.append(f"{name} differs by {error:.1%} from a new inversion")
+        return f"{' and '.join(wrong)}: another model, picture or code made it" if wrong else None
+
+
+def relative_error(stored: np.ndarray, computed: np.ndarray) -> float:
+    """Root mean square of the difference, relative to that of ``computed``."""
+    difference = stored.astype(np.float64) - computed.astype(np.float64)
+    size = float(np.mean(computed.astype(np.float64) ** 2))
+    return math.sqrt(float(np.mean(difference**2)) / max(size, 1e-30))

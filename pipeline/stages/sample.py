@@ -1,0 +1,96 @@
+"""Pictures drawn from the model itself, as a source of contents or styles: their x_T is known, so none is inverted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from diffstyle.plan import sampling_plan
+from pipeline.banks.description import BankDescription, BankError, Latents, stored_tensors
+from pipeline.banks.writer import BankWriter
+from pipeline.jobfile.schema import Inversion, SampleSpec
+from pipeline.models.session import ModelContext
+from pipeline.storage.identity import digest, image_hash, picture_key
+from pipeline.storage.place import Place
+
+
+def sampling_settings(spec: SampleSpec, inversion: Inversion) -> dict[str, Any]:
+    """The ``inversion`` of a sampled bank's description. The number of samples is not part of it: a bank can grow."""
+    return {"sampled": True, "seed": spec.seed, "steps": inversion.steps, "t_0": inversion.t_0}
+
+
+def sample_source(seed: int, number: int) -> str:
+    """The ``source`` of a sampled picture."""
+    return f"sample:{seed}#{number:06d}"
+
+
+@dataclass(frozen=True)
+class SampleUnit:
+    """Some samples of one seed, by number, to be drawn into one part of a bank."""
+
+    bank: Place
+    description: BankDescription
+    seed: int
+    numbers: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return f"sample-{digest(str(self.seed), *(str(n) for n in self.numbers))[:20]}"
+
+    def load(self) -> None:
+        return None
+
+    def compute(self, context: ModelContext, loaded: None) -> tuple[np.ndarray, ...]:
+        """(x_T, h, uint8 pixels) of each sample, the h in the description's order."""
+        from diffstyle.images import to_uint8
+        from diffstyle.noise import seeded_noise
+
+        what = self.description
+        plan = sampling_plan(what.inversion["steps"], what.inversion["t_0"], keep=what.h_timesteps)
+        seeds = [int(digest(str(self.seed), str(n))[:16], 16) >> 1 for n in self.numbers]
+        x_T = seeded_noise(seeds, what.inversion["t_0"], what.x_t_shape)
+        x_0, h = context.walk(x_T, plan)
+        import torch
+
+        pixels = to_uint8(torch.from_numpy(np.nan_to_num(x_0)))
+        return x_T.numpy(), h[:, ::-1], pixels, np.isfinite(x_0).all((1, 2, 3))  # sampling descends
+
+    def save(self, computed: tuple[np.ndarray, ...]) -> tuple[pa.Table | None, list[dict[str, Any]]]:
+        items, failures = [], []
+        for number, x_T, h, pixels, finite in zip(self.numbers, *computed, strict=True):
+            image = image_hash(pixels)
+            source = sample_source(self.seed, number)
+            key = picture_key(f"sample-{number:06d}", image)
+            row = {"key": key, "image": image, "source": source, "width": pixels.shape[1], "height": pixels.shape[0]}
+            what = self.description
+            x_T, h = (x_T if what.keeps_x_t else None), (h if what.keeps_h else None)
+            item = Latents(key, image, x_T, h, what.h_timesteps, row)
+            try:
+                if not finite:
+                    raise BankError(f"{key}: the sample is not finite")
+                stored_tensors(item, what)
+            except BankError as error:  # this sample's failure alone
+                failures.append({**row, "error": str(error)})
+            else:
+                items.append(item)
+        if not items:
+            return None, failures
+        return BankWriter.write_payload(self.bank, self.description, self.name, items), failures
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What is known of the samples without drawing them, for a failure's rows."""
+        return [
+            {"key": f"sample-{n:06d}", "image": digest(str(self.seed), str(n)), "source": sample_source(self.seed, n)}
+            for n in self.numbers
+        ]
+
+    def split(self) -> Sequence[SampleUnit]:
+        half = len(self.numbers) // 2
+        if not half:
+            return []
+        return [replace(self, numbers=self.numbers[:half]), replace(self, numbers=self.numbers[half:])]

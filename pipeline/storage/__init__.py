@@ -1,0 +1,1 @@
+"""Places, parts, locks: what everything that is written rests on."""

@@ -1,0 +1,43 @@
+"""What ends a run or a unit: the error to stop on, and errors as one line."""
+
+from __future__ import annotations
+
+import errno
+import re
+
+from diffstyle.errors import DiffStyleError
+
+
+class Stopped(DiffStyleError):
+    """The run can't go on (disk full, credentials lost, workers that die at start) but can be resumed."""
+
+    exit_code = 4
+
+
+def one_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return " ".join(text.splitlines()[-1 if "Traceback" in text else 0].split())[:300]
+
+
+_NO_USE_GOING_ON = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+# How object stores, through Arrow, say that the rights are gone.
+_NO_RIGHTS = re.compile(
+    "ACCESS_DENIED|NO_SUCH_BUCKET|EXPIRED_?TOKEN|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|INVALID_CLIENT_TOKEN_ID"
+    "|MISSING_AUTHENTICATION_TOKEN|UNRECOGNIZED_CLIENT|REQUEST_EXPIRED|InvalidAccessKeyId|SignatureDoesNotMatch",
+    re.IGNORECASE,
+)
+
+
+def fatal(error: BaseException) -> DiffStyleError | None:
+    """The error to stop the whole run with, or None if only the unit is concerned."""
+    if isinstance(error, DiffStyleError):
+        return error
+    if not isinstance(error, OSError):
+        return None
+    kept = "what was committed is kept"
+    if error.errno in _NO_USE_GOING_ON:
+        where = f" ({error.filename})" if error.filename else ""
+        return Stopped(f"{error.strerror or one_line(error)}{where}; {kept}, mend it and run the job again")
+    if _NO_RIGHTS.search(str(error)):
+        return Stopped(f"{one_line(error)}; {kept}, mend the credentials and run the job again")
+    return None

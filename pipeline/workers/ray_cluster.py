@@ -1,0 +1,114 @@
+"""Starting Ray, or joining a cluster, and how many workers fit."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+from typing import Any, Literal
+
+from diffstyle.errors import DiffStyleError
+from pipeline.workers.unit import Resources
+
+log = logging.getLogger(__name__)
+
+# How long the head of a cluster may take to answer. Ray's own patience is minutes, and then it ends the process.
+ANSWER_WITHIN = 5.0
+
+
+class ClusterError(DiffStyleError):
+    """The Ray cluster that was asked for can't be reached or lacks what a worker needs."""
+
+
+def start_ray(address: str | None = None) -> None:
+    """Start an embedded Ray (``address`` None) or join the cluster at ``address``. Does nothing if one is connected."""
+    # Ray would otherwise hide the GPUs of workers that ask for none, and warn about the coming change on every start.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # An embedded Ray is an implementation detail of one command; it should not phone home from it.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if ray.is_initialized():
+        return
+    if address is not None:
+        _knock(address)
+    _silence_raylet()
+    try:
+        if address is None:
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise _no_cluster(address or "local", str(error).splitlines()[0]) from error
+
+
+def _no_cluster(address: str, why: str) -> ClusterError:
+    return ClusterError(
+        f"--address {address}: no Ray cluster there ({why}); mend the address, or leave it away for an embedded Ray"
+    )
+
+
+def _knock(address: str) -> None:
+    """See whether anybody answers at ``HOST:PORT`` or ``ray://HOST:PORT``; other words are Ray's to judge."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address)
+    if not found:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=ANSWER_WITHIN).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _silence_raylet() -> None:
+    """Ray prints half a page on stdout for each worker that dies; the engine tells of it in its own words."""
+    from ray._private import worker
+
+    def to_log(data: dict[str, Any], *args: object, **options: object) -> None:
+        for line in data.get("lines", []):
+            log.debug("ray: %s", line)
+
+    if hasattr(worker, "print_to_stdstream"):  # not a public name: where Ray has renamed it, it just stays talkative
+        worker.print_to_stdstream = to_log
+
+
+def plan_workers(
+    device: Literal["cpu", "cuda", "mps"], actors: int | None, threads: int | None
+) -> tuple[int, Resources]:
+    """How many workers and what each asks for, from what the cluster's nodes have. Needs ``start_ray`` before.
+
+    A CPU worker takes a quarter of the cores of a node (at least one), whatever the number of workers, because the
+    number of threads can change the last bits of a result and the number of workers must not.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    cpus = [float(int(node["CPU"])) for node in nodes] or [1.0]
+    if device == "cuda":
+        gpus = [int(node.get("GPU", 0)) for node in nodes]
+        if not sum(gpus):
+            raise ClusterError(
+                "compute.device is cuda, but the cluster has no GPU; use device: cpu or another --address"
+            )
+        n = actors or sum(gpus)
+        gpu_share = _share([1.0] * sum(gpus), n, 1.0)
+        on_a_gpu = int(1 / gpu_share)
+        cpu_share = min(_floor(cpu / (gpu * on_a_gpu)) for cpu, gpu in zip(cpus, gpus, strict=True) if gpu)
+        return n, Resources(num_cpus=min(1.0, cpu_share), num_gpus=gpu_share, threads=threads)
+    if device == "mps":
+        return 1, Resources(num_cpus=1.0, threads=threads)
+    threads = threads or max(1, int(min(cpus)) // 4)
+    n = actors or max(1, sum(int(cpu) // threads for cpu in cpus))
+    return n, Resources(num_cpus=_share(cpus, n, float(threads)), threads=threads)
+
+
+def _share(sizes: list[float], n: int, most: float) -> float:
+    """The largest share, ``most`` at most, of which ``n`` find a place in bins of these sizes, none torn in two."""
+    candidates = {most} | {_floor(size / k) for size in set(sizes) for k in range(1, n + 1)}
+    fitting = (share for share in candidates if 0 < share <= most and sum(int(size / share) for size in sizes) >= n)
+    return max(fitting, default=_floor(min(sizes) / n))
+
+
+def _floor(share: float) -> float:
+    # Ray counts in steps of 0.0001 and rounds: three times 0.6667 would be more than 2, and the third never starts.
+    return int(share * 10_000) / 10_000

@@ -1,0 +1,325 @@
+"""Units of work on Ray actors: overlap, retry, replace, split, and name what failed.
+
+A *unit* is a named, picklable block of work in three phases: ``load`` (reading), ``compute`` (on the worker's device)
+and ``save`` (encoding and writing). A worker is an actor that holds the model and runs several units at once in
+threads, but only one of them computes at a time; so the next unit is read and the last one written while the device is
+busy.
+
+When a worker dies, each of its units becomes a suspect and is tried again alone, so that a death is blamed on the right
+one. A unit that keeps killing workers is split; the one item that is left at the end is reported as failed and
+everything else completes. The driver only schedules and hears results; what counts is decided by whoever commits them.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.storage.errors import Stopped, one_line
+from pipeline.workers.actor import Worker
+from pipeline.workers.unit import Failure, Outcome, Resources, Timing
+
+
+@dataclass(eq=False)
+class _Ticket:
+    unit: Any
+    suspect: bool = False  # it was in a worker that died, with others: it is tried alone, so that the next death tells
+    deaths: int = 0  # workers that died while running it alone
+    errors: int = 0  # exceptions it raised
+    losses: int = 0  # workers that were lost with their node or network while running it: not its fault
+
+
+@dataclass
+class _Slot:
+    """A worker's place in the pool; the actor in it is replaced when it dies.
+
+    It gets units only once it is ready: so it is clear what dies if it dies, and no unit waits at a worker that never
+    starts (a node was lost and its place is nowhere else) while others are idle.
+    """
+
+    number: int
+    actor: Any = None
+    ready: bool = False
+    running: dict[Any, _Ticket] = field(default_factory=dict)
+
+
+class _Source:
+    """What is to be run: what has to be repeated, and new units, which are read only as they are needed."""
+
+    def __init__(self, units: Iterable[Any]) -> None:
+        self.again: deque[_Ticket] = deque()
+        self._units = iter(units)
+        self._dry = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is left, as far as anybody has asked."""
+        return self._dry and not self.again
+
+    def next(self, alone: bool) -> _Ticket | None:
+        """On an idle worker suspects first, then what is to be repeated, then new units."""
+        for ticket in sorted(self.again, key=lambda t: not t.suspect):
+            if alone or not ticket.suspect:
+                self.again.remove(ticket)
+                return ticket
+        return self._read()
+
+    def has(self, n: int) -> bool:
+        """Whether at least ``n`` are left; reads no more than it must."""
+        while len(self.again) < n and (ticket := self._read()) is not None:
+            self.again.append(ticket)
+        return len(self.again) >= n
+
+    def _read(self) -> _Ticket | None:
+        unit = None if self._dry else next(self._units, None)
+        self._dry = unit is None
+        return None if unit is None else _Ticket(unit)
+
+
+class Pool:
+    """Workers that stay alive over several :meth:`run` calls. Use as a context manager; needs ``ray.init`` before.
+
+    n           how many workers
+    make_context  called once in each worker: loads the model
+    retries     how many more times a unit is tried after a death or an error, before it is split
+    depth       units under way in a worker at once (1: no overlap)
+    on_event    called with (name, fields) for what should be logged: worker_started, worker_died, unit_retried, ...
+    """
+
+    # A worker that can't even start, this many times in a row, is not bad luck.
+    MAX_START_FAILURES = 3
+    # Nor is a unit whose node is lost each time.
+    MAX_LOSSES = 10
+
+    def __init__(
+        self,
+        n: int,
+        make_context: Callable[[], Any] | None = None,
+        resources: Resources = Resources(),  # noqa: B008 - frozen
+        *,
+        retries: int = 3,
+        depth: int = 3,
+        on_event: Callable[..., None] | None = None,
+    ) -> None:
+        import ray
+
+        if n < 1:
+            raise ValueError("a pool needs a worker")
+        self._ray = ray
+        self._make_context = make_context
+        self._resources = resources
+        self._retries = retries
+        self._depth = depth
+        self._on_event = on_event if on_event is not None else lambda name, **fields: None
+        self._slots = [_Slot(number) for number in range(n)]
+        self._start_failures = 0
+        self._pids: dict[int, int] = {}
+        remote = ray.remote(Worker)
+        self._actor_class = remote.options(  # type: ignore[attr-defined]
+            num_cpus=resources.num_cpus,
+            num_gpus=resources.num_gpus,
+            max_concurrency=depth + 1,
+            max_restarts=0,  # replacing is decided here, where the units are known
+        )
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for slot in self._slots:
+            self._discard(slot)
+
+    @property
+    def size(self) -> int:
+        """How many workers the pool has."""
+        return len(self._slots)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers that are up (for watching, and for tests that kill them)."""
+        return [self._pids[slot.number] for slot in self._slots if slot.ready]
+
+    def run(self, units: Iterable[Any]) -> Iterator[Outcome]:
+        """Run units, in any order, and yield each one's outcome. ``units`` is read only as fast as workers are free.
+
+        Raises Stopped where going on is no use, and passes on a unit's DiffStyleError (wrong input is not retried).
+        """
+        source = _Source(units)
+        finished = False
+        since = time.monotonic()
+        try:
+            self._drop_dead()
+            while True:
+                self._fill(source)
+                waiting = {ref: slot for slot in self._slots for ref in slot.running}
+                busy = any(ticket.unit is not None for slot in self._slots for ticket in slot.running.values())
+                if not waiting or (source.empty and not busy):
+                    finished = True  # perhaps a worker is still starting; the next run may have use for it
+                    return
+                ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=10)
+                if not ready and not any(slot.ready for slot in self._slots):
+                    self._on_event(
+                        "waiting_for_workers",
+                        seconds=round(time.monotonic() - since),
+                        cpus=self._resources.num_cpus,
+                        gpus=self._resources.num_gpus,
+                    )
+                for ref in ready:
+                    yield from self._collect(ref, waiting[ref], source.again)
+        finally:
+            # Left early (an error, Ctrl-C, or the caller stopped): nothing may go on writing behind the driver's back.
+            # All workers go, since an interrupt may have come between handing a unit over and noting that.
+            if not finished:
+                for slot in self._slots:
+                    self._discard(slot)
+
+    # ---- scheduling ----
+
+    def _drop_dead(self) -> None:
+        """Forget workers that died since the last run, before a unit is blamed for it."""
+        for slot in self._slots:
+            if not slot.ready:
+                continue
+            try:
+                self._ray.get(slot.actor.ping.remote(), timeout=60)
+            except self._ray.exceptions.RayError as error:
+                self._on_event("worker_died", worker=slot.number, units=[], error=_why_died(error))
+                self._discard(slot)
+
+    def _fill(self, source: _Source) -> None:
+        """Start workers that there is work for; give each that is up one suspect alone, or ``depth`` others at once."""
+        starting = sum(slot.actor is not None and not slot.ready for slot in self._slots)
+        # Breadth first: every worker has one unit before any has two, those that are still starting included.
+        for level in range(self._depth):
+            for slot in self._slots:
+                if level and not source.has(starting + 1):
+                    break
+                if not slot.ready or len(slot.running) > level or any(t.suspect for t in slot.running.values()):
+                    continue
+                ticket = source.next(alone=not slot.running)
+                if ticket is not None:
+                    slot.running[slot.actor.run.remote(ticket.unit)] = ticket
+        for slot in self._slots:
+            if slot.actor is None and source.has(starting + 1):
+                slot.actor = self._actor_class.remote(self._make_context, self._resources.threads)
+                slot.running[slot.actor.setup.remote()] = _Ticket(None)
+                starting += 1
+
+    def _discard(self, slot: _Slot) -> None:
+        # Asked of a Ray that was shut down, kill would start a new one.
+        if slot.actor is not None and self._ray.is_initialized():
+            self._ray.kill(slot.actor)
+        slot.actor, slot.ready, slot.running = None, False, {}
+
+    # ---- outcomes ----
+
+    def _collect(self, ref: Any, slot: _Slot, again: deque[_Ticket]) -> Iterator[Outcome]:
+        ticket = slot.running.get(ref)
+        if ticket is None:  # its worker's death was dealt with a moment ago
+            return
+        exceptions = self._ray.exceptions
+        try:
+            value = self._ray.get(ref)
+        except (exceptions.RayTaskError, exceptions.RaySystemError, exceptions.UnserializableException) as error:
+            # The worker is well; a result that can't be pickled, or not be read back here.
+            cause = getattr(error, "cause", None) or error
+            value = Failure(f"{type(cause).__name__}: {one_line(cause)}", str(error)[-4000:], None), Timing()
+        except exceptions.LocalRayletDiedError as error:
+            raise Stopped("Ray has ended on this machine; what was committed is kept, run the job again") from error
+        except exceptions.RayError as error:  # the actor or its node died, or its answer was lost with it
+            if "its owner has died" in str(error):  # the owner is this process: to Ray it went with its node
+                raise Stopped(
+                    "this process's Ray node was lost; what was committed is kept, run the job again"
+                ) from error
+            yield from self._worker_died(slot, error, again)
+            return
+        del slot.running[ref]
+        if ticket.unit is None:
+            self._set_up(slot, value)
+            return
+        result, timing = value
+        if not isinstance(result, Failure):
+            yield Outcome(ticket.unit, result, timing=timing, worker=slot.number)
+            return
+        if result.stop is not None:
+            raise result.stop
+        ticket.errors += 1
+        yield from self._again_or_less(ticket, result.why, again, result.where)
+
+    def _set_up(self, slot: _Slot, value: Any) -> None:
+        if isinstance(value, dict):
+            slot.ready, self._start_failures = True, 0
+            self._pids[slot.number] = value["pid"]
+            self._on_event("worker_started", worker=slot.number, **value)
+            return
+        failure: Failure = value if isinstance(value, Failure) else value[0]
+        if failure.stop is not None:
+            raise failure.stop
+        self._on_event("worker_failed_to_start", worker=slot.number, why=failure.why, traceback=failure.where)
+        self._discard(slot)
+        self._start_failed(f"workers can't start ({failure.why}); too many for the device's memory? try fewer actors")
+
+    def _start_failed(self, message: str) -> None:
+        self._start_failures += 1
+        if self._start_failures >= self.MAX_START_FAILURES:
+            raise Stopped(message)
+
+    def _worker_died(self, slot: _Slot, error: Exception, again: deque[_Ticket]) -> Iterator[Outcome]:
+        tickets = [ticket for ticket in slot.running.values() if ticket.unit is not None]
+        was_ready, why = slot.ready, _why_died(error)
+        self._discard(slot)
+        self._on_event("worker_died", worker=slot.number, units=[t.unit.name for t in tickets], error=why)
+        if _node_lost(error, self._ray.exceptions):
+            for ticket in tickets:
+                ticket.losses += 1
+            if all(ticket.losses <= self.MAX_LOSSES for ticket in tickets):
+                again.extend(tickets)
+                return
+        if not was_ready:
+            self._start_failed(f"workers die before they can start ({why}); out of memory? try fewer actors")
+        alone = len(tickets) == 1
+        for ticket in tickets:
+            ticket.suspect = True
+            ticket.deaths += alone  # among others it may be innocent
+            yield from self._again_or_less(ticket, f"the worker died ({why})", again)
+
+    def _again_or_less(
+        self, ticket: _Ticket, reason: str, again: deque[_Ticket], where: str | None = None
+    ) -> Iterator[Outcome]:
+        """Try a unit again; when that has been done often enough, its parts; a single item has failed."""
+        # An exception is mostly the same the second time, so it is tried only once more; a death may be anybody's.
+        if ticket.deaths <= self._retries and ticket.errors <= min(1, self._retries):
+            counts = {"deaths": ticket.deaths, "errors": ticket.errors}
+            self._on_event("unit_retried", unit=ticket.unit.name, **counts, why=reason, traceback=where)
+            again.append(ticket)
+            return
+        pieces = ticket.unit.split()
+        if not pieces:
+            self._on_event("unit_failed", unit=ticket.unit.name, why=reason, traceback=where)
+            yield Outcome(ticket.unit, error=reason)
+            return
+        self._on_event("unit_split", unit=ticket.unit.name, into=len(pieces), why=reason)
+        # The pieces of a killer run alone too; that it is one of them is as good as a first death.
+        deaths = min(ticket.deaths, 1, self._retries)
+        again.extend(_Ticket(piece, suspect=ticket.suspect, deaths=deaths) for piece in pieces)
+
+
+def _why_died(error: BaseException) -> str:
+    """Ray's account of a worker's end without the half-page around it."""
+    text = " ".join(str(error).split())
+    found = re.search(r"Worker exit type: (\w+) Worker exit detail: (.*?)(?: Some common causes.*| In total.*)?$", text)
+    if found:
+        return f"{found[1]}: {found[2]}"[:300]
+    found = re.search(r"The actor (?:is dead|died) because .*", text)
+    return found[0][:300] if found else one_line(error)
+
+
+def _node_lost(error: BaseException, exceptions: Any) -> bool:
+    """Whether a worker went with its node or network, which no unit is to blame for."""
+    if isinstance(error, exceptions.ActorUnavailableError | exceptions.ObjectLostError | exceptions.NodeDiedError):
+        return True
+    return getattr(error, "preempted", False) or "node has died" in str(error)

@@ -1,0 +1,200 @@
+"""The page docs/banks.md, block by block as it stands, and banks as torch, Ray, WebDataset and S3 have them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import webdataset as wds
+from click.testing import CliRunner
+from support.bank_samples import FORMATS, describe, fill, latents
+from support.s3 import s3_bucket, s3_endpoint  # noqa: F401 - fixtures
+
+from pipeline.banks.copy import export
+from pipeline.banks.description import BankError
+from pipeline.banks.drop import prune
+from pipeline.banks.neighbours import interpolate, similar
+from pipeline.banks.reader import LatentBank
+from pipeline.banks.verify import repair, verify
+from pipeline.cli.main import main
+
+PAGE = Path(__file__).parents[2] / "docs" / "banks.md"
+BLOCK = re.compile(r"^##+ ([^\n]+)\n(?:(?!^##).)*?^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCKS = BLOCK.findall(PAGE.read_text())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("page")
+    description = describe()
+    writer = fill(root / "banks" / "dogs", description, range(10))
+    writer.commit_aliases([{"key": "dog_7", "image": latents(7, description).image, "label": "dog"}])
+    writer.commit_failures([{"key": "bad", "image": "0" * 32, "error": "too dark"}])
+    export(root / "banks" / "dogs", root / "banks" / "dogs-tars", format="webdataset")
+    return root
+
+
+@pytest.mark.parametrize(("title", "code"), BLOCKS, ids=[title for title, _ in BLOCKS])
+def test_blocks_of_the_page(title, code, folder, monkeypatch, request):
+    if "ray_dataset" in code:
+        request.getfixturevalue("ray_session")
+        code = code.replace('"banks/', f'"{folder}/banks/')  # Ray's workers started in another folder
+    monkeypatch.chdir(folder)
+    names: dict[str, object] = {}
+    exec(compile(code, f"{PAGE.name}: {title}", "exec"), names)
+    if "Without" in PAGE.read_text().partition(f"### {title}")[0]:
+        wanted = LatentBank.open("banks/dogs")[names["key"]]
+        np.testing.assert_array_equal(names["x_t"], wanted.x_t)
+        np.testing.assert_array_equal(names["h"], wanted.h)
+
+
+def test_the_page_has_all_the_blocks():
+    assert len(BLOCKS) == PAGE.read_text().count("```python")
+    titles = {title for title, _ in BLOCKS}
+    assert {"pandas", "pyarrow", "polars", "DuckDB", "Plain WebDataset", "PyTorch", "Ray Data", "WebDataset"} <= titles
+
+
+def test_commands_of_the_page(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    lines = re.findall(r"^(diffstyle bank .*)$", PAGE.read_text(), re.MULTILINE)
+    assert len(lines) >= 4
+    for line in lines:
+        result = CliRunner().invoke(main, shlex.split(line)[1:])
+        assert result.exit_code == 0, result.output
+
+
+# ---- views ----
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_torch_loader(tmp_path, format, workers):
+    fill(tmp_path, describe(format), range(9))
+    bank = LatentBank.open(tmp_path)
+    bank[0]  # a file is open when the workers start
+    loader = torch.utils.data.DataLoader(bank.torch_dataset(), batch_size=4, num_workers=workers)
+    batches = list(loader)
+    assert [key for batch in batches for key in batch["key"]] == bank.keys()
+    assert batches[0]["x_t"].shape == (4, 3, 8, 8)
+    assert batches[0]["h"].dtype == torch.float16
+    for batch in batches:
+        for key, x_t in zip(batch["key"], batch["x_t"], strict=True):
+            np.testing.assert_array_equal(x_t.numpy(), bank[key].x_t)
+    assert set(bank.torch_dataset(("h",))[0]) == {"key", "image", "h"}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_webdataset_pipeline(tmp_path, format):
+    fill(tmp_path, describe(format), range(21))
+    bank = LatentBank.open(tmp_path)
+    samples = list(bank.webdataset())
+    assert [sample["__key__"] for sample in samples] == bank.keys()
+    np.testing.assert_array_equal(samples[3]["h.npy"], bank[3].h)
+    assert samples[0]["json"]["source"].startswith("photos/")
+    shuffled = [sample["__key__"] for sample in bank.webdataset(shuffle=True, tensors=("h",))]
+    assert sorted(shuffled) == bank.keys() != shuffled
+    for shuffle in (False, True, 5):  # the workers divide the entries, none twice
+        pipeline = bank.webdataset(shuffle).compose(wds.to_tuple("__key__", "x_t.npy"))
+        loader = torch.utils.data.DataLoader(pipeline, batch_size=None, num_workers=2)
+        assert sorted(key for key, _ in loader) == bank.keys()
+
+
+def test_webdataset_on_two_nodes(tmp_path, monkeypatch):
+    fill(tmp_path, describe(), range(21))
+    bank = LatentBank.open(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    seen = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        seen += [sample["__key__"] for sample in bank.webdataset(shuffle=3)]
+    assert sorted(seen) == bank.keys()
+    with pytest.raises(BankError, match="shuffle by a number"):
+        list(bank.webdataset(shuffle=True))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_ray_dataset(tmp_path, format, ray_session):
+    fill(tmp_path, describe(format), range(9))
+    bank = LatentBank.open(tmp_path)
+    dataset = bank.ray_dataset(batch_size=4)
+    rows = sorted(dataset.take_all(), key=lambda row: row["key"])
+    assert [row["key"] for row in rows] == bank.keys()
+    for row, entry in zip(rows, bank, strict=True):
+        np.testing.assert_array_equal(row["x_t"], entry.x_t)
+        np.testing.assert_array_equal(row["h"], entry.h)
+        assert row["source"] == entry.row["source"]
+
+
+# ---- neighbours and points between ----
+def test_similar(tmp_path):
+    description = describe()
+    writer = fill(tmp_path, description, range(30))
+    base = latents(3, description)
+    writer.commit_aliases([{"key": "again", "image": latents(4, description).image}])
+    bank = LatentBank.open(tmp_path)
+    found = similar(bank, base.key, top=5, batch=7)
+    vectors = {entry.key: entry.h.astype(np.float32).mean(axis=0).ravel() for entry in bank}
+    own = vectors.pop(base.key)
+    vectors.pop("again")  # "4-..." sorts first
+    cosines = {key: v @ own / np.linalg.norm(v) / np.linalg.norm(own) for key, v in vectors.items()}
+    wanted = sorted(cosines, key=lambda key: -cosines[key])[:5]
+    assert [key for key, _ in found] == wanted
+    np.testing.assert_allclose([cosine for _, cosine in found], [cosines[key] for key in wanted], rtol=1e-5)
+    assert similar(bank, base.h, top=1, timestep=999)[0] == (base.key, pytest.approx(1, abs=1e-6))
+    with pytest.raises(BankError, match="not kept"):
+        similar(bank, base.key, timestep=5)
+    fill(tmp_path / "style", describe(role="style"), range(2))
+    with pytest.raises(BankError, match="keeps no h"):
+        similar(LatentBank.open(tmp_path / "style"), base.h)
+
+
+def test_interpolate():
+    description = describe()
+    a, b = latents(0, description), latents(1, description)
+    for amount, end in ((0, a), (1, b)):
+        point = interpolate(a, b, amount)
+        np.testing.assert_allclose(point.x_t, end.x_t, atol=1e-6)
+        np.testing.assert_allclose(point.h, end.h, atol=1e-6)
+    middle = interpolate(a, b, 0.5)
+    straight = (a.x_t + b.x_t) / 2
+    cosine = (middle.x_t * straight).sum() / np.linalg.norm(middle.x_t) / np.linalg.norm(straight)
+    assert cosine == pytest.approx(1, abs=1e-5)
+    assert np.linalg.norm(middle.x_t) > np.linalg.norm(straight)  # on the arc, not on its chord
+    assert middle.h.shape == a.h.shape
+    np.testing.assert_allclose(interpolate(a, a, 0.3).x_t, a.x_t, atol=1e-6)  # parallel
+    with pytest.raises(BankError, match="different timesteps"):
+        interpolate(a, latents(1, describe(h_timesteps=(1, 2))), 0.5)
+    with pytest.raises(BankError, match="differ in shape"):
+        interpolate(a, latents(1, describe(image_size=16)), 0.5)
+
+
+# ---- an object store ----
+@pytest.mark.parametrize("format", FORMATS)
+def test_on_s3(tmp_path, format, s3_bucket):  # noqa: F811
+    description = describe(format)
+    fill(tmp_path, description, range(10))
+    address = f"{s3_bucket}/banks/dogs"
+    writer = fill(address, description, range(6))
+    bank = LatentBank.open(address)
+    writer.commit_aliases([{"key": "again", "image": bank[0].image}])
+    writer.write_payload(address, description, "part-left", [latents(50, description)])
+    assert verify(address).notes
+    fill(address, description, range(10))  # goes on, and removes what was left
+    bank.refresh()
+    assert len(bank) == 11
+    for entry in LatentBank.open(tmp_path):
+        np.testing.assert_array_equal(bank[entry.key].x_t, entry.x_t)
+        np.testing.assert_array_equal(bank[entry.key].h, entry.h)
+    assert len(bank.get_many(bank.keys())) == 11
+    report = verify(address)
+    assert report.ok, report.problems
+    assert not report.notes
+    prune(address, [latents(number, description).image for number in range(3)])
+    assert {entry.image for entry in LatentBank.open(address)} == {latents(n, description).image for n in range(3)}
+    next(iter(writer.store.data_folder.list())).place.write_bytes(b"")
+    assert not verify(address).ok
+    repair(address)
+    assert verify(address).ok
+    assert len(LatentBank.open(address)) == 0

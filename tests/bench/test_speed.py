@@ -1,0 +1,87 @@
+"""The benchmark's own parts. Its numbers are in docs/speed.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from diffstyle.plan import Injection, event_timesteps, grid_plan, inversion_plan
+from diffstyle.sampling import ddim_invert, inject
+from pipeline.bench import calls, pairs, speed
+from pipeline.bench.pages import write_between
+from pipeline.cli.bench import bench
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_benchmarks_reference_loop_is_the_method(unet):
+    pictures = torch.randn(2, 3, 16, 16).clamp(-1, 1)
+    walk = inversion_plan(10)
+    x_T, h = ddim_invert(unet, pictures, walk)
+    plan = grid_plan(Injection(event_timesteps(5)), walk.kept, 10)
+    with torch.inference_mode():
+        looped = pairs.reference_loop(unet, x_T[:1], h[1:], walk.kept, plan, 0.3)
+    wanted = inject(unet, x_T[:1], h[1:], walk.kept, plan, 0.3)
+    assert (looped - wanted).norm() / wanted.norm() < 1e-4
+
+
+@pytest.mark.parametrize(("preset", "calls"), [("reference", 1000), ("balanced", 108), ("fast", 68)])
+def test_the_presets_calls_are_those_of_the_page(preset, calls):
+    plan = pairs.preset_plan(preset, inversion_plan(50).kept)
+    assert plan.encodes == calls
+    assert len(plan.injections) == 30
+    assert f"| `{preset}` | {calls} " in (ROOT / "docs/speed.md").read_text()
+
+
+def test_flops_are_those_of_the_network():
+    # 497 GFLOP: counted by hand for the CelebA-HQ network when the work was planned.
+    assert calls.call_flops("celebahq", 256) == pytest.approx(497e9, rel=0.02)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_page_keeps_all_but_what_stands_between_its_markers(tmp_path, device):
+    begin, end = speed.markers(device)
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    write_between(page, (begin, end), "new")
+    assert page.read_text() == f"before\n{begin}\nnew\n{end}\nafter\n"
+    assert all(marker in (ROOT / "docs/speed.md").read_text() for marker in (begin, end))
+
+
+@pytest.mark.slow
+def test_calls_and_pairs_are_tables_of_what_was_measured():
+    lines, found = calls.calls("cpu", 64, 1, {"celebahq": calls.cpu_variants((1,))})
+    rows = [line for line in lines if line.startswith("| celebahq")]
+    assert [row.split("|")[2].strip() for row in rows] == [
+        "eager, as the reference, float32",
+        "channels last, float32",
+        "channels last, bfloat16",
+    ]
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    encode, decode = found["celebahq"].of(torch.float32)
+    assert 0 < encode < decode  # the decoder is the larger half
+    priced = pairs.extrapolated(found, 64)
+    assert len([line for line in priced if line.startswith("| celebahq")]) == 3
+
+
+@pytest.mark.cuda
+@pytest.mark.slow
+def test_pairs_on_a_gpu_are_faster_than_the_loop():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    variants = {"celebahq": calls.cuda_variants(4, (torch.float16,))}
+    lines, found = calls.calls("cuda", 256, 2, variants)
+    assert any("compiled CUDA graphs of batches of 4: ready" in line for line in lines)
+    rows = pairs.on_a_gpu(found, 256, loop_steps=10)
+    assert len(rows) == 7
+    assert float(rows[-1].split("|")[-2]) > 1
+
+
+def test_bench_refuses_a_device_that_is_not_there():
+    assert "--quick" in CliRunner().invoke(bench, ["--help"]).output
+    if not torch.cuda.is_available():
+        result = CliRunner().invoke(bench, ["--device", "cuda"])
+        assert "no CUDA device" in str(result.exception)

@@ -1,0 +1,116 @@
+"""``diffstyle run`` as a user starts it: a process of its own, with its own Ray."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from support.whole_jobs import CONTENTS, STYLES, here, job_file, manifest, run_job  # noqa: F401
+
+ROOT = Path(__file__).resolve().parents[2]
+ALL = {"content": str(CONTENTS), "style": str(STYLES), "compute": {"tile_seconds": 0.1}}
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pipeline", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, **pipes)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    try:
+        out, err = process.communicate(timeout=240)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, here) -> Path:  # noqa: F811
+    """The output of the whole job, made in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_job(folder, **ALL)
+    return folder / "out"
+
+
+def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tmp_path, uninterrupted):
+    file = job_file(tmp_path, **ALL)
+    out = tmp_path / "out"
+    process = start("run", str(file))
+    waited = time.monotonic()
+    while not list((out / "manifest").glob("*.parquet")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() - waited < 200
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)  # to the command alone; a terminal's Ctrl-C goes to its workers as well
+    code, said, err = ended(process)
+    assert code == 4, err
+    assert said == ""
+    lines = [line for line in err.splitlines() if line]  # click moves on from the terminal's ^C with an empty one
+    assert lines[-1] == "stopped; what is finished is kept, and the same command goes on from there"
+    assert "\x1b" not in err
+    for line in lines[:-1]:  # progress as plain lines, and nothing from Ray
+        assert re.match(r"(shard|invert|inject)( content| style)?: ", line), line
+    before = len(manifest(out))
+    assert 0 < before < 24
+
+    code, said, err = ended(start("run", str(file), "--quiet"))
+    assert (code, err) == (0, "")
+    assert "prepared 0 pictures\ninverted 0 pictures\n" in said
+    assert f"made {24 - before} pairs in " in said
+    assert f"; {before} were there already" in said
+    columns = ["pair", "picture", "picture_hash", "seed", "settings", "content_source", "style_source"]
+    pd.testing.assert_frame_equal(manifest(out)[columns], manifest(uninterrupted)[columns])
+    assert {path.name for path in (out / "pictures").rglob("*.png")} == {
+        path.name for path in (uninterrupted / "pictures").rglob("*.png")
+    }
+
+
+def test_a_mistake_is_one_line_in_no_time_and_writes_nothing(tmp_path):
+    file = job_file(tmp_path, injection={"gama": 1})
+    code, said, err = ended(start("run", str(file)))
+    assert (code, said, err.count("\n")) == (2, "", 1)
+    assert "injection.gama: unknown field 'gama'; did you mean 'gamma'?" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+    code, said, err = ended(start("run", str(job_file(tmp_path)), "--dry-run", "--set", "injection.gamma=[0.1, 0.2]"))
+    assert (code, err) == (0, "")
+    assert "pairs      4 (all) x 2 settings" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_real_architecture_at_256_px(tmp_path, shared):
+    """AFHQ's U-Net with random weights, as few steps as there can be: banks, picture, manifest."""
+    job = {
+        "model": "afhq-dog",
+        "weights": "random:0",
+        "output": "out",
+        "content": {"folder": str(shared / "images" / "afhq" / "contents"), "limit": 1},
+        "style": {"folder": str(shared / "images" / "afhq" / "styles"), "limit": 1},
+        "inversion": {"steps": 3},
+        "injection": {"events": 2, "plan": {"grid": 3}},
+        "compute": {"device": "cpu", "actors": 1},
+    }
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    code, said, err = ended(start("run", str(tmp_path / "job.yaml")))
+    assert code == 0, err
+    assert "made 1 pairs" in said
+    (row,) = manifest(tmp_path / "out").to_dict("records")
+    assert (row["status"], row["width"], row["height"], row["model"]) == ("ok", 256, 256, "afhq-dog")
+    assert (tmp_path / "out" / row["picture"]).stat().st_size == row["picture_bytes"]
+    x_T = pd.read_parquet(tmp_path / "out" / "banks" / "style" / "data")
+    assert list(x_T["x_t_shape"][0]) == [3, 256, 256]
+    h = pd.read_parquet(tmp_path / "out" / "banks" / "content" / "data")
+    assert list(h["h_shape"][0]) == [1, 512, 8, 8]

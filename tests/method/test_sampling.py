@@ -1,0 +1,194 @@
+"""The walks on a tiny network: what they keep, what batching and seeds may not change. Parity is test_golden.py's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diffstyle.networks.architecture import DDPMArchitecture
+from diffstyle.networks.build import build_unet
+from diffstyle.networks.unet import Encoded
+from diffstyle.noise import seeded_noise
+from diffstyle.plan import Injection, aligned_plan, event_timesteps, grid_plan, inversion_plan, sampling_plan
+from diffstyle.sampling import ddim_invert, ddim_sample, ddim_walk, inject
+from diffstyle.schedule import a_at
+
+
+@pytest.fixture(scope="module")
+def unet():
+    torch.manual_seed(0)
+    unet = build_unet(DDPMArchitecture(16, 32, (1, 2), 1, (8,)))
+    with torch.no_grad():
+        for parameter in unet.parameters():  # a fresh network's output is zero
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+        # An untrained network is no denoiser: a loud one would drive the state far out of its range.
+        unet.conv_out.weight.mul_(0.02)
+        unet.conv_out.bias.zero_()
+    return unet.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def latents(unet):
+    """x_T and h of three pictures, and the timesteps of h."""
+    pictures = seeded_noise([1, 2, 3], 0, (3, 16, 16)).clamp(-1, 1)
+    plan = inversion_plan(20)
+    return *ddim_invert(unet, pictures, plan), plan.kept, pictures
+
+
+def the_plan(kept, **knobs):
+    return grid_plan(Injection(event_timesteps(10), **knobs), kept, 20)
+
+
+def test_inversion_and_sampling_give_the_picture_back_the_better_the_more_steps(unet, latents):
+    pictures = latents[3]
+    psnr = []
+    for n in (20, 100):
+        x_T, _ = ddim_invert(unet, pictures, inversion_plan(n))
+        back, _ = ddim_sample(unet, x_T, sampling_plan(n))
+        psnr.append(float(10 * torch.log10(4 / (back - pictures).square().mean())))
+    assert psnr[1] > psnr[0] + 6
+    assert psnr[1] > 25
+
+
+def test_sampling_keeps_h_where_told(unet, latents):
+    plan = sampling_plan(20, keep=[999, 420, 0])
+    _, h = ddim_sample(unet, latents[0], plan)
+    assert h.shape == (3, 3, *unet.h_shape)
+    assert plan.kept == (999, 420, 0)
+
+
+def test_gamma_0_is_plain_sampling_on_the_same_steps(unet, latents):
+    x_T, h, kept, _ = latents
+    plan = the_plan(kept)
+    plain, _ = ddim_sample(unet, x_T, plan)
+    torch.testing.assert_close(inject(unet, x_T, h, kept, plan, 0.0), plain, rtol=0, atol=2e-5)
+    assert (inject(unet, x_T, h.flip(0), kept, plan, 0.8) - plain).abs().max() > 1e-3
+
+
+def test_contents_styles_and_gammas_may_differ_within_a_batch(unet, latents):
+    x_T, h, kept, _ = latents
+    plan = the_plan(kept)
+    gammas = torch.tensor([0.1, 0.5, 0.9])
+    together = inject(unet, x_T, h.flip(0), kept, plan, gammas)
+    for k in range(3):
+        alone = inject(unet, x_T[k : k + 1], h.flip(0)[k : k + 1], kept, plan, float(gammas[k]))
+        torch.testing.assert_close(together[k : k + 1], alone, rtol=0, atol=2e-5)
+
+
+def test_a_gamma_for_each_injection(unet, latents):
+    x_T, h, kept, _ = latents
+    plan = the_plan(kept)
+    schedule = torch.full((1, len(plan.injections)), 0.3)
+    flat = inject(unet, x_T, h.flip(0), kept, plan, 0.3)
+    torch.testing.assert_close(inject(unet, x_T, h.flip(0), kept, plan, schedule), flat)
+    schedule[0, 0] = 0
+    assert (inject(unet, x_T, h.flip(0), kept, plan, schedule) - flat).abs().max() > 1e-5
+
+
+def test_noise_belongs_to_the_pair(unet, latents):
+    x_T, h, kept, _ = latents
+    plan = the_plan(kept, t_boost=300)
+    seeds = [11, 12, 13]
+
+    def run(order):
+        noise = lambda t: seeded_noise([seeds[k] for k in order], t, (3, 16, 16))  # noqa: E731
+        return inject(unet, x_T[order], h[order], kept, plan, 0.3, noise=noise)
+
+    torch.testing.assert_close(run([0, 1, 2])[[2, 0, 1]], run([2, 0, 1]), rtol=0, atol=2e-5)
+    seeds[1] = 99
+    assert (run([1]) - run([0, 1, 2])[1:2]).abs().max() < 2e-5
+    with pytest.raises(ValueError, match="draws noise"):
+        inject(unet, x_T, h, kept, plan)
+
+
+def test_noise_is_normal_and_a_function_of_seed_and_timestep():
+    one = seeded_noise([5], 100, (3, 64, 64))
+    torch.testing.assert_close(one, seeded_noise([4, 5], 100, (3, 64, 64))[1:])
+    assert not torch.equal(one, seeded_noise([5], 101, (3, 64, 64)))
+    assert abs(float(one.mean())) < 0.05
+    assert abs(float(one.std()) - 1) < 0.05
+
+
+def test_a_mask_and_omega_change_the_result(unet, latents):
+    x_T, h, kept, _ = latents
+    mask = torch.zeros(1, 1, *unet.h_shape[1:])
+    mask[..., 4:, :] = 1
+    plain = inject(unet, x_T, h.flip(0), kept, the_plan(kept), 0.8)
+    masked = inject(unet, x_T, h.flip(0), kept, the_plan(kept), 0.8, mask=mask)
+    calibrated = inject(unet, x_T, h.flip(0), kept, the_plan(kept, calibrate=True), 0.8, omega=0.5)
+    for other in (masked, calibrated):
+        assert (other - plain).abs().max() > 1e-4
+        assert torch.isfinite(other).all()
+
+
+def test_steps_are_reported_and_may_stop_the_walk(unet, latents):
+    x_T, h, kept, _ = latents
+    seen = []
+    plan = aligned_plan(Injection(event_timesteps(5)), kept, 1, 3)
+    inject(unet, x_T[:1], h[:1], kept, plan, on_step=lambda n, total: seen.append((n, total)))
+    assert seen == [(n, len(plan.steps)) for n in range(1, len(plan.steps) + 1)]
+
+
+def test_wrong_shapes_and_missing_h_are_named(unet, latents):
+    x_T, h, kept, _ = latents
+    plan = the_plan(kept)
+    with pytest.raises(ValueError, match="B = 3"):
+        inject(unet, x_T, h[:2], kept, plan)
+    with pytest.raises(ValueError, match="timesteps"):
+        inject(unet, x_T, h[:, :2], kept[:2], plan)
+    with pytest.raises(ValueError, match="gamma of shape"):
+        inject(unet, x_T, h, kept, plan, torch.zeros(2))
+    with pytest.raises(ValueError, match="values for a batch"):
+        inject(unet, x_T, h, kept, plan, omega=torch.zeros(2))
+
+
+class Gaussian:
+    """The exact network of pictures drawn from N(0, 1/4), whose trajectories are known; h shifts the mean it sees."""
+
+    h_shape = (1, 1, 1)
+
+    def encode(self, x, t):
+        a = a_at(int(t[0]))
+        h = x.mean((1, 2, 3), keepdim=True)
+        return Encoded(h, (x, h), torch.tensor([a]))
+
+    def decode(self, h, skips, emb):
+        x, own = skips
+        a = float(emb)
+        return (1 - a) ** 0.5 * (x + (own - h) * 0.2 * a**0.5) / (a / 4 + 1 - a)
+
+
+def spread_at(t):
+    return (a_at(t) / 4 + 1 - a_at(t)) ** 0.5
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_second_order_walks_are_far_nearer_to_the_exact_trajectory(up):
+    x = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) / 2
+    # Along a trajectory x divided by the spread of the noisy pictures stays what it is.
+    start, end = (0, 999) if up else (999, -1)
+    wanted = x * spread_at(end)
+    make = inversion_plan if up else sampling_plan
+    errors = []
+    for order in (1, 2):
+        reached, _ = ddim_walk(Gaussian(), x * spread_at(start), make(50, order=order))
+        errors.append(float((reached - wanted).norm() / wanted.norm()))
+    assert errors[1] < errors[0] / 4
+
+
+@pytest.mark.parametrize("knobs", [{}, {"calibrate": True}, {"t_boost": 200}, {"dt_lambda": 0.998}])
+def test_a_short_second_order_plan_is_near_the_thousand_steps(knobs):
+    generator = torch.Generator().manual_seed(1)
+    x_T, h = torch.randn(2, 3, 8, 8, generator=generator), 1 + torch.rand(2, 49, 1, 1, 1, generator=generator)
+    kept = inversion_plan(50).kept
+    injection = Injection(event_timesteps(50), **knobs)
+    noise = lambda t: seeded_noise([1, 2], t, (3, 8, 8))  # noqa: E731
+
+    def result(plan):
+        return inject(Gaussian(), x_T, h, kept, plan, 0.5, omega=0.3, noise=noise)
+
+    wanted = result(grid_plan(injection, kept, 1000))
+    first, second = (
+        float((result(aligned_plan(injection, kept, 1, 8, order=order)) - wanted).norm()) for order in (1, 2)
+    )
+    assert second < first / 2.5

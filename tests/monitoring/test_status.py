@@ -1,0 +1,163 @@
+"""`diffstyle status`: how far a run is, from files alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from support.whole_jobs import CONTENTS, SIX_PAIRS, STAGES, STYLES, here, job_file, run_job  # noqa: F401
+
+from pipeline.cli.main import main
+from pipeline.jobfile.load import load_job
+from pipeline.monitoring.status import read_status
+from pipeline.monitoring.summary import Busy
+from pipeline.results.manifest import Manifest
+from pipeline.runner.run import Options, Run
+from pipeline.storage.place import Place
+
+pytestmark = pytest.mark.usefixtures("here")
+
+
+def status(*words: object) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["status", *map(str, words)])
+    return result.exit_code, result.output
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, here) -> Path:  # noqa: F811
+    folder = tmp_path_factory.mktemp("finished")
+    run_job(folder, **SIX_PAIRS)
+    return folder
+
+
+def test_a_finished_run(finished):
+    code, said = status(finished / "out")
+    assert code == 0
+    assert "6 wanted: 6 done (100 %), 0 failed, 0 left" in said
+    assert "running  no; the last run ended at" in said
+    assert "content  3 prepared, 3 inverted" in said
+    assert "to go" not in said
+
+
+def test_the_job_file_names_its_output(finished):
+    assert status(finished / "job.yaml") == status(finished / "out")
+
+
+def test_for_programs(finished):
+    code, said = status(finished / "out", "--json")
+    found = json.loads(said)
+    assert code == 0
+    assert {name: found[name] for name in ("wanted", "done", "failed", "left", "running")} == {
+        "wanted": 6,
+        "done": 6,
+        "failed": 0,
+        "left": 0,
+        "running": None,
+    }
+
+
+def test_nothing_is_written(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    status(finished / "out")
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_a_folder_without_a_run_is_wrong_input(tmp_path):
+    code, said = status(tmp_path)
+    assert code == 2
+    assert said == f"error: {tmp_path}: no job was run here (there is no job.yaml); give a job's output folder\n"
+
+
+def test_while_it_runs_and_after_it_was_stopped(tmp_path, monkeypatch):
+    out = Place.parse(tmp_path / "out")
+    job = load_job(job_file(tmp_path, **SIX_PAIRS))
+    seen = []
+    commit = Manifest.commit
+
+    class Stop(Exception):
+        pass
+
+    def watched(self, part, rows):
+        commit(self, part, rows)
+        seen.append(read_status(out))
+        if len(seen) == 2:
+            raise Stop
+
+    monkeypatch.setattr(Manifest, "commit", watched)
+    befores = []
+
+    def run_all() -> None:
+        with Run(job, Options(quiet=True)) as run:
+            for stage in STAGES:
+                if stage == "inject":
+                    befores.append(read_status(out))
+                getattr(run, stage)()
+
+    with pytest.raises(Stop):
+        run_all()
+    (before,) = befores
+    assert before.wanted is None
+    assert before.exit_code == 4
+    assert "pairs    not planned yet" in "\n".join(before.lines())
+    first, second = seen
+    assert (first.wanted, second.wanted) == (6, 6)
+    assert 0 < first.done < second.done < 6
+    assert second.left == 6 - second.done
+    assert second.holder is not None
+    assert second.holder.pid > 0
+    assert second.rate is not None
+    assert second.rate > 0
+    assert "to go" in "\n".join(second.lines())
+    code, said = status(tmp_path / "out")
+    assert code == 4
+    assert "running  no; the last run ended at" in said
+    assert "Stop" in said
+    monkeypatch.undo()
+
+
+def test_what_an_earlier_job_left_is_not_counted(tmp_path):
+    run_job(tmp_path, "injection.gamma=0.2", **SIX_PAIRS)
+    run_job(tmp_path, "injection.gamma=[0.5, 0.6]", **SIX_PAIRS)
+    found = read_status(Place.parse(tmp_path / "out"))
+    assert (found.wanted, found.done, found.left) == (12, 12, 0)
+
+
+def test_failures(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.isfinite", lambda x: (x != x) if x.ndim == 4 else x == x)
+        run_job(tmp_path, **SIX_PAIRS)
+    code, said = status(tmp_path / "out")
+    assert code == 3
+    assert "6 wanted: 0 done (0 %), 6 failed, 0 left" in said
+    assert "6 x the result is not finite" in said
+    assert "--retry-failed" in said
+    run_job(tmp_path, retry=True, **SIX_PAIRS)
+    assert status(tmp_path / "out")[0] == 0
+
+
+def test_a_killed_run_is_said_to_be_killed(finished, tmp_path):
+    import shutil
+
+    shutil.copytree(finished / "out", tmp_path / "out")
+    (log,) = (tmp_path / "out" / "events").glob("*.jsonl")
+    log.write_text("\n".join(line for line in log.read_text().splitlines() if "run_ended" not in line) + "\n")
+    assert "the last run was killed" in status(tmp_path / "out")[1]
+
+
+# ---- how busy ----
+
+
+def test_busy_is_computing_over_time_between_the_first_and_the_last():
+    busy = Busy()
+    assert busy.share is None
+    busy.add(0, 100.0, 4.0)
+    assert busy.share is None  # one part says nothing
+    busy.add(0, 105.0, 5.0)
+    busy.add(1, 100.0, 10.0)
+    assert busy.share == pytest.approx(0.9)
+    busy.add(1, 110.0, 10.0)
+    assert busy.share == pytest.approx(29 / 30)
+    busy.add(1, 0.0, 0.0)  # a part that failed before it computed
+    assert busy.share == pytest.approx(29 / 30)

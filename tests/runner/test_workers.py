@@ -1,0 +1,84 @@
+"""The workers of a run: the batch that they take, and what is said about the device."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.whole_jobs import job_file
+
+from diffstyle.errors import ConfigError
+from pipeline.jobfile.load import load_job
+from pipeline.models.session import ModelFacts
+from pipeline.runner import pools
+from pipeline.runner.pools import model_pool
+
+FACTS = ModelFacts("tiny", "0" * 32, 32, (64, 8, 8))
+
+
+class StandInPool:
+    """In place of actors: only the batch is looked at."""
+
+    def __init__(self, *rest, batch: int, **options) -> None:
+        self.batch = batch
+
+
+@pytest.fixture
+def pool(tmp_path, monkeypatch, ray_session):
+    """Makes a pool for a job with compute settings; its ``asked`` counts the measurements."""
+    monkeypatch.setattr(pools, "GuardedPool", StandInPool)
+    made, events = [], []
+
+    def measure(*rest):
+        made.append(rest)
+        return 8
+
+    monkeypatch.setattr(pools, "batch_for", measure)
+
+    def of(**compute):
+        job = load_job(job_file(tmp_path, compute={"device": "cpu", **compute}))
+        Path(job.output).mkdir(exist_ok=True)
+        return model_pool(job, FACTS, None, None, lambda name, **fields: events.append((name, fields)), lambda: None)
+
+    of.measured, of.events, of.kept = made, events, tmp_path / "out" / pools.BATCHES
+    return of
+
+
+def test_a_measured_batch_is_kept_with_the_output(pool):
+    assert pool(batch="auto").batch == 8
+    assert pool(batch="auto").batch == 8
+    assert len(pool.measured) == 1
+    assert [name for name, _ in pool.events] == ["measuring_batch", "workers", "workers"]
+    (kind,) = json.loads(pool.kept.read_text())
+    assert kind.endswith("on cpu in float32")
+
+
+def test_another_precision_is_measured_beside_it(pool):
+    pool(batch="auto")
+    pool(batch="auto", precision="bfloat16")
+    assert len(pool.measured) == 2
+    assert set(json.loads(pool.kept.read_text()).values()) == {8}
+
+
+def test_a_given_batch_is_taken(pool):
+    assert pool(batch=3).batch == 3
+    assert not pool.measured
+    assert not pool.kept.exists()
+
+
+def test_a_damaged_file_is_named_with_the_mend(pool):
+    pool(batch=1)
+    pool.kept.write_text("{")
+    with pytest.raises(ConfigError, match=r"batches\.json is damaged .*; delete it, or say compute\.batch"):
+        pool(batch="auto")
+
+
+def test_float16_on_a_cpu_is_told(pool, caplog):
+    pool(batch=1, precision="float16")
+    assert "compute.precision float16 is slower than float32 on a CPU; say bfloat16 or float32" in caplog.text
+
+
+def test_compiling_on_a_cpu_is_refused(pool):
+    with pytest.raises(ConfigError, match=r"compute\.compile is true, but the device is cpu"):
+        pool(batch=1, compile=True)

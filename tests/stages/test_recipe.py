@@ -1,0 +1,130 @@
+"""Recipes: plans, what a bank must keep, masks, identities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffstyle.errors import ConfigError
+from pipeline.jobfile.schema import Job
+from pipeline.results.pictures import recipe_slug
+from pipeline.stages.masks import load_masks
+from pipeline.stages.recipe import injection_plan, kept_grid, make_recipe, needed_h
+
+INVERSION = {"steps": 50, "t_0": 999}
+
+
+def job(**changes) -> Job:
+    return Job(model="m", output="o", content="c", style="s", **changes)
+
+
+def recipe(shared=None, h=None, inversion=INVERSION, masks=None, **injection):
+    (settings,) = job(injection={"plan": "reference", **injection}).settings()
+    h = kept_grid(inversion) if h is None else h
+    return make_recipe(settings, inversion, h, shared or {}, masks or load_masks(settings, {}, 32, (8, 8)))
+
+
+def test_the_kept_grid_of_inversion_and_sampling():
+    assert kept_grid({"steps": 4, "t_0": 999}) == (0, 333, 666)
+    assert kept_grid({"steps": 4, "t_0": 999, "sampled": True}) == (0, 333, 666, 999)
+
+
+def test_a_bank_keeps_what_the_sweep_needs():
+    assert len(needed_h(job(), INVERSION)) == 29  # events from 400 up; the one at 999 reads the one below
+    assert needed_h(job(injection={"t_edit": 900}), INVERSION) == (917, 937, 958, 978)
+    assert needed_h(job(bank={"keep": "all"}), INVERSION) == kept_grid(INVERSION)
+    wanted = needed_h(job(injection={"gamma": [0.1, 0.2], "omega": [0, 1]}), INVERSION)
+    assert wanted == needed_h(job(), INVERSION)
+
+
+def test_a_bank_that_lacks_an_h_is_refused():
+    with pytest.raises(ConfigError, match=r"lacks h at timesteps \[407, 428, 448, 468, 489\] \.\.\., which"):
+        recipe(h=(999,))
+
+
+def test_every_event_needs_a_grid():
+    with pytest.raises(ValueError, match="events: every needs a grid plan"):
+        job(injection={"events": "every", "plan": {"aligned": {}}})
+    (settings,) = job(injection={"events": "every", "plan": {"grid": 20}}).settings()
+    assert len(injection_plan(settings, kept_grid(INVERSION), 999).steps) == 20
+
+
+def test_gamma_at_each_injection():
+    assert recipe(gamma=0.4).gammas == (0.4,) * 30
+    linear = recipe(gamma={"linear": [0.9, 0.1]}).gammas
+    assert linear[0] == pytest.approx(0.9)
+    assert linear[-1] == pytest.approx(0.1)
+    assert sorted(linear, reverse=True) == list(linear)
+
+
+def test_names_of_folders():
+    assert recipe_slug(0.3, "0123456789abcdef") == "gamma-0.3-01234567"
+    assert recipe_slug(1.0, "0123456789abcdef") == "gamma-1-01234567"
+    assert recipe_slug("cosine", "0123456789abcdef") == "gamma-cosine-01234567"
+    assert recipe(gamma=0.25).slug.startswith("gamma-0.25-")
+
+
+def test_what_identifies_results():
+    """Equal however written, and different wherever a pixel may differ."""
+    same = [recipe(), recipe(gamma=0.30, plan={"grid": 1000}), recipe(omega=[0], events=50)]
+    assert len({one.digest for one in same}) == 1
+    others = [
+        recipe(gamma=0.31),
+        recipe(t_edit=401),
+        recipe(t_boost=10),
+        recipe(omega=0.1),
+        recipe(mask="reference"),
+        recipe(dt_lambda=0.99),
+        recipe(plan={"grid": 50}),
+        recipe(shared={"model": "another"}),
+        recipe(inversion={"steps": 60, "t_0": 999}),
+    ]
+    assert len({one.digest for one in [*same, *others]}) == 1 + len(others)
+
+
+# ---- masks ----
+
+
+def masks(mask, contents=None):
+    (settings,) = job(injection={"mask": mask}).settings()
+    return load_masks(settings, contents or {}, 32, (8, 8))
+
+
+def test_no_mask():
+    assert masks(None).of("any") is None
+
+
+def test_the_references_mask():
+    grid = masks("reference").of("any")[0]
+    assert grid.shape == (8, 8)
+    assert np.argwhere(grid).tolist() == [[y, x] for y in (4, 5, 6) for x in (3, 4)]
+
+
+def test_a_rectangle_and_its_picture_are_one_mask(tmp_path):
+    pixels = np.zeros((32, 48), np.uint8)  # wider than high: cropped as the contents are
+    pixels[8:24, 8:24] = 255
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    rectangle = masks({"rectangle": [0.25, 0, 0.75, 0.5]}).of("any")
+    picture = masks({"picture": str(tmp_path / "mask.png")}).of("any")
+    np.testing.assert_allclose(picture, rectangle, atol=1e-6)
+    assert rectangle.sum() == 4 * 4
+
+
+def test_a_folder_of_masks_by_name(tmp_path):
+    for name, value in (("a", 255), ("b", 0)):
+        Image.new("L", (32, 32), value).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.json").write_text("{}")  # a side-car is no mask
+    found = masks({"folder": str(tmp_path)}, {"1": "/photos/a.jpg", "2": "set.tar#deep/b.jpg"})
+    assert (found.of("1").min(), found.of("2").max()) == (1, 0)
+    assert found.own_hash("1") != found.own_hash("2")
+    with pytest.raises(ConfigError, match=r"has no mask for 1 of 2 contents \(e.g. c.png\)"):
+        masks({"folder": str(tmp_path)}, {"1": "/photos/a.jpg", "3": "/photos/c.jpg"})
+
+
+def test_masks_that_cannot_be_read(tmp_path):
+    (tmp_path / "mask.png").write_bytes(b"x")
+    with pytest.raises(ConfigError, match=r"mask.png is not readable as a picture: not an image"):
+        masks({"picture": str(tmp_path / "mask.png")})
+    with pytest.raises(ConfigError, match=r"gone.png does not exist"):
+        masks({"picture": str(tmp_path / "gone.png")})

@@ -1,0 +1,255 @@
+"""Starting Ray quietly, refusing wrong addresses quickly, ending cleanly, and how many workers fit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.workers.ray_cluster import ClusterError, plan_workers, start_ray
+from pipeline.workers.unit import Resources
+
+# ---- how many workers ----
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Pretend that the cluster has these nodes, each given as (CPUs, GPUs)."""
+    import ray
+
+    def pretend(*nodes: tuple[int, int]) -> None:
+        listed = [{"Alive": True, "Resources": {"CPU": float(cpu), "GPU": float(gpu)}} for cpu, gpu in nodes]
+        lost = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
+        monkeypatch.setattr(ray, "nodes", lambda: [*listed, lost, {"Alive": True, "Resources": {}}])
+
+    return pretend
+
+
+def all_fit(n: int, each: Resources, *nodes: tuple[int, int]) -> bool:
+    """Whether Ray, which rounds to 0.0001, can place that many workers."""
+    places = 0
+    for cpu, gpu in nodes:
+        fit = round(cpu * 10000) // round(each.num_cpus * 10000)
+        if each.num_gpus:
+            fit = min(fit, gpu * (10000 // round(each.num_gpus * 10000)))
+        places += fit
+    return places >= n
+
+
+@pytest.mark.parametrize(
+    ("nodes", "actors", "threads", "n", "each"),
+    [
+        ([1], None, None, 1, 1),
+        ([2], None, None, 2, 1),
+        ([4], None, None, 4, 1),
+        ([16], None, None, 4, 4),
+        ([64], None, None, 4, 16),
+        ([16], None, 2, 8, 2),
+        ([16], 2, None, 2, 4),
+        ([2], None, 8, 1, 8),
+        ([2], 3, None, 3, 1),
+        ([6, 6], None, 4, 2, 4),
+        ([4] * 10, None, None, 40, 1),
+        ([4] * 10, 7, 4, 7, 4),
+        ([3, 5], 3, 8, 3, 8),
+    ],
+)
+def test_workers_on_cpus(cluster, nodes, actors, threads, n, each):
+    cluster(*((cpu, 0) for cpu in nodes))
+    workers, resources = plan_workers("cpu", actors, threads)
+    assert (workers, resources.threads, resources.num_gpus) == (n, each, 0)
+    assert resources.num_cpus <= each
+    assert all_fit(workers, resources, *((cpu, 0) for cpu in nodes))
+
+
+def test_the_threads_do_not_depend_on_the_number_of_workers(cluster):
+    cluster((16, 0))
+    assert len({plan_workers("cpu", actors, None)[1].threads for actors in (None, 1, 2, 4, 8, 40)}) == 1
+
+
+@pytest.mark.parametrize("actors", range(1, 20))
+def test_any_number_of_workers_finds_a_place(cluster, actors):
+    cluster((2, 0), (3, 0))
+    assert all_fit(*plan_workers("cpu", actors, None), (2, 0), (3, 0))
+    cluster((2, 1), (8, 2))
+    assert all_fit(*plan_workers("cuda", actors, None), (2, 1), (8, 2))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "actors", "n", "each"),
+    [
+        ([(8, 1)], None, 1, 1.0),
+        ([(8, 8)], None, 8, 1.0),
+        ([(8, 1)], 2, 2, 0.5),
+        ([(8, 4)], 2, 2, 1.0),
+        ([(8, 2)], 5, 5, 0.3333),  # three on one of them
+        ([(8, 1), (8, 1), (8, 0)], None, 2, 1.0),
+    ],
+)
+def test_workers_on_gpus(cluster, nodes, actors, n, each):
+    cluster(*nodes)
+    workers, resources = plan_workers("cuda", actors, None)
+    assert (workers, resources.num_gpus) == (n, each)
+    assert all_fit(workers, resources, *nodes)
+
+
+def test_no_gpu_is_one_clear_line(cluster):
+    cluster((8, 0))
+    with pytest.raises(ClusterError, match=r"compute\.device is cuda, but the cluster has no GPU"):
+        plan_workers("cuda", None, None)
+
+
+def test_one_worker_on_a_mac(cluster):
+    cluster((8, 0))
+    assert plan_workers("mps", 4, None)[0] == 1
+
+
+# ---- addresses ----
+
+
+@pytest.fixture
+def no_ray(monkeypatch):
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("Ray was asked"))
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "localhost:{}", "ray://127.0.0.1:{}", "[::1]:{}"])
+def test_nobody_at_the_address(no_ray, form):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = form.format(free.getsockname()[1])
+    begun = time.monotonic()
+    with pytest.raises(ClusterError, match="no Ray cluster there") as caught:
+        start_ray(address)
+    assert time.monotonic() - begun < 10
+    assert address in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["no-such-host.invalid:6379", "127.0.0.1:99999"])
+def test_no_such_address(no_ray, address):
+    with pytest.raises(ClusterError, match="mend the address"):
+        start_ray(address)
+
+
+def test_not_an_address():
+    done = subprocess.run(
+        [sys.executable, "-c", "from pipeline.workers.ray_cluster import start_ray; start_ray('nonsense')"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stderr.splitlines()[-1].startswith(
+        "pipeline.workers.ray_cluster.ClusterError: --address nonsense: no Ray cluster"
+    )
+
+
+# ---- an embedded run from outside ----
+
+RUN = """
+    import os, signal, sys, time
+    from pipeline.workers.ray_cluster import start_ray
+    from pipeline.workers.ray_pool import Pool; from pipeline.workers.unit import Resources
+
+    class Unit:
+        name = "unit"
+        def __init__(self, what):
+            self.what = what
+        def load(self):
+            print("a unit's print")
+        def compute(self, context, loaded):
+            if self.what == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(600 if self.what == "sleep" else 0)
+        def save(self, computed):
+            return os.getpid()
+        def split(self):
+            return []
+
+    begun = time.monotonic()
+    start_ray()
+    start_ray()  # the second does nothing
+    started = time.monotonic() - begun
+    try:
+        with Pool(1, None, Resources(num_cpus=0.5, threads=None), retries=0) as pool:
+            errors = [outcome.error for outcome in pool.run([Unit("die"), Unit("well")])]
+            assert sum(bool(error) for error in errors) == 1
+            time.sleep(1)  # Ray tells of a dead worker a moment later
+            if sys.argv[1] == "sleep":
+                print(f"started in {started:.1f} s", flush=True)
+                list(pool.run([Unit("sleep"), Unit("sleep")]))
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+        sys.exit(5)
+"""
+
+
+def descendants(pid: int) -> list[tuple[int, str]]:
+    """The processes below ``pid``, each with its start time, by which it is known from a later one of its number."""
+    parents: dict[int, list[tuple[int, str]]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            words = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        parents.setdefault(int(words[1]), []).append((int(stat.parent.name), words[19]))
+    found, open_ends = [], [pid]
+    while open_ends:
+        children = parents.get(open_ends.pop(), [])
+        found += children
+        open_ends += [child for child, _ in children]
+    return found
+
+
+def alive(process: tuple[int, str]) -> bool:
+    try:
+        words = Path(f"/proc/{process[0]}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return words[0] not in "ZX" and words[19] == process[1]
+
+
+def start(what: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(RUN), what],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_group", [True, False], ids=["as a terminal does", "the driver alone"])
+def test_a_run_is_quiet_and_ctrl_c_ends_it_with_all_its_processes(whole_group):
+    process = start("sleep")
+    try:
+        said = process.stdout.readline()
+        assert said.startswith("started in"), process.stderr.read()
+        print(said)
+        time.sleep(2)  # the units are running
+        below = descendants(process.pid)
+        assert len(below) >= 3
+        begun = time.monotonic()
+        (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        passed = time.monotonic() - begun
+    finally:
+        process.kill()
+    assert (process.returncode, out, err) == (5, "interrupted\n", "")  # and nothing that Ray would say
+    assert passed < 10
+    give_up = time.monotonic() + 10
+    while (left := [one for one in below if alive(one)]) and time.monotonic() < give_up:
+        time.sleep(0.1)
+    assert not left
