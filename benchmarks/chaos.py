@@ -104,7 +104,7 @@ def drive(job: str, address: str, seconds: float, retry_failed: bool) -> int:
     with Run(load_job(job), Options(address, retry_failed, True), lambda maker: Slowly(maker, seconds)) as run:
         for stage in STAGES:
             getattr(run, stage)()
-        return 3 if run.tally.failed else 0
+        return 3 if run.counts.failed else 0
 
 
 # ---- the killing ----

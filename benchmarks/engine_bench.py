@@ -23,7 +23,7 @@ from pipeline.bench.peak import peak_mib
 from pipeline.jobfile.schema import InjectionSettings, Job, Pictures
 from pipeline.monitoring.status import read_status, write_plan
 from pipeline.results.manifest import Manifest, manifest_rows
-from pipeline.stages.inject import Wanted, all_remaining, inject_stage, units
+from pipeline.stages.inject import PairPlan, all_remaining, inject_stage, units
 from pipeline.stages.inject_unit import InjectUnit
 from pipeline.stages.masks import Masks
 from pipeline.stages.pairs import Entries, wanted_pairs
@@ -62,7 +62,7 @@ def side(name: str, n: int) -> Entries:
     return Entries(rows, {})
 
 
-def asked(contents: int, styles: int) -> Wanted:
+def asked(contents: int, styles: int) -> PairPlan:
     """What a job of so many contents and styles wants."""
     job = Job.model_validate({"model": "tiny", "output": "out", "content": {"any": "c"}, "style": {"any": "s"}})
     (settings,) = job.settings()
@@ -71,7 +71,7 @@ def asked(contents: int, styles: int) -> Wanted:
     plan = grid_plan(Injection(tuple(grid[-30:]), 400, 0, 1.0, 950), grid, 50, 999)
     recipe = Recipe(settings, plan, (0.3,), Masks(), {}, "0" * 32, "gamma-0.3-00000000")
     sides = side("content", contents), side("style", styles)
-    return Wanted([recipe], *sides, wanted_pairs(job, *sides))
+    return PairPlan([recipe], *sides, wanted_pairs(job, *sides))
 
 
 def phase(name: str, root: str, contents: int, styles: int) -> None:
@@ -111,7 +111,7 @@ def phase(name: str, root: str, contents: int, styles: int) -> None:
     print(json.dumps({"seconds": seconds, "memory": grown}))
 
 
-def _tiles(work: Any, wanted: Wanted, output: Place) -> Iterator[BareUnit]:
+def _tiles(work: Any, wanted: PairPlan, output: Place) -> Iterator[BareUnit]:
     shared = {"settings": "0" * 32, "gamma": 0.3, "t_edit": 400, "model": "stand-in", "model_fingerprint": "0" * 32}
     shared |= {"plan": '{"grid":50}', "network_calls": 50, "precision": "float32", "algorithm": 1}
     for unit in units(

@@ -58,4 +58,4 @@ def run_stages(
             getattr(run, stage)()
         for line in run.summary(stages):
             click.echo(line)
-        return EXIT_FAILURES if run.tally.failed else 0
+        return EXIT_FAILURES if run.counts.failed else 0

@@ -45,7 +45,7 @@ def model_facts(model: str, weights: str | None) -> ModelFacts:
 
 
 @dataclass(frozen=True)
-class ContextMaker:
+class ModelLoader:
     """Makes a worker's context; picklable. ``fingerprint``: what the driver loaded, and every worker must load too."""
 
     model: str
@@ -56,7 +56,7 @@ class ContextMaker:
     batch: int
     compiled: bool = False
 
-    def __call__(self) -> ModelContext:
+    def __call__(self) -> LoadedModel:
         import torch
 
         config = load_model_config(self.model)
@@ -68,7 +68,7 @@ class ContextMaker:
             )
         unet = tuned(unet, self.device)
         speed_up = functools.partial(speed_up_halves, unet, self.device, compiled=self.compiled)
-        return ModelContext(unet, self.device, self.batch, speed_up if self.device == "cuda" else None)
+        return LoadedModel(unet, self.device, self.batch, speed_up if self.device == "cuda" else None)
 
 
 Device = Literal["cpu", "cuda", "mps"]
@@ -85,7 +85,7 @@ def resolve_device(device: Literal["auto"] | Device) -> Device:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-class ModelContext:
+class LoadedModel:
     """The model on a device. ``batch`` is halved, for good, when the device runs out of memory.
 
     ``speed_up`` is called with the batch, now and when it changes; ``note`` is what there is to say for the log.

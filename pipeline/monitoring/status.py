@@ -16,7 +16,7 @@ from diffstyle.errors import DiffStyleError
 from pipeline.banks.reader import LatentBank
 from pipeline.monitoring.events import FOLDER, read_events
 from pipeline.monitoring.progress import duration
-from pipeline.monitoring.summary import Busy
+from pipeline.monitoring.summary import Utilization
 from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
 from pipeline.shards.store import open_shards
 from pipeline.storage.layout import PLAN
@@ -180,7 +180,7 @@ def _from_events(status: Status) -> None:
     logs = [entry.place.name.removesuffix(".jsonl") for entry in (status.output / FOLDER).list(".jsonl")]
     if not logs:
         return
-    busy, ended = Busy(), ""
+    busy, ended = Utilization(), ""
     for event in read_events(status.output, logs[-1]):
         if event["event"] == "run_started":
             ended = ""

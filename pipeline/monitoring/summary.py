@@ -17,7 +17,7 @@ class _Span:
     parts: int
 
 
-class Busy:
+class Utilization:
     """Adds up the computing phases of parts, worker by worker."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Busy:
 
 
 @dataclass
-class Tally:
+class RunCounts:
     """What the stages did."""
 
     prepared: int = 0
@@ -56,7 +56,7 @@ class Tally:
     pairs_failed: int = 0  # likewise
     failures_now: int = 0  # of all kinds, in this run
     seconds: dict[str, float] = field(default_factory=dict)
-    busy: dict[str, Busy] = field(default_factory=dict)
+    busy: dict[str, Utilization] = field(default_factory=dict)
 
     @property
     def failed(self) -> int:
@@ -69,28 +69,28 @@ class Tally:
         return {**vars(self), "busy": busy}
 
 
-def summary_lines(tally: Tally, output: Place, stages: Sequence[str], sheets: Sequence[Place]) -> list[str]:
+def summary_lines(counts: RunCounts, output: Place, stages: Sequence[str], sheets: Sequence[Place]) -> list[str]:
     """The summary of a run of some stages."""
     lines = []
     if "shard" in stages:
-        lines.append(f"prepared {tally.prepared} pictures")
+        lines.append(f"prepared {counts.prepared} pictures")
     if "precompute" in stages:
-        lines.append(f"inverted {tally.inverted} pictures")
+        lines.append(f"inverted {counts.inverted} pictures")
     if "inject" in stages:
-        seconds = tally.seconds.get("inject", 0)
-        rate = f" in {seconds:.1f} s ({tally.pairs_made / seconds:.2f} pairs/s)" if tally.pairs_made else ""
-        lines.append(f"made {tally.pairs_made} pairs{rate}; {tally.pairs_there} were there already")
-        busy = tally.busy["inject"].share if "inject" in tally.busy else None
+        seconds = counts.seconds.get("inject", 0)
+        rate = f" in {seconds:.1f} s ({counts.pairs_made / seconds:.2f} pairs/s)" if counts.pairs_made else ""
+        lines.append(f"made {counts.pairs_made} pairs{rate}; {counts.pairs_there} were there already")
+        busy = counts.busy["inject"].share if "inject" in counts.busy else None
         if busy is not None:
             lines.append(f"the model was busy for {100 * busy:.1f} % of its workers' time")
         lines.append(f"pictures: {output / 'pictures'}   manifest: {output / 'manifest'}")
         lines += [f"contact sheet: {sheet}" for sheet in sheets]
-    if tally.rejected:
-        lines.append(f"{tally.rejected} pictures can't be read: {output / 'shards'}/*/rejects/ says why")
-    if tally.not_inverted:
-        lines.append(f"{tally.not_inverted} pictures could not be inverted: `diffstyle bank info` says why")
-    if tally.pairs_failed:
-        lines.append(f"{tally.pairs_failed} pairs failed: the manifest's rows with status 'failed' say why")
-    if tally.failed:
+    if counts.rejected:
+        lines.append(f"{counts.rejected} pictures can't be read: {output / 'shards'}/*/rejects/ says why")
+    if counts.not_inverted:
+        lines.append(f"{counts.not_inverted} pictures could not be inverted: `diffstyle bank info` says why")
+    if counts.pairs_failed:
+        lines.append(f"{counts.pairs_failed} pairs failed: the manifest's rows with status 'failed' say why")
+    if counts.failed:
         lines.append("try them again with --retry-failed")
     return lines

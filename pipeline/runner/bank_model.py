@@ -16,7 +16,7 @@ from pipeline.jobfile.schema import Compute, Job
 from pipeline.models.accelerate import compiles
 from pipeline.models.batch_size import batch_for
 from pipeline.models.config import load_model_config
-from pipeline.models.session import ContextMaker, ModelContext, model_facts, resolve_device
+from pipeline.models.session import LoadedModel, ModelLoader, model_facts, resolve_device
 from pipeline.runner.pools import crew
 from pipeline.shards.store import ShardStore, open_shards
 from pipeline.sources import open_source
@@ -36,7 +36,7 @@ class BankModel:
     image_size: int
     compute: Compute
 
-    def context(self) -> ModelContext:
+    def context(self) -> LoadedModel:
         """The model in this process, for a few pictures."""
         batch = self.compute.batch if self.compute.batch != "auto" else 1
         return self._maker(resolve_device(self.compute.device), batch)()
@@ -53,9 +53,9 @@ class BankModel:
         with Pool(n, self._maker(device, batch, compiled), resources) as pool:
             yield pool, batch
 
-    def _maker(self, device: str, batch: int, compiled: bool = False) -> ContextMaker:
+    def _maker(self, device: str, batch: int, compiled: bool = False) -> ModelLoader:
         precision = self.compute.precision
-        return ContextMaker(self.model, self.weights, self.fingerprint, device, precision, batch, compiled)
+        return ModelLoader(self.model, self.weights, self.fingerprint, device, precision, batch, compiled)
 
 
 def find_model(

@@ -12,7 +12,7 @@ from diffstyle.errors import ConfigError
 from pipeline.jobfile.schema import Compute, Job
 from pipeline.models.accelerate import compiles
 from pipeline.models.batch_size import batch_for
-from pipeline.models.session import ContextMaker, Device, ModelFacts, resolve_device
+from pipeline.models.session import Device, ModelFacts, ModelLoader, resolve_device
 from pipeline.storage.place import Place
 from pipeline.workers.ray_cluster import plan_workers, start_ray
 from pipeline.workers.ray_pool import Pool
@@ -61,7 +61,7 @@ def model_pool(
     job: Job,
     facts: ModelFacts,
     address: str | None,
-    stand_in: Callable[[ContextMaker], Callable[[], Any]] | None,
+    stand_in: Callable[[ModelLoader], Callable[[], Any]] | None,
     on_event: Callable[..., None],
     check: Callable[[], None],
 ) -> GuardedPool:
@@ -76,7 +76,7 @@ def model_pool(
         batch = compute.batch
     else:
         batch = _batch_of_output(job, device, resources, on_event) if stand_in is None else 1
-    maker = ContextMaker(job.model, job.weights, facts.fingerprint, device, compute.precision, batch, compiled)
+    maker = ModelLoader(job.model, job.weights, facts.fingerprint, device, compute.precision, batch, compiled)
     on_event("workers", n=n, device=device, batch=batch, compile=compiled, **vars(resources))
     make_context = maker if stand_in is None else stand_in(maker)
     return GuardedPool(n, make_context, resources, on_event=on_event, check=check, batch=batch)

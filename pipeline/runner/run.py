@@ -19,12 +19,12 @@ from diffstyle.errors import ConfigError
 from pipeline.banks.reader import LatentBank
 from pipeline.jobfile.schema import BankSpec, Job, SampleSpec
 from pipeline.models.config import load_model_config
-from pipeline.models.session import ContextMaker, ModelFacts, model_facts
+from pipeline.models.session import ModelFacts, ModelLoader, model_facts
 from pipeline.monitoring.events import EventLog
 from pipeline.monitoring.progress import Progress
 from pipeline.monitoring.prometheus import Metrics
 from pipeline.monitoring.status import write_plan
-from pipeline.monitoring.summary import Busy, Tally, summary_lines
+from pipeline.monitoring.summary import RunCounts, Utilization, summary_lines
 from pipeline.results.contact_sheets import COLUMNS, contact_sheets
 from pipeline.results.manifest import Manifest
 from pipeline.runner.pools import GuardedPool, decoding_pool, memory_of_a_tile, model_pool
@@ -32,7 +32,7 @@ from pipeline.runner.sides import Side, bank_description, sides
 from pipeline.shards.store import ShardStore, open_shards
 from pipeline.sources import Block, open_source
 from pipeline.stages.inject import (
-    Wanted,
+    PairPlan,
     all_remaining,
     check_banks,
     inject_stage,
@@ -52,7 +52,7 @@ from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 from pipeline.workers.unit import Outcome
 
-__all__ = ["Options", "Run", "Side", "Tally", "bank_description", "sides"]
+__all__ = ["Options", "Run", "RunCounts", "Side", "bank_description", "sides"]
 
 log = logging.getLogger(__name__)
 
@@ -78,14 +78,14 @@ class Run:
         self,
         job: Job,
         options: Options = Options(),
-        stand_in: Callable[[ContextMaker], Callable[[], Any]] | None = None,
+        stand_in: Callable[[ModelLoader], Callable[[], Any]] | None = None,
     ) -> None:
         self.job = job
         self.options = options
         self._stand_in = stand_in
         self.output = Place.parse(job.output)
         self.sides = sides(job)
-        self.tally = Tally()
+        self.counts = RunCounts()
         self.sheets: list[Place] = []
         self._stack = ExitStack()
         self._pool: GuardedPool | None = None
@@ -105,7 +105,7 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         outcome = "done" if error is None else f"{kind.__name__ if kind else ''}: {error}"
-        self._log("run_ended", outcome=outcome, **self.tally.figures())
+        self._log("run_ended", outcome=outcome, **self.counts.figures())
         self._stack.__exit__(kind, error, trace)
         # A disk that fills up or rights that are lost while the driver commits: no bug, and the run can go on later.
         if isinstance(error, OSError) and (stop := fatal(error)) is not None:
@@ -147,20 +147,20 @@ class Run:
         with Progress(total, name, unit=unit, quiet=self.options.quiet) as progress:
 
             def on_done(done: int, failed: int, outcome: Outcome | None = None) -> None:
-                self.tally.failures_now += failed
+                self.counts.failures_now += failed
                 progress.advance(done + failed, failed)
                 said: dict[str, Any] = {}
                 if outcome is not None:
                     timing = outcome.timing
                     said = {"part": outcome.unit.name, "worker": outcome.worker, **timing.said()}
-                    busy = self.tally.busy.setdefault(name, Busy())
+                    busy = self.counts.busy.setdefault(name, Utilization())
                     busy.add(outcome.worker, timing.began, timing.compute)
                 self._log("part_done", stage=name, done=done, failed=failed, **said)
                 limit = self.options.max_failures
                 limit = self.job.compute.max_failures if limit is None else limit
-                if limit is not None and self.tally.failures_now > limit:
+                if limit is not None and self.counts.failures_now > limit:
                     raise Stopped(
-                        f"{self.tally.failures_now} failures are more than the limit of {limit} (--max-failures or "
+                        f"{self.counts.failures_now} failures are more than the limit of {limit} (--max-failures or "
                         "compute.max_failures); mend it, then run the job again (--retry-failed for those that failed)"
                     )
 
@@ -168,7 +168,7 @@ class Run:
         if self._deaths > deaths:
             tidy()
         seconds = time.perf_counter() - begun
-        self.tally.seconds[name] = self.tally.seconds.get(name, 0) + seconds
+        self.counts.seconds[name] = self.counts.seconds.get(name, 0) + seconds
         self._log("stage_done", stage=name, seconds=seconds)
 
     # ---- the stages ----
@@ -211,8 +211,8 @@ class Run:
                         progress=progress,
                         retry_failed=self.options.retry_failed,
                     )
-                self.tally.prepared += summary.done
-                self.tally.rejected += len(open_shards(side.shards).rejects())
+                self.counts.prepared += summary.done
+                self.counts.rejected += len(open_shards(side.shards).rejects())
                 for reason, n in summary.passed_over.items():
                     self._log("passed_over", side=side.name, reason=reason, n=n)
 
@@ -262,8 +262,8 @@ class Run:
                     pool = self.pool if todo else None
                     part = min(part, self._share(len(todo)))
                     done = invert_stage(pool, side.shards, writer, todo, aliases, part, on_done=on_done)
-            self.tally.inverted += done
-            self.tally.not_inverted += len(writer.failed_images())
+            self.counts.inverted += done
+            self.counts.not_inverted += len(writer.failed_images())
 
     def banks(self) -> tuple[LatentBank, LatentBank]:
         """(content bank, style bank), opened. BankError or DescriptionError where one is not there."""
@@ -273,7 +273,7 @@ class Run:
         first, last = self.sides[0], self.sides[-1]
         return LatentBank.open(first.bank), LatentBank.open(last.bank)
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> PairPlan:
         """What the job asks for, with the banks as they are now."""
         content_bank, style_bank = self.banks()
         check_banks(self.facts, content_bank, style_bank)
@@ -283,7 +283,7 @@ class Run:
             if not len(found):
                 raise ConfigError(f"{side}: the bank has no pictures; see its rejects and failures")
         sweep = recipes(self.job, self.facts, content_bank, style_bank, contents)
-        return Wanted(sweep, contents, styles, wanted_pairs(self.job, contents, styles))
+        return PairPlan(sweep, contents, styles, wanted_pairs(self.job, contents, styles))
 
     def inject(self) -> None:
         """Stage 3."""
@@ -300,11 +300,11 @@ class Run:
         work = all_remaining(wanted, done, failed, retry)
         if again := set().union(*(one.again for one in work)):
             manifest.drop_failures(again)
-        self.tally.pairs_there += sum(one.n_done for one in work)
-        self.tally.pairs_failed += sum(one.n_failed for one in work)
+        self.counts.pairs_there += sum(one.n_done for one in work)
+        self.counts.pairs_failed += sum(one.n_failed for one in work)
         rows = len(done), len(failed) - len(again)
         asked = len(wanted) - sum(one.n_twice for one in work)
-        write_plan(self.output, self._log, asked, (self.tally.pairs_there, self.tally.pairs_failed), rows)
+        write_plan(self.output, self._log, asked, (self.counts.pairs_there, self.counts.pairs_failed), rows)
         del done, failed
         total = sum(len(one.contents) for one in work)
         with self._stage("inject", total, "pairs", manifest.store.remove_uncommitted) as on_done:
@@ -333,8 +333,8 @@ class Run:
                     )
                 )
                 made, not_made = inject_stage(self.pool, manifest, tiles, measured)
-                self.tally.pairs_made += made
-                self.tally.pairs_failed += not_made
+                self.counts.pairs_made += made
+                self.counts.pairs_failed += not_made
 
     def _sizer(self, total: int, manifest: Manifest) -> Sizer:
         """Tiles that take compute.tile_seconds and fit in memory."""
@@ -363,7 +363,7 @@ class Run:
 
     def summary(self, stages: Sequence[str]) -> list[str]:
         """What was made, how fast, where, what failed and how to try that again."""
-        return summary_lines(self.tally, self.output, stages, self.sheets)
+        return summary_lines(self.counts, self.output, stages, self.sheets)
 
 
 def versions() -> dict[str, str]:

@@ -136,7 +136,7 @@ def manifest_columns(job: Job, facts: ModelFacts, recipe: Recipe, content: Laten
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PairPlan:
     """What a job asks for: its sweep, its pictures, and the pairs of them as numbers, the same for each recipe."""
 
     recipes: list[Recipe]
@@ -156,7 +156,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Work:
+class Backlog:
     """What is left to do for one recipe: the pairs, as numbers."""
 
     recipe: Recipe
@@ -168,7 +168,7 @@ class Work:
     again: set[str]  # ids of those that failed before and are tried again
 
 
-def all_remaining(wanted: Wanted, done: set[str], failed: set[str], retry: bool = False) -> list[Work]:
+def all_remaining(wanted: PairPlan, done: set[str], failed: set[str], retry: bool = False) -> list[Backlog]:
     """:func:`remaining` for each recipe, with no pair twice: two folders may hold the same mask for a content."""
     own = sum(recipe.masks.own is not None for recipe in wanted.recipes)
     planned: set[str] | None = set() if own > 1 else None
@@ -179,13 +179,13 @@ def all_remaining(wanted: Wanted, done: set[str], failed: set[str], retry: bool 
 
 
 def remaining(
-    wanted: Wanted,
+    wanted: PairPlan,
     recipe: Recipe,
     done: set[str],
     failed: set[str],
     retry: bool = False,
     planned: set[str] | None = None,
-) -> Work:
+) -> Backlog:
     """The wanted pairs that the manifest has neither as done nor, unless ``retry``, as failed.
 
     Pairs in ``planned`` are left out, and it gets those that are not.
@@ -211,12 +211,12 @@ def remaining(
                 else:
                     n_failed += 1
                     keep[n] = False
-    return Work(recipe, c[keep], s[keep], n_done, n_failed, n_twice, again)
+    return Backlog(recipe, c[keep], s[keep], n_done, n_failed, n_twice, again)
 
 
 def units(
-    work: Work,
-    wanted: Wanted,
+    work: Backlog,
+    wanted: PairPlan,
     shared: Mapping[str, Any],
     *,
     output: Place,

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.banks.reader import cached_bank
 from pipeline.jobfile.schema import Pictures
-from pipeline.models.session import ModelContext
+from pipeline.models.session import LoadedModel
 from pipeline.results.manifest import manifest_rows, now, side_columns
 from pipeline.results.pictures import Encoded, encode, write_pictures
 from pipeline.stages.recipe import Recipe
@@ -61,7 +61,7 @@ class InjectUnit:
         x_T = {entry.image: entry.x_t for entry in style_bank.get_many(styles, ("x_t",))}
         return h, x_T
 
-    def compute(self, context: ModelContext, loaded: tuple[dict, dict]) -> list[tuple[np.ndarray | None, float]]:
+    def compute(self, context: LoadedModel, loaded: tuple[dict, dict]) -> list[tuple[np.ndarray | None, float]]:
         """For each pair its uint8 pixels (H, W, 3), None where the result is not finite, and its share of seconds."""
         import torch
 

@@ -14,7 +14,7 @@ from pipeline.banks.description import BankDescription, BankError, Latents, part
 from pipeline.banks.reader import LatentBank
 from pipeline.banks.writer import BankWriter
 from pipeline.jobfile.schema import SampleSpec
-from pipeline.models.session import ModelContext
+from pipeline.models.session import LoadedModel
 from pipeline.shards.store import open_shards
 from pipeline.stages.recipe import inversion_order
 from pipeline.stages.sample import SampleUnit, sample_source
@@ -43,7 +43,7 @@ class InvertUnit:
     def load(self) -> np.ndarray:
         return open_shards(self.shards).read_many(list(self.rows))
 
-    def compute(self, context: ModelContext, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def compute(self, context: LoadedModel, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         from diffstyle.images import to_tensor
 
         what = self.description

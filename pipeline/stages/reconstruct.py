@@ -19,7 +19,7 @@ from diffstyle.plan import sampling_plan
 from pipeline.banks.columns import read_columns, write_column
 from pipeline.banks.description import BankError
 from pipeline.banks.reader import LatentBank, cached_bank
-from pipeline.models.session import ModelContext
+from pipeline.models.session import LoadedModel
 from pipeline.shards.store import open_shards
 from pipeline.storage.place import Place
 from pipeline.storage.png import png
@@ -28,7 +28,9 @@ from pipeline.workers.ray_pool import Pool
 THUMBNAIL_SIZE = 64
 COLUMNS = ("psnr", "thumbnail", "reconstruction_steps")
 
-Found = dict[str, Any]  # image, psnr (None: no picture to compare with), thumbnail; error where it is not finite
+Reconstruction = dict[
+    str, Any
+]  # image, psnr (None: no picture to compare with), thumbnail; error where it is not finite
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class ReconstructUnit:
         return x_T, dict(zip(self.pictures, pixels, strict=True))
 
     def compute(
-        self, context: ModelContext, loaded: tuple[np.ndarray, dict[str, np.ndarray]]
+        self, context: LoadedModel, loaded: tuple[np.ndarray, dict[str, np.ndarray]]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         import torch
 
@@ -63,12 +65,12 @@ class ReconstructUnit:
         plan = sampling_plan(self.steps, cached_bank(self.bank).description.inversion["t_0"])
         return context.walk(torch.from_numpy(x_T), plan)[0], pixels
 
-    def save(self, computed: tuple[np.ndarray, dict[str, np.ndarray]]) -> list[Found]:
+    def save(self, computed: tuple[np.ndarray, dict[str, np.ndarray]]) -> list[Reconstruction]:
         import torch
 
         from diffstyle.images import to_uint8
 
-        found: list[Found] = []
+        found: list[Reconstruction] = []
         results, originals = computed
         for row, x_0 in zip(self.rows, results, strict=True):
             if not np.isfinite(x_0).all():
@@ -160,7 +162,7 @@ def reconstruct(
     pictures: Mapping[str, Mapping[str, Any]] | None = None,
     output: Place | None = None,
     on_done: Callable[[int, int], None] = lambda done, failed: None,
-) -> list[Found]:
+) -> list[Reconstruction]:
     """Sample ``rows`` back in ``steps`` steps and write what is found into the bank's columns; returns it.
 
     ``pictures``: image -> row of the shards, for the PSNR. What is found is written while the work goes on; a kill
@@ -174,8 +176,8 @@ def reconstruct(
             theirs = {row["image"]: there[row["image"]] for row in some if row["image"] in there}
             yield ReconstructUnit(str(bank.place), steps, some, shards, theirs, output)
 
-    everything: list[Found] = []
-    unwritten: list[Found] = []
+    everything: list[Reconstruction] = []
+    unwritten: list[Reconstruction] = []
     # A column is one file, so writing costs as much as there is of it: never more than a fiftieth of the time.
     due = time.monotonic() + 10.0
     try:
@@ -196,7 +198,7 @@ def reconstruct(
     return everything
 
 
-def _write(place: Place, steps: int, found: Sequence[Found]) -> None:
+def _write(place: Place, steps: int, found: Sequence[Reconstruction]) -> None:
     good = [one for one in found if "error" not in one]
     write_column(place, "psnr", {one["image"]: one["psnr"] for one in good if one["psnr"] is not None})
     write_column(place, "thumbnail", {one["image"]: one["thumbnail"] for one in good})

@@ -11,7 +11,7 @@ import numpy as np
 from diffstyle.plan import inversion_plan
 from pipeline.banks.description import BankError, Latents
 from pipeline.banks.reader import LatentBank
-from pipeline.models.session import ModelContext
+from pipeline.models.session import LoadedModel
 from pipeline.shards.store import open_shards
 from pipeline.stages.recipe import inversion_order
 from pipeline.storage.place import Place
@@ -31,7 +31,7 @@ class Reinvert:
     entries, ``absent`` those without a picture, of which nothing can be said.
     """
 
-    def __init__(self, bank: LatentBank, open_model: Callable[[], ModelContext], shards: Place, rows: dict[str, Any]):
+    def __init__(self, bank: LatentBank, open_model: Callable[[], LoadedModel], shards: Place, rows: dict[str, Any]):
         what = bank.description
         if what.inversion.get("sampled"):
             raise BankError(f"{bank.place}: holds samples of the model, never inverted; leave --reinvert away")

@@ -13,7 +13,7 @@ from diffstyle.plan import sampling_plan
 from pipeline.banks.description import BankDescription, BankError, Latents, stored_tensors
 from pipeline.banks.writer import BankWriter
 from pipeline.jobfile.schema import Inversion, SampleSpec
-from pipeline.models.session import ModelContext
+from pipeline.models.session import LoadedModel
 from pipeline.storage.identity import digest, image_hash, picture_key
 from pipeline.storage.place import Place
 
@@ -44,7 +44,7 @@ class SampleUnit:
     def load(self) -> None:
         return None
 
-    def compute(self, context: ModelContext, loaded: None) -> tuple[np.ndarray, ...]:
+    def compute(self, context: LoadedModel, loaded: None) -> tuple[np.ndarray, ...]:
         """(x_T, h, uint8 pixels) of each sample, the h in the description's order."""
         from diffstyle.images import to_uint8
         from diffstyle.noise import seeded_noise

@@ -10,11 +10,11 @@ import torch
 from support.whole_jobs import MODEL
 
 from diffstyle.errors import CheckpointError
-from pipeline.models.session import ContextMaker, ModelContext, model_facts, resolve_device
+from pipeline.models.session import LoadedModel, ModelLoader, model_facts, resolve_device
 
 
-def contexts(batch: int) -> ModelContext:
-    return ModelContext(None, "cpu", batch)  # type: ignore[arg-type]
+def contexts(batch: int) -> LoadedModel:
+    return LoadedModel(None, "cpu", batch)  # type: ignore[arg-type]
 
 
 def test_every_batch_has_the_same_size_and_nothing_is_made_twice():
@@ -32,7 +32,7 @@ def test_every_batch_has_the_same_size_and_nothing_is_made_twice():
 def test_batches_are_halved_for_good_when_memory_runs_out(monkeypatch):
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     prepared = []
-    context = ModelContext(None, "cpu", 8, lambda batch: prepared.append(batch) or "ready")  # type: ignore[arg-type]
+    context = LoadedModel(None, "cpu", 8, lambda batch: prepared.append(batch) or "ready")  # type: ignore[arg-type]
     tried = []
 
     def run(indices):
@@ -57,7 +57,7 @@ def test_a_batch_too_large_to_be_made_fast_is_halved_too(monkeypatch):
             raise torch.OutOfMemoryError("out of memory")
         return f"graphs of {batch}"
 
-    context = ModelContext(None, "cuda", 8, speed_up)  # type: ignore[arg-type]
+    context = LoadedModel(None, "cuda", 8, speed_up)  # type: ignore[arg-type]
     assert context.batch == 2
     assert context.note == "out of device memory: going on with batches of 2; graphs of 2"
 
@@ -88,14 +88,14 @@ def test_other_errors_are_no_reason_to_try_again():
 def test_a_maker_travels_and_makes_the_same_model():
     facts = model_facts(str(MODEL), None)
     assert (facts.name, facts.image_size, facts.h_shape) == ("tiny", 32, (64, 8, 8))
-    maker = ContextMaker(str(MODEL), None, facts.fingerprint, "cpu", "bfloat16", 2)
+    maker = ModelLoader(str(MODEL), None, facts.fingerprint, "cpu", "bfloat16", 2)
     context = pickle.loads(pickle.dumps(maker))()
     assert (context.unet.fingerprint, context.unet.dtype, context.batch) == (facts.fingerprint, torch.bfloat16, 2)
 
 
 def test_other_weights_than_the_drivers_are_refused():
     with pytest.raises(CheckpointError, match="model tiny: this worker loaded other weights than the driver"):
-        ContextMaker(str(MODEL), "random:1", model_facts(str(MODEL), None).fingerprint, "cpu", "float32", 2)()
+        ModelLoader(str(MODEL), "random:1", model_facts(str(MODEL), None).fingerprint, "cpu", "float32", 2)()
 
 
 def test_random_weights_are_a_model_of_their_own():

@@ -12,7 +12,7 @@ from support.whole_jobs import CONTENTS, SIX_PAIRS, STAGES, STYLES, here, job_fi
 from pipeline.cli.main import main
 from pipeline.jobfile.load import load_job
 from pipeline.monitoring.status import read_status
-from pipeline.monitoring.summary import Busy
+from pipeline.monitoring.summary import Utilization
 from pipeline.results.manifest import Manifest
 from pipeline.runner.run import Options, Run
 from pipeline.storage.place import Place
@@ -150,7 +150,7 @@ def test_a_killed_run_is_said_to_be_killed(finished, tmp_path):
 
 
 def test_busy_is_computing_over_time_between_the_first_and_the_last():
-    busy = Busy()
+    busy = Utilization()
     assert busy.share is None
     busy.add(0, 100.0, 4.0)
     assert busy.share is None  # one part says nothing

@@ -65,15 +65,15 @@ def same_tensors(a: LatentBank, b: LatentBank) -> bool:
 def test_growing(folder, format):
     """New pictures alone are inverted, and the bank is the one that would have been made at once."""
     job = small_jobs.job(folder, bank={"format": format})
-    assert small_jobs.run(job).tally.inverted == 5
+    assert small_jobs.run(job).counts.inverted == 5
     bank = folder / "out" / "banks" / "content"
     before = files(bank)
-    assert small_jobs.run(job).tally.inverted == 0
+    assert small_jobs.run(job).counts.inverted == 0
     assert files(bank) == before
     small_jobs.picture(folder / "content" / "c3.png", 3)
     small_jobs.picture(folder / "content" / "more" / "c0.png", 4)  # a name that is there, another picture
     shutil.copy(folder / "content" / "c1.png", folder / "content" / "again.png")  # a picture that is there
-    assert small_jobs.run(job).tally.inverted == 2
+    assert small_jobs.run(job).counts.inverted == 2
     after = files(bank)
     assert {name: after[name] for name in before} == before  # what was committed stays as it is
     grown = LatentBank.open(bank)
@@ -128,11 +128,11 @@ def test_retry_of_what_failed(folder):
     """What failed is left alone, and redone alone when asked for."""
     (folder / "content" / "broken.png").write_bytes(b"no picture")
     job = small_jobs.job(folder)
-    first = small_jobs.run(job).tally
+    first = small_jobs.run(job).counts
     assert (first.inverted, first.rejected) == (5, 1)
     small_jobs.picture(folder / "content" / "whole.png", 5).replace(folder / "content" / "broken.png")
     # Of the same name, and a new version of the file: read again without being asked.
-    assert small_jobs.run(job).tally.inverted == 1
+    assert small_jobs.run(job).counts.inverted == 1
     # A picture that could not be inverted: its row is in the index, as failed.
     bank = folder / "out" / "banks" / "content"
     small_jobs.picture(folder / "content" / "c9.png", 9)
@@ -140,11 +140,11 @@ def test_retry_of_what_failed(folder):
     (row,) = (row for row in open_shards(running.sides[0].shards).unique() if row["key"].startswith("c9"))
     writer = BankWriter(Place.parse(bank), LatentBank.open(bank).description)
     writer.commit_failures([{**row, "error": "the inversion is not finite"}])
-    left_alone = small_jobs.run(job).tally
+    left_alone = small_jobs.run(job).counts
     assert (left_alone.inverted, left_alone.not_inverted) == (0, 1)
     assert LatentBank.open(bank).failed() == {row["key"]: "the inversion is not finite"}
     before = files(bank)
-    again = small_jobs.run(job, retry_failed=True).tally
+    again = small_jobs.run(job, retry_failed=True).counts
     assert (again.inverted, again.not_inverted) == (1, 0)
     assert LatentBank.open(bank).failed() == {}
     assert row["key"] in LatentBank.open(bank)
@@ -214,8 +214,8 @@ def test_prune_what_left(folder):
     pruned = LatentBank.open(bank)
     assert stems(pruned) == ["c0", "c2"]
     assert verify(bank).ok
-    assert small_jobs.run(job).tally.inverted == 0
-    made = small_jobs.run(job, "shard", "precompute", "inject").tally
+    assert small_jobs.run(job).counts.inverted == 0
+    made = small_jobs.run(job, "shard", "precompute", "inject").counts
     assert made.pairs_made == 4
 
 
@@ -238,8 +238,8 @@ def test_edits_of_banks_that_a_run_made(made, folder):
     assert upgrade(merged) == []
     # A job takes such a bank as it is.
     job = small_jobs.job(folder, content={"bank": str(tars)}, output=str(folder / "from-tars"))
-    tally = small_jobs.run(job, "shard", "precompute", "inject").tally
-    assert tally.pairs_made == 4 * 2
+    counts = small_jobs.run(job, "shard", "precompute", "inject").counts
+    assert counts.pairs_made == 4 * 2
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_its_numbers_are_those_of_the_run(overrides, changes, tmp_path, monkeypa
 
     monkeypatch.setattr(DDPMUNet, "encode", counting)
     run = run_job(tmp_path, "compute.batch=1", *overrides, **changes)
-    assert (said["calls"], said["pairs"]) == (sum(calls), run.tally.pairs_made)
+    assert (said["calls"], said["pairs"]) == (sum(calls), run.counts.pairs_made)
     out = tmp_path / "out"
     made = sum(size(folder) for folder in (out / "banks").glob("*/data"))
     assert said["banks"] == pytest.approx(made, rel=0.05)

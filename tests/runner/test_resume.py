@@ -58,12 +58,12 @@ def files(folder: Path) -> dict[str, tuple[int, bytes]]:
 def test_20_x_20_extended_to_25_x_25_computes_the_225_missing_pairs(tmp_path, calls):
     out = tmp_path / "out"
     run = run_job(tmp_path, **sources(tmp_path, 20, 20))
-    assert run.tally.pairs_made == 400
+    assert run.counts.pairs_made == 400
     pictures, rows = files(out / "pictures"), files(out / "manifest")
     assert len(pictures) == 400
     calls.clear()
     run = run_job(tmp_path, **sources(tmp_path, 25, 25))
-    assert (run.tally.pairs_made, run.tally.pairs_there, run.tally.failed) == (225, 400, 0)
+    assert (run.counts.pairs_made, run.counts.pairs_there, run.counts.failed) == (225, 400, 0)
     assert 225 <= sum(calls) <= 225 + 3  # the last batch is filled up
     now = files(out / "pictures")
     assert len(now) == 625
@@ -74,7 +74,7 @@ def test_20_x_20_extended_to_25_x_25_computes_the_225_missing_pairs(tmp_path, ca
     assert len(manifest(out)) == 625
     # And a third time there is nothing to do.
     everything = files(out / "pictures"), files(out / "manifest"), files(out / "banks")
-    assert run_job(tmp_path, **sources(tmp_path, 25, 25)).tally.pairs_made == 0
+    assert run_job(tmp_path, **sources(tmp_path, 25, 25)).counts.pairs_made == 0
     assert (files(out / "pictures"), files(out / "manifest"), files(out / "banks")) == everything
 
 
@@ -83,7 +83,7 @@ def test_two_jobs_in_one_output_share_their_pairs(tmp_path, calls):
     run_job(tmp_path, "injection.gamma=[0.2, 0.3]", **both)
     before = files(tmp_path / "out" / "pictures")
     run = run_job(tmp_path, "injection.gamma=[0.3, 0.4]", **both)
-    assert (run.tally.pairs_made, run.tally.pairs_there) == (6, 6)
+    assert (run.counts.pairs_made, run.counts.pairs_there) == (6, 6)
     now = files(tmp_path / "out" / "pictures")
     assert {name: now[name] for name in before} == before
     assert sorted(manifest(tmp_path / "out")["gamma"].unique()) == [0.2, 0.3, 0.4]
@@ -92,7 +92,7 @@ def test_two_jobs_in_one_output_share_their_pairs(tmp_path, calls):
 def test_a_sweep_has_a_column_and_a_folder_for_each_point(tmp_path, calls):
     sweep = ["injection.gamma=[0.2, 0.3]", "injection.omega=[0, 0.5]", "injection.mask=[null, reference]"]
     run = run_job(tmp_path, *sweep, "injection.t_boost=300", "seed=[0, 1]", **sources(tmp_path, 2, 2))
-    assert run.tally.pairs_made == 2 * 2 * 2 * 2 * 4
+    assert run.counts.pairs_made == 2 * 2 * 2 * 2 * 4
     rows = manifest(tmp_path / "out")
     points = rows.groupby(["gamma", "omega", "mask", "seed"], dropna=False)
     assert len(points) == 16
@@ -110,7 +110,7 @@ def test_pictures_of_old_masks_are_not_overwritten(tmp_path, calls):
     run_job(tmp_path, wanted, **both)
     before = files(tmp_path / "out" / "pictures")
     paint(mask, 2)
-    assert run_job(tmp_path, wanted, **both).tally.pairs_made == 1
+    assert run_job(tmp_path, wanted, **both).counts.pairs_made == 1
     now = files(tmp_path / "out" / "pictures")
     assert len(now) == 2
     assert {name: now[name] for name in before} == before
@@ -155,7 +155,7 @@ def test_a_result_that_is_not_finite_is_a_failure_and_can_be_retried(tmp_path, c
     with monkeypatch.context() as patch:
         not_finite(patch, {1, 4})
         run = run_job(tmp_path, **both)
-    assert (run.tally.pairs_made, run.tally.pairs_failed) == (4, 2)
+    assert (run.counts.pairs_made, run.counts.pairs_failed) == (4, 2)
     rows = manifest(tmp_path / "out")
     failed = rows[rows["status"] == "failed"]
     assert set(failed["error"]) == {"the result is not finite"}
@@ -163,9 +163,9 @@ def test_a_result_that_is_not_finite_is_a_failure_and_can_be_retried(tmp_path, c
     assert len(files(tmp_path / "out" / "pictures")) == 4
     calls.clear()
     run = run_job(tmp_path, **both)
-    assert (run.tally.pairs_made, run.tally.pairs_failed, calls) == (0, 2, [])
+    assert (run.counts.pairs_made, run.counts.pairs_failed, calls) == (0, 2, [])
     run = run_job(tmp_path, retry=True, **both)
-    assert (run.tally.pairs_made, run.tally.pairs_failed) == (2, 0)
+    assert (run.counts.pairs_made, run.counts.pairs_failed) == (2, 0)
     rows = manifest(tmp_path / "out")
     assert (rows["status"] == "ok").all()
     assert len(rows) == 6
@@ -177,7 +177,7 @@ def test_a_retry_that_fails_again_leaves_one_row(tmp_path, calls, monkeypatch):
     for retry in (False, True):
         with monkeypatch.context() as patch:
             not_finite(patch, {0, 1, 2, 3})
-            assert run_job(tmp_path, retry=retry, **both).tally.pairs_failed == 2
+            assert run_job(tmp_path, retry=retry, **both).counts.pairs_failed == 2
     assert len(manifest(tmp_path / "out")) == 2
 
 
@@ -220,7 +220,7 @@ def test_a_full_disk_and_lost_rights_stop_the_run_and_leave_it_resumable(tmp_pat
     committed = len(manifest(tmp_path / "out"))
     assert 0 < committed < 8
     run = run_job(tmp_path, **both)
-    assert (run.tally.pairs_there, run.tally.pairs_made) == (committed, 8 - committed)
+    assert (run.counts.pairs_there, run.counts.pairs_made) == (committed, 8 - committed)
     assert manifest(tmp_path / "out")["pair"].is_unique
 
 
@@ -254,7 +254,7 @@ def test_prune_drops_what_no_job_wants(tmp_path, calls):
     assert set(now) == {name.removeprefix("pictures/") for name in rows["picture"]}
     assert all(now[name] == kept[name] for name in now)
     assert "nothing to drop" in prune(*jobs, "--yes")
-    assert run_job(tmp_path, "injection.gamma=[0.2, 0.3]", **both).tally.pairs_made == 0
+    assert run_job(tmp_path, "injection.gamma=[0.2, 0.3]", **both).counts.pairs_made == 0
 
 
 def test_prune_rewrites_tars(tmp_path, calls):

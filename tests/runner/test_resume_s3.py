@@ -41,7 +41,7 @@ def test_stopped_resumed_and_pruned_on_s3(tmp_path, monkeypatch, s3_bucket, to):
     half = read_status(out)
     assert (half.wanted, half.done, half.exit_code, half.holder) == (6, 2, 4, None)
     run = run_job(tmp_path, **changes)
-    assert (run.tally.pairs_there, run.tally.pairs_made) == (2, 4)
+    assert (run.counts.pairs_there, run.counts.pairs_made) == (2, 4)
     rows = Manifest(out).table()
     assert len(set(rows["pair"].to_pylist())) == len(rows) == 6
     parts = [pq.read_table(io.BytesIO(entry.place.read_bytes())) for entry in (out / "manifest").list(".parquet")]

@@ -26,7 +26,7 @@ def out(request, ray_session, tmp_path_factory) -> Path:
     """The output of a job of two contents and two styles."""
     folder = tmp_path_factory.mktemp("run")
     run = run_job(folder, **request.param)
-    assert (run.tally.prepared, run.tally.inverted, run.tally.pairs_made, run.tally.failed) == (4, 4, 4, 0)
+    assert (run.counts.prepared, run.counts.inverted, run.counts.pairs_made, run.counts.failed) == (4, 4, 4, 0)
     return folder / "out"
 
 
@@ -138,5 +138,10 @@ def test_stages_one_by_one_equal_the_run_and_running_again_makes_nothing(out, ra
     columns = ["pair", "picture", "picture_hash"]
     pd.testing.assert_frame_equal(first[columns], manifest(out)[columns])
     again = run_job(tmp_path)
-    assert (again.tally.prepared, again.tally.inverted, again.tally.pairs_made, again.tally.pairs_there) == (0, 0, 0, 4)
+    assert (again.counts.prepared, again.counts.inverted, again.counts.pairs_made, again.counts.pairs_there) == (
+        0,
+        0,
+        0,
+        4,
+    )
     pd.testing.assert_frame_equal(manifest(tmp_path / "out"), first)

@@ -124,7 +124,7 @@ def test_the_same_mask_in_two_folders_makes_no_pair_twice(tmp_path, banks):
         assert (
             len(rows) == rows["pair"].nunique() == 2 * 3
         )  # of each style, one of the first content, two of the second
-    assert (run.tally.pairs_made, run.tally.pairs_there) == (0, 6)
+    assert (run.counts.pairs_made, run.counts.pairs_there) == (0, 6)
     status = read_status(Place.parse(tmp_path / "job" / "out"))
     assert (status.done, status.left) == (6, 0)
 

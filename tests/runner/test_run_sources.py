@@ -111,7 +111,7 @@ def test_samples_as_contents_and_as_styles(tmp_path):
     assert not (tmp_path / "out" / "shards").exists()
     before = bank_index(tmp_path / "out" / "banks" / "content")
     run = run_job(tmp_path, content={"sample": 3}, style={"sample": 2, "seed": 5})
-    assert (run.tally.inverted, run.tally.pairs_made, run.tally.pairs_there) == (1, 2, 4)
+    assert (run.counts.inverted, run.counts.pairs_made, run.counts.pairs_there) == (1, 2, 4)
     after = bank_index(tmp_path / "out" / "banks" / "content")
     pd.testing.assert_frame_equal(after[after["key"].isin(before["key"])].reset_index(drop=True), before)
 
@@ -136,7 +136,7 @@ def test_banks_as_contents_and_styles(tmp_path):
     made = pictures(tmp_path / "made" / "out")
     banks = {side: {"bank": str(tmp_path / "made" / "out" / "banks" / side)} for side in ("content", "style")}
     run = run_job(tmp_path / "used", **banks)
-    assert run.tally.inverted == run.tally.prepared == 0
+    assert run.counts.inverted == run.counts.prepared == 0
     used = pictures(tmp_path / "used" / "out")
     assert used.keys() == made.keys()
     for name, pixels in made.items():
@@ -150,7 +150,7 @@ def test_banks_as_contents_and_styles(tmp_path):
 def test_the_same_source_on_both_sides_is_prepared_and_inverted_once(tmp_path, photos):
     source = str(tmp_path / "photos")
     run = run_job(tmp_path, content=source, style=source)
-    assert (run.tally.prepared, run.tally.inverted, run.tally.pairs_made) == (3, 3, 9)
+    assert (run.counts.prepared, run.counts.inverted, run.counts.pairs_made) == (3, 3, 9)
     assert [path.name for path in (tmp_path / "out" / "banks").iterdir()] == ["both"]
     description = json.loads((tmp_path / "out" / "banks" / "both" / "description.json").read_text())
     assert description["identity"]["role"] == "both"
@@ -168,7 +168,7 @@ def test_copies_are_inverted_once_and_paired_once(tmp_path, photos):
     shutil.copy(tmp_path / "photos" / "p1.png", tmp_path / "photos" / "copy.png")
     (tmp_path / "photos" / "copy.txt").write_text("the copy's caption")
     run = run_job(tmp_path, content=str(tmp_path / "photos"), style={"folder": str(STYLES), "limit": 2})
-    assert (run.tally.prepared, run.tally.inverted, run.tally.pairs_made) == (4 + 2, 3 + 2, 6)
+    assert (run.counts.prepared, run.counts.inverted, run.counts.pairs_made) == (4 + 2, 3 + 2, 6)
     index = bank_index(tmp_path / "out" / "banks" / "content")
     assert [stem(key) for key in index["key"]] == ["copy", "p0", "p1", "p2"]
     assert index["image"].nunique() == 3
@@ -182,7 +182,7 @@ def test_zip_follows_the_data_sets_and_skips_what_cannot_be_read(tmp_path, photo
     (tmp_path / "contents.csv").write_text("path\n" + "".join(f"photos/{name}.png\n" for name in order))
     (tmp_path / "styles.csv").write_text("path\n" + "".join(f"{style}\n" for style in reversed(styles)))
     run = run_job(tmp_path, "pairs=zip", content=str(tmp_path / "contents.csv"), style=str(tmp_path / "styles.csv"))
-    assert run.tally.failed == 1
+    assert run.counts.failed == 1
     assert set(pictures(tmp_path / "out")) == {("p2", "s3"), ("p0", "s1"), ("p1", "s0")}
 
 
@@ -193,7 +193,7 @@ def test_pictures_that_come_and_go(tmp_path, photos):
     paint(tmp_path / "photos" / "p9.png", 9)
     (tmp_path / "photos" / "p0.png").unlink()
     run = run_job(tmp_path, "injection.gamma=0.3", content=source)
-    assert (run.tally.prepared, run.tally.inverted) == (1, 1)
+    assert (run.counts.prepared, run.counts.inverted) == (1, 1)
     rows = manifest(tmp_path / "out")
     assert {stem(key) for key in rows[rows["gamma"] == 0.3]["content_key"]} == {"p1", "p2", "p9"}
     assert {stem(key) for key in rows[rows["gamma"] == 0.6]["content_key"]} == {"p0", "p1", "p2"}

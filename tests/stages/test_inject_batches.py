@@ -10,7 +10,7 @@ from diffstyle.plan import Injection, grid_plan
 from diffstyle.sampling import inject
 from pipeline.models.config import load_model_config
 from pipeline.models.load import load_model
-from pipeline.models.session import ModelContext
+from pipeline.models.session import LoadedModel
 from pipeline.stages.recipe import kept_grid
 
 MODEL = "tests/data/tiny-model.yaml"
@@ -38,7 +38,7 @@ def plan():
 
 def made(unet, plan, batch: int, order: list[int]) -> dict[int, np.ndarray]:
     """Pair -> its float32 result, when the pairs of ``order`` go through in batches of ``batch``."""
-    context = ModelContext(unet, "cpu", batch)
+    context = LoadedModel(unet, "cpu", batch)
     draw = np.random.default_rng(0)
     x_T = torch.from_numpy(draw.standard_normal((PAIRS, 3, 32, 32), np.float32))
     h = torch.from_numpy(draw.standard_normal((PAIRS, len(plan.content_timesteps), *unet.h_shape), np.float32))
@@ -71,7 +71,7 @@ def test_another_number_of_threads_or_size_of_batch_is_about_the_same(unet, plan
 # ---- out of memory ----
 
 
-class Device(ModelContext):
+class Device(LoadedModel):
     """A context on a device with room for ``room`` items."""
 
     def __init__(self, batch: int, room: int) -> None:

@@ -88,7 +88,7 @@ def test_a_pair_that_kills_its_worker_is_named_and_all_else_is_made(tmp_path, sh
     style = LatentBank.open(str(shards_and_banks / "banks" / "style"))[2]
     sums = float(torch.from_numpy(style.x_t).float().sum()), float(torch.from_numpy(content.h).float().sum())
     run = go(tmp_path, ["inject"], lambda maker: Poison(maker, *sums), shards_and_banks, actors=2)
-    assert (run.tally.pairs_made, run.tally.pairs_failed) == (8, 1)
+    assert (run.counts.pairs_made, run.counts.pairs_failed) == (8, 1)
     rows = manifest(tmp_path / "out")
     (failed,) = rows[rows["status"] == "failed"].to_dict("records")
     assert (failed["content_key"], failed["style_key"]) == (content.key, style.key)
@@ -130,7 +130,7 @@ def test_a_full_disk_stops_the_run_and_any_number_of_workers_goes_on_to_the_same
     there = len(manifest(tmp_path / "a" / "out"))
     assert there < 9
     run = go(tmp_path / "a", ["inject"], None, shards_and_banks, actors=1)
-    assert (run.tally.pairs_there, run.tally.pairs_made) == (there, 9 - there)
+    assert (run.counts.pairs_there, run.counts.pairs_made) == (there, 9 - there)
     go(tmp_path / "b", ["inject"], None, shards_and_banks, actors=4, tile_seconds=0.01)
     one, four = (manifest(tmp_path / name / "out").drop(columns=list(TIMING_COLUMNS)) for name in "ab")
     pd.testing.assert_frame_equal(one, four)

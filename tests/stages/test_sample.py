@@ -15,7 +15,7 @@ from pipeline.banks.reader import LatentBank
 from pipeline.jobfile.schema import Inversion, SampleSpec
 from pipeline.models.config import load_model_config
 from pipeline.models.load import load_model
-from pipeline.models.session import ModelContext
+from pipeline.models.session import LoadedModel
 from pipeline.stages.invert import missing_samples, open_bank
 from pipeline.stages.sample import SampleUnit, sample_source, sampling_settings
 from pipeline.storage.identity import digest
@@ -49,7 +49,7 @@ def bank(unet, tmp_path):
 
 def drawn(bank, unet, *numbers: int, batch: int = 2) -> SampleUnit:
     unit = SampleUnit(bank.root, bank.description, 7, numbers)
-    table, failures = unit.save(unit.compute(ModelContext(unet, "cpu", batch), unit.load()))
+    table, failures = unit.save(unit.compute(LoadedModel(unet, "cpu", batch), unit.load()))
     assert not failures
     bank.commit(unit.name, table)
     return unit
@@ -70,12 +70,12 @@ def test_a_sample_is_plain_sampling_from_its_own_noise(bank, unet):
 
 
 def test_samples_differ_and_depend_on_seed_and_number_alone(bank, unet):
-    one = SampleUnit(bank.root, bank.description, 7, (0, 1)).compute(ModelContext(unet, "cpu", 2), None)
-    again = SampleUnit(bank.root, bank.description, 7, (1, 2)).compute(ModelContext(unet, "cpu", 2), None)
+    one = SampleUnit(bank.root, bank.description, 7, (0, 1)).compute(LoadedModel(unet, "cpu", 2), None)
+    again = SampleUnit(bank.root, bank.description, 7, (1, 2)).compute(LoadedModel(unet, "cpu", 2), None)
     np.testing.assert_array_equal(one[0][1], again[0][0])  # x_T
     assert np.abs(one[2][1].astype(int) - again[2][0]).max() <= 1  # pixels
     assert (one[0][0] != one[0][1]).any()
-    other = SampleUnit(bank.root, bank.description, 8, (0,)).compute(ModelContext(unet, "cpu", 2), None)
+    other = SampleUnit(bank.root, bank.description, 8, (0,)).compute(LoadedModel(unet, "cpu", 2), None)
     assert (one[0][0] != other[0][0]).any()
 
 
@@ -97,7 +97,7 @@ def test_a_unit_splits_down_to_single_samples(bank):
 
 def test_a_sample_that_is_not_finite_is_a_failure(bank, unet):
     unit = SampleUnit(bank.root, bank.description, 7, (0, 1))
-    x_T, h, pixels, finite = unit.compute(ModelContext(unet, "cpu", 2), None)
+    x_T, h, pixels, finite = unit.compute(LoadedModel(unet, "cpu", 2), None)
     broken = h.copy()
     broken[1, 0, 0] = np.nan
     table, failures = unit.save((x_T, broken, pixels, finite))

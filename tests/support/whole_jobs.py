@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline.banks.reader import cached_bank
 from pipeline.jobfile.load import load_job
 from pipeline.jobfile.schema import Job
-from pipeline.models.session import ContextMaker, ModelFacts
+from pipeline.models.session import ModelFacts, ModelLoader
 from pipeline.runner.run import Options, Run
 from pipeline.workers.unit import Outcome
 
@@ -82,7 +82,7 @@ def here() -> Iterator[None]:
 
         def model_pool(job: Job, facts: ModelFacts, *rest: Any) -> PoolHere:
             compute = job.compute
-            maker = ContextMaker(job.model, job.weights, facts.fingerprint, "cpu", compute.precision, compute.batch)
+            maker = ModelLoader(job.model, job.weights, facts.fingerprint, "cpu", compute.precision, compute.batch)
             return PoolHere(maker, compute.batch)
 
         patch.setattr("pipeline.runner.run.model_pool", model_pool)
