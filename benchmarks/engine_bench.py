@@ -27,7 +27,8 @@ from pipeline.stages.inject import PairPlan, all_remaining, inject_stage, units
 from pipeline.stages.inject_unit import InjectUnit
 from pipeline.stages.masks import Masks
 from pipeline.stages.pairs import Entries, wanted_pairs
-from pipeline.stages.recipe import Recipe, kept_grid
+from pipeline.stages.recipe import Recipe
+from pipeline.stages.walk import Walk
 from pipeline.storage.place import Place
 
 MARKERS = ("<!-- engine_bench: begin -->", "<!-- engine_bench: end -->")
@@ -67,7 +68,7 @@ def asked(contents: int, styles: int) -> PairPlan:
     job = Job.model_validate({"model": "tiny", "output": "out", "content": {"any": "c"}, "style": {"any": "s"}})
     (settings,) = job.settings()
     assert isinstance(settings, InjectionSettings)
-    grid = kept_grid({"steps": 50, "t_0": 999})
+    grid = Walk(50).grid
     plan = grid_plan(Injection(tuple(grid[-30:]), 400, 0, 1.0, 950), grid, 50, 999)
     recipe = Recipe(settings, plan, (0.3,), Masks(), {}, "0" * 32, "gamma-0.3-00000000")
     sides = side("content", contents), side("style", styles)

@@ -29,13 +29,14 @@ from diffstyle.images import prepare, to_tensor
 from diffstyle.networks.architecture import architecture_from_dict
 from diffstyle.networks.unet import UNet
 from diffstyle.noise import seeded_noise
-from diffstyle.plan import T_0, Plan, Step, inversion_plan
+from diffstyle.plan import Plan, Step, inversion_plan
 from diffstyle.sampling import ddim_invert, inject
 from pipeline.bench.pages import write_between
 from pipeline.bench.pairs import psnr
 from pipeline.jobfile.schema import PLAN_PRESETS, InjectionSettings, Job
 from pipeline.stages.masks import load_masks
 from pipeline.stages.recipe import injection_plan
+from pipeline.stages.walk import Walk
 
 TREE = Path(__file__).resolve().parents[1]
 PICTURES = TREE / "tests/data/pictures"
@@ -78,7 +79,7 @@ class Pairs:
         return cls(name, unet, x_T, h, walk.kept)
 
     def plan(self, settings: InjectionSettings) -> Plan:
-        return injection_plan(settings, self.kept, T_0)
+        return injection_plan(settings, Walk(50))
 
     def result(self, settings: InjectionSettings) -> Tensor:
         """(n, 3, H, W), not clipped. The noise of pair k depends on k and the timestep alone, as in a job."""

@@ -19,7 +19,6 @@ from torch import Tensor
 from diffstyle.masks import rectangle_mask, to_h_grid
 from diffstyle.networks.unet import UNet
 from diffstyle.noise import seeded_noise
-from diffstyle.plan import inversion_plan, sampling_plan
 from diffstyle.sampling import ddim_invert, ddim_sample, inject
 from pipeline.bench.bootstrap import Interval, interval, mean_interval
 from pipeline.bench.heldout import Pairs
@@ -27,6 +26,7 @@ from pipeline.jobfile.schema import InjectionSettings
 from pipeline.measures.pixels import colour_distance, edge_correlation, matched_colours, psnr
 from pipeline.measures.vgg import MissingExtraError, VGGFeatures, content_correlation, gram_distance
 from pipeline.stages.recipe import injection_plan
+from pipeline.stages.walk import Walk
 
 log = logging.getLogger(__name__)
 BATCH = 16
@@ -87,17 +87,17 @@ class Bench:
 
     def __init__(self, unet: UNet, pairs: Pairs, inversion_steps: int, vgg: VGGFeatures | None) -> None:
         self.unet, self.pairs, self.vgg = unet, pairs, vgg
-        walk = inversion_plan(inversion_steps)
-        self.grid = walk.kept
-        self.h = self._batched(lambda i: ddim_invert(unet, pairs.content[i], walk)[1])
-        self.x_T = self._batched(lambda i: ddim_invert(unet, pairs.style[i], walk)[0])
-        back = self._batched(lambda i: ddim_sample(unet, self.x_T[i], sampling_plan(inversion_steps))[0])
+        self.walk = Walk(inversion_steps)
+        self.grid, plan = self.walk.grid, self.walk.plan()
+        self.h = self._batched(lambda i: ddim_invert(unet, pairs.content[i], plan)[1])
+        self.x_T = self._batched(lambda i: ddim_invert(unet, pairs.style[i], plan)[0])
+        back = self._batched(lambda i: ddim_sample(unet, self.x_T[i], self.walk.back())[0])
         self.reconstruction = float(psnr(back, pairs.style).mean())
         self._features = {name: vgg(getattr(pairs, name)) for name in ("content", "style")} if vgg else {}
 
     def inject(self, settings: InjectionSettings, mask: Tensor | None = None) -> Tensor:
         """The results of all pairs, (N, 3, S, S)."""
-        plan = injection_plan(settings, self.grid, 999)
+        plan = injection_plan(settings, self.walk)
         gamma = float(settings.gamma)  # type: ignore[arg-type]
 
         def one(i: Tensor) -> Tensor:

@@ -47,13 +47,14 @@ def reconstruct(
     from pipeline.runner.bank_model import find_model, find_pictures
     from pipeline.stages.reconstruct import missing_rows
     from pipeline.stages.reconstruct import reconstruct as sample_back
+    from pipeline.stages.walk import Walk
     from pipeline.storage.place import Place
 
     bank = LatentBank.open(path)
-    inversion = bank.description.inversion
-    steps = steps or int(inversion["steps"])
-    if steps > int(inversion["t_0"]) + 1:
-        raise ConfigError(f"--steps {steps}: there are only {inversion['t_0'] + 1} timesteps up to t_0")
+    walk = Walk.of_bank(bank.description)
+    steps = steps or walk.steps
+    if steps > walk.t_0 + 1:
+        raise ConfigError(f"--steps {steps}: there are only {walk.t_0 + 1} timesteps up to t_0")
     folder = Place.parse(output) if output else None
     with holding(path), tempfile.TemporaryDirectory() as scratch:
         missing_rows(bank, steps, {}, limit=1)  # a bank without x_T is told before anything is read

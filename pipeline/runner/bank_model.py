@@ -21,6 +21,7 @@ from pipeline.runner.pools import crew
 from pipeline.shards.store import ShardStore, open_shards
 from pipeline.sources import open_source
 from pipeline.stages.shard import shard_stage
+from pipeline.stages.walk import Walk
 from pipeline.storage.parts import differences
 from pipeline.storage.place import Place
 from pipeline.workers.ray_pool import Pool
@@ -86,7 +87,7 @@ def find_model(
             f"{facts.fingerprint[:8]}; give --weights (or --model) as they were"
         )
     # As the bank was made, whatever a job says now: the numbers are to be those of the bank.
-    precision = what.inversion.get("precision", "float32")
+    precision = Walk.of_bank(what).precision
     compute = (said.compute if said is not None else Compute()).model_copy(update={"precision": precision})
     return BankModel(name, weights, facts.fingerprint, what.image_size, compute)
 

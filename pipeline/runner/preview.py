@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from diffstyle.plan import Plan, inversion_plan, sampling_plan
-from pipeline.banks.description import BankDescription, payload_bytes
+from pipeline.banks.description import payload_bytes
 from pipeline.banks.reader import LatentBank
 from pipeline.jobfile.schema import BankSpec, Job, ListedPairs, RandomPairs, SampleSpec
 from pipeline.models.config import load_model_config
@@ -16,7 +13,8 @@ from pipeline.shards.decode import Undecodable, decode
 from pipeline.sources import open_source
 from pipeline.stages.inject import shortened_dt_lambda
 from pipeline.stages.pairs import check_zip, read_list
-from pipeline.stages.recipe import injection_plan, inversion_order, kept_grid
+from pipeline.stages.recipe import injection_plan
+from pipeline.stages.walk import Walk
 
 # How many pictures of a side are encoded to judge the size of results.
 _TRIED = 4
@@ -37,18 +35,18 @@ def preview(job: Job) -> list[str]:
     facts = ModelFacts(config.name, "0" * 32, config.size, architecture.h_shape)
     lines = [f"model      {config.name}: {config.family}, {config.size} px, h {'x'.join(map(str, facts.h_shape))}"]
     counts: dict[str, int] = {}
-    inversions: dict[str, dict[str, Any]] = {}
+    walks: dict[str, Walk] = {}
     bank_bytes = calls = 0
     for side in sides(job):
         n, what = _count(side)
         counts[side.role] = n
         lines.append(f"{side.name:<10} {n} {what}")
         if isinstance(side.spec, BankSpec):
-            inversions[side.role] = LatentBank.open(side.spec.bank).description.inversion
+            walks[side.role] = Walk.of_bank(LatentBank.open(side.spec.bank).description)
             continue
         description = bank_description(job, side, facts)
-        inversions[side.role] = description.inversion
-        steps = _walk(side, description).encodes
+        walk = walks[side.role] = Walk.of_bank(description)
+        steps = walk.plan(keep=()).encodes
         size = payload_bytes(description, n, job.bank.part_size)
         calls, bank_bytes = calls + n * steps, bank_bytes + size
         kept = f", h at {len(description.h_timesteps)} timesteps" if description.keeps_h else ""
@@ -56,10 +54,10 @@ def preview(job: Job) -> list[str]:
         lines.append(f"  bank     {n} x {steps} network calls{kept}; {_size(size)} ({each})")
     n_contents, n_styles = (counts.get(role, counts.get("both", 0)) for role in ("content", "style"))
     n_pairs = _pairs(job, n_contents, n_styles)
-    inversion = inversions.get("content") or inversions["both"]
+    walk = walks.get("content") or walks["both"]
     lines.append(f"pairs      {n_pairs} ({_pairs_words(job)}) x {len(job.settings())} settings")
     for settings in job.settings():
-        plan = injection_plan(settings, kept_grid(inversion), int(inversion["t_0"]))
+        plan = injection_plan(settings, walk)
         calls += n_pairs * plan.encodes
         lines.append(
             f"  gamma {settings.to_dict()['gamma']}: {len(plan.steps)} steps, {plan.encodes} network calls, "
@@ -86,14 +84,6 @@ def _count(side: Side) -> tuple[int, str]:
         return side.spec.sample, "samples of the model"
     source = open_source(side.spec)
     return source.count(), f"pictures in {source.text}"
-
-
-def _walk(side: Side, description: BankDescription) -> Plan:
-    """The walk that makes an entry of a bank."""
-    what = description.inversion
-    if isinstance(side.spec, SampleSpec):
-        return sampling_plan(what["steps"], what["t_0"])
-    return inversion_plan(what["steps"], what["t_0"], order=inversion_order(what))
 
 
 def _picture_bytes(job: Job, image_size: int) -> tuple[float, str]:

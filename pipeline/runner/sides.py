@@ -10,7 +10,7 @@ from pipeline.jobfile.schema import BankSpec, Job, SampleSpec
 from pipeline.models.session import ModelFacts
 from pipeline.shards.decode import preparation
 from pipeline.stages.recipe import needed_h
-from pipeline.stages.sample import sampling_settings
+from pipeline.stages.walk import Walk
 from pipeline.storage.place import Place
 
 
@@ -46,22 +46,16 @@ def sides(job: Job) -> list[Side]:
 
 def bank_description(job: Job, side: Side, facts: ModelFacts) -> BankDescription:
     """The bank that a job makes for a side."""
-    if isinstance(side.spec, SampleSpec):
-        inversion = sampling_settings(side.spec, job.inversion)
-    else:
-        inversion = {"steps": job.inversion.steps, "t_0": job.inversion.t_0}
-        if job.inversion.plan != "grid":
-            inversion["plan"] = job.inversion.plan
-    inversion["precision"] = job.compute.precision
+    walk = Walk.of_job(job, side.spec)
     return BankDescription(
         model_fingerprint=facts.fingerprint,
         model_name=facts.name,
         image_size=facts.image_size,
         role=side.role,
         format=job.bank.format,
-        inversion=inversion,
+        inversion=walk.to_dict(),
         preprocessing=preparation(facts.image_size),
-        h_timesteps=() if side.role == "style" else needed_h(job, inversion),
+        h_timesteps=() if side.role == "style" else needed_h(job, walk),
         h_shape=facts.h_shape,
         h_dtype=job.bank.h,
         x_t_dtype=job.bank.x_t,

@@ -19,6 +19,7 @@ from pipeline.stages.masks import Masks, load_masks
 from pipeline.stages.pairs import Entries
 from pipeline.stages.recipe import Recipe, as_json, make_recipe
 from pipeline.stages.tiles import plan_tiles
+from pipeline.stages.walk import Walk
 from pipeline.storage.identity import ALGORITHM_VERSION, pair_id
 from pipeline.storage.place import Place
 from pipeline.workers.ray_pool import Pool
@@ -55,7 +56,7 @@ def check_banks(facts: ModelFacts, content: LatentBank, style: LatentBank) -> No
 
         fields = "; ".join(differences(content.description.preprocessing, style.description.preprocessing))
         raise BankMismatchError(f"the content and style banks were preprocessed differently: {fields}")
-    t_0 = content.description.inversion["t_0"], style.description.inversion["t_0"]
+    t_0 = Walk.of_bank(content.description).t_0, Walk.of_bank(style.description).t_0
     if t_0[0] != t_0[1]:
         raise BankMismatchError(f"the banks were inverted up to different timesteps: t_0 is {t_0[0]} and {t_0[1]}")
 
@@ -77,7 +78,7 @@ def mixed_precision(job: Job, content: LatentBank, style: LatentBank) -> str | N
     Rounded weights are another network, and only the one that made x_T maps it back (docs/speed.md has the figures).
     """
     precision = job.compute.precision
-    others = {bank.description.inversion.get("precision", "float32") for bank in (content, style)} - {precision}
+    others = {Walk.of_bank(bank.description).precision for bank in (content, style)} - {precision}
     if not others:
         return None
     return (
@@ -100,7 +101,7 @@ def recipes(job: Job, facts: ModelFacts, content: LatentBank, style: LatentBank,
     for settings in job.settings():
         masks: Masks = load_masks(settings, named, facts.image_size, facts.h_shape[1:])
         what = content.description
-        recipe = make_recipe(settings, what.inversion, what.h_timesteps, shared, masks)
+        recipe = make_recipe(settings, Walk.of_bank(what), what.h_timesteps, shared, masks)
         # A mask may be written in two ways, as a rectangle and as a picture of it: one recipe, whose pairs count once.
         if masks.own is not None or recipe.digest not in {one.digest for one in found}:
             found.append(recipe)

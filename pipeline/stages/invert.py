@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from diffstyle.plan import inversion_plan
 from pipeline.banks.description import BankDescription, BankError, Latents, part_name, stored_tensors
 from pipeline.banks.reader import LatentBank
 from pipeline.banks.writer import BankWriter
 from pipeline.jobfile.schema import SampleSpec
 from pipeline.models.session import LoadedModel
 from pipeline.shards.store import open_shards
-from pipeline.stages.recipe import inversion_order
 from pipeline.stages.sample import SampleUnit, sample_source
+from pipeline.stages.walk import Walk
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 from pipeline.workers.ray_pool import Pool
@@ -46,13 +45,7 @@ class InvertUnit:
     def compute(self, context: LoadedModel, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         from diffstyle.images import to_tensor
 
-        what = self.description
-        plan = inversion_plan(
-            what.inversion["steps"],
-            what.inversion["t_0"],
-            keep=what.h_timesteps,
-            order=inversion_order(what.inversion),
-        )
+        plan = Walk.of_bank(self.description).plan(keep=self.description.h_timesteps)
         return context.walk(to_tensor(pixels), plan)
 
     def save(self, computed: tuple[np.ndarray, np.ndarray]) -> tuple[pa.Table | None, list[dict[str, Any]]]:

@@ -13,27 +13,21 @@ from diffstyle.schedule import timesteps
 from pipeline.jobfile.schema import InjectionSettings, Job, gamma_schedule
 from pipeline.results.pictures import recipe_slug
 from pipeline.stages.masks import Masks
+from pipeline.stages.walk import Walk
 from pipeline.storage.identity import digest, digest_of
 
 
-def kept_grid(inversion: Mapping[str, Any]) -> tuple[int, ...]:
-    """All timesteps at which a walk of these settings (a bank description's ``inversion``) could keep h."""
-    grid = timesteps(int(inversion["steps"]), int(inversion["t_0"]))
-    # An inversion makes no network call at t_0; sampling begins there.
-    return grid if inversion.get("sampled") else grid[:-1]
+def injection_plan(settings: InjectionSettings, walk: Walk) -> Plan:
+    """The steps of one pair.
 
+    Args:
+        settings: one point of a sweep.
+        walk: what made the content bank; each event reads the h at the timestep of its grid that is nearest.
 
-def inversion_order(inversion: Mapping[str, Any]) -> int:
-    """Of which order the steps of an inversion are; banks made before there was a choice do not say."""
-    return 2 if inversion.get("plan") == "second-order" else 1
-
-
-def injection_plan(settings: InjectionSettings, grid: Sequence[int], t_0: int) -> Plan:
-    """The steps of one pair. ``grid`` as :func:`kept_grid` of the content bank; each event reads the nearest of it.
-
-    Raises ConfigError for combinations that make no sense.
+    Raises:
+        ConfigError: a combination that makes no sense.
     """
-    spec = settings.plan
+    spec, t_0 = settings.plan, walk.t_0
     if settings.events == "every":
         if spec.grid is None:
             raise ConfigError("injection.events: every needs a grid plan; the aligned plan is made from single events")
@@ -49,18 +43,17 @@ def injection_plan(settings: InjectionSettings, grid: Sequence[int], t_0: int) -
         calibrate=settings.omega != 0,
     )
     if spec.grid is not None:
-        return grid_plan(injection, grid, min(spec.grid, t_0 + 1), t_0)
+        return grid_plan(injection, walk.grid, min(spec.grid, t_0 + 1), t_0)
     assert spec.aligned is not None
     aligned = spec.aligned
-    return aligned_plan(injection, grid, aligned.between, aligned.tail, t_0, order=aligned.order)
+    return aligned_plan(injection, walk.grid, aligned.between, aligned.tail, t_0, order=aligned.order)
 
 
-def needed_h(job: Job, inversion: Mapping[str, Any]) -> tuple[int, ...]:
+def needed_h(job: Job, walk: Walk) -> tuple[int, ...]:
     """The timesteps whose h a content bank must keep for this job, ascending."""
-    grid = kept_grid(inversion)
     if job.bank.keep == "all":
-        return grid
-    plans = [injection_plan(settings, grid, int(inversion["t_0"])) for settings in job.settings()]
+        return walk.grid
+    plans = [injection_plan(settings, walk) for settings in job.settings()]
     return tuple(sorted({t for plan in plans for t in plan.content_timesteps}))
 
 
@@ -79,18 +72,24 @@ class Recipe:
 
 def make_recipe(
     settings: InjectionSettings,
-    inversion: Mapping[str, Any],
+    walk: Walk,
     h_timesteps: Sequence[int],
     shared_identity: Mapping[str, Any],
     masks: Masks,
 ) -> Recipe:
     """Resolve ``settings`` against a content bank.
 
-    shared_identity  what else decides the pixels: model, banks' settings, precision, output format
-    Raises ConfigError if the bank lacks an h that the settings need.
+    Args:
+        settings: one point of a sweep.
+        walk: what made the content bank.
+        h_timesteps: the timesteps whose h the bank keeps.
+        shared_identity: what else decides the pixels: model, banks' settings, precision, output format.
+        masks: the masks that the settings ask for, loaded.
+
+    Raises:
+        ConfigError: the bank lacks an h that the settings need.
     """
-    t_0 = int(inversion["t_0"])
-    plan = injection_plan(settings, kept_grid(inversion), t_0)
+    plan = injection_plan(settings, walk)
     missing = sorted(set(plan.content_timesteps) - set(h_timesteps))
     if missing:
         raise ConfigError(

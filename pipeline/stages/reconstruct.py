@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diffstyle.plan import sampling_plan
 from pipeline.banks.columns import read_columns, write_column
 from pipeline.banks.description import BankError
 from pipeline.banks.reader import LatentBank, cached_bank
 from pipeline.models.session import LoadedModel
 from pipeline.shards.store import open_shards
+from pipeline.stages.walk import Walk
 from pipeline.storage.place import Place
 from pipeline.storage.png import png
 from pipeline.workers.ray_pool import Pool
@@ -62,7 +62,7 @@ class ReconstructUnit:
         import torch
 
         x_T, pixels = loaded
-        plan = sampling_plan(self.steps, cached_bank(self.bank).description.inversion["t_0"])
+        plan = Walk.of_bank(cached_bank(self.bank).description).back(self.steps)
         return context.walk(torch.from_numpy(x_T), plan)[0], pixels
 
     def save(self, computed: tuple[np.ndarray, dict[str, np.ndarray]]) -> list[Reconstruction]:

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from diffstyle.plan import inversion_plan
 from pipeline.banks.description import BankError, Latents
 from pipeline.banks.reader import LatentBank
 from pipeline.models.session import LoadedModel
 from pipeline.shards.store import open_shards
-from pipeline.stages.recipe import inversion_order
+from pipeline.stages.walk import Walk
 from pipeline.storage.place import Place
 
 # Relative error (root mean square) that two honest inversions may differ by. Rounding to float16 is 3e-4. Computing in
@@ -33,17 +32,13 @@ class Reinvert:
 
     def __init__(self, bank: LatentBank, open_model: Callable[[], LoadedModel], shards: Place, rows: dict[str, Any]):
         what = bank.description
-        if what.inversion.get("sampled"):
+        self._walk = Walk.of_bank(what)
+        if self._walk.sampled:
             raise BankError(f"{bank.place}: holds samples of the model, never inverted; leave --reinvert away")
         self._description = what
         self._context = open_model()
         self._store, self._rows = open_shards(shards), rows
-        self._plan = inversion_plan(
-            what.inversion["steps"],
-            what.inversion["t_0"],
-            keep=what.h_timesteps,
-            order=inversion_order(what.inversion),
-        )
+        self._plan = self._walk.plan(keep=what.h_timesteps)
         self.compared = self.absent = 0
         self.largest = 0.0  # relative error seen
 
@@ -57,7 +52,7 @@ class Reinvert:
         self.compared += 1
         x_T, h = self._context.walk(to_tensor(self._store.read_many([row])), self._plan)
         what = self._description
-        precision = _COMPUTED.get(what.inversion.get("precision", "float32"), _COMPUTED["float32"])
+        precision = _COMPUTED[self._walk.precision]
         wrong = []
         for name, stored, computed, dtype in (
             ("x_T", entry.x_t, x_T[0], what.x_t_dtype),

@@ -9,18 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from diffstyle.plan import sampling_plan
 from pipeline.banks.description import BankDescription, BankError, Latents, stored_tensors
 from pipeline.banks.writer import BankWriter
-from pipeline.jobfile.schema import Inversion, SampleSpec
 from pipeline.models.session import LoadedModel
+from pipeline.stages.walk import Walk
 from pipeline.storage.identity import digest, image_hash, picture_key
 from pipeline.storage.place import Place
-
-
-def sampling_settings(spec: SampleSpec, inversion: Inversion) -> dict[str, Any]:
-    """The ``inversion`` of a sampled bank's description. The number of samples is not part of it: a bank can grow."""
-    return {"sampled": True, "seed": spec.seed, "steps": inversion.steps, "t_0": inversion.t_0}
 
 
 def sample_source(seed: int, number: int) -> str:
@@ -50,10 +44,10 @@ class SampleUnit:
         from diffstyle.noise import seeded_noise
 
         what = self.description
-        plan = sampling_plan(what.inversion["steps"], what.inversion["t_0"], keep=what.h_timesteps)
+        walk = Walk.of_bank(what)
         seeds = [int(digest(str(self.seed), str(n))[:16], 16) >> 1 for n in self.numbers]
-        x_T = seeded_noise(seeds, what.inversion["t_0"], what.x_t_shape)
-        x_0, h = context.walk(x_T, plan)
+        x_T = seeded_noise(seeds, walk.t_0, what.x_t_shape)
+        x_0, h = context.walk(x_T, walk.plan(keep=what.h_timesteps))
         import torch
 
         pixels = to_uint8(torch.from_numpy(np.nan_to_num(x_0)))

@@ -11,7 +11,7 @@ from diffstyle.sampling import inject
 from pipeline.models.config import load_model_config
 from pipeline.models.load import load_model
 from pipeline.models.session import LoadedModel
-from pipeline.stages.recipe import kept_grid
+from pipeline.stages.walk import Walk
 
 MODEL = "tests/data/tiny-model.yaml"
 PAIRS = 7
@@ -32,7 +32,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def plan():
-    grid = kept_grid({"steps": 6, "t_0": 999})
+    grid = Walk(6).grid
     return grid_plan(Injection(tuple(grid[-3:]), 400, 0, 1.0, 950, calibrate=True), grid, 6, 999)
 
 

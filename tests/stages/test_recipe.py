@@ -10,32 +10,33 @@ from diffstyle.errors import ConfigError
 from pipeline.jobfile.schema import Job
 from pipeline.results.pictures import recipe_slug
 from pipeline.stages.masks import load_masks
-from pipeline.stages.recipe import injection_plan, kept_grid, make_recipe, needed_h
+from pipeline.stages.recipe import injection_plan, make_recipe, needed_h
+from pipeline.stages.walk import Walk
 
-INVERSION = {"steps": 50, "t_0": 999}
+WALK = Walk(50)
 
 
 def job(**changes) -> Job:
     return Job(model="m", output="o", content="c", style="s", **changes)
 
 
-def recipe(shared=None, h=None, inversion=INVERSION, masks=None, **injection):
+def recipe(shared=None, h=None, walk=WALK, masks=None, **injection):
     (settings,) = job(injection={"plan": "reference", **injection}).settings()
-    h = kept_grid(inversion) if h is None else h
-    return make_recipe(settings, inversion, h, shared or {}, masks or load_masks(settings, {}, 32, (8, 8)))
+    h = walk.grid if h is None else h
+    return make_recipe(settings, walk, h, shared or {}, masks or load_masks(settings, {}, 32, (8, 8)))
 
 
 def test_the_kept_grid_of_inversion_and_sampling():
-    assert kept_grid({"steps": 4, "t_0": 999}) == (0, 333, 666)
-    assert kept_grid({"steps": 4, "t_0": 999, "sampled": True}) == (0, 333, 666, 999)
+    assert Walk(4).grid == (0, 333, 666)
+    assert Walk(4, sample_seed=0).grid == (0, 333, 666, 999)
 
 
 def test_a_bank_keeps_what_the_sweep_needs():
-    assert len(needed_h(job(), INVERSION)) == 29  # events from 400 up; the one at 999 reads the one below
-    assert needed_h(job(injection={"t_edit": 900}), INVERSION) == (917, 937, 958, 978)
-    assert needed_h(job(bank={"keep": "all"}), INVERSION) == kept_grid(INVERSION)
-    wanted = needed_h(job(injection={"gamma": [0.1, 0.2], "omega": [0, 1]}), INVERSION)
-    assert wanted == needed_h(job(), INVERSION)
+    assert len(needed_h(job(), WALK)) == 29  # events from 400 up; the one at 999 reads the one below
+    assert needed_h(job(injection={"t_edit": 900}), WALK) == (917, 937, 958, 978)
+    assert needed_h(job(bank={"keep": "all"}), WALK) == WALK.grid
+    wanted = needed_h(job(injection={"gamma": [0.1, 0.2], "omega": [0, 1]}), WALK)
+    assert wanted == needed_h(job(), WALK)
 
 
 def test_a_bank_that_lacks_an_h_is_refused():
@@ -47,7 +48,7 @@ def test_every_event_needs_a_grid():
     with pytest.raises(ValueError, match="events: every needs a grid plan"):
         job(injection={"events": "every", "plan": {"aligned": {}}})
     (settings,) = job(injection={"events": "every", "plan": {"grid": 20}}).settings()
-    assert len(injection_plan(settings, kept_grid(INVERSION), 999).steps) == 20
+    assert len(injection_plan(settings, WALK).steps) == 20
 
 
 def test_gamma_at_each_injection():
@@ -78,7 +79,7 @@ def test_what_identifies_results():
         recipe(dt_lambda=0.99),
         recipe(plan={"grid": 50}),
         recipe(shared={"model": "another"}),
-        recipe(inversion={"steps": 60, "t_0": 999}),
+        recipe(walk=Walk(60)),
     ]
     assert len({one.digest for one in [*same, *others]}) == 1 + len(others)
 

@@ -12,12 +12,13 @@ from diffstyle.plan import sampling_plan
 from diffstyle.sampling import ddim_sample
 from pipeline.banks.description import BankDescription
 from pipeline.banks.reader import LatentBank
-from pipeline.jobfile.schema import Inversion, SampleSpec
+from pipeline.jobfile.schema import SampleSpec
 from pipeline.models.config import load_model_config
 from pipeline.models.load import load_model
 from pipeline.models.session import LoadedModel
 from pipeline.stages.invert import missing_samples, open_bank
-from pipeline.stages.sample import SampleUnit, sample_source, sampling_settings
+from pipeline.stages.sample import SampleUnit, sample_source
+from pipeline.stages.walk import Walk
 from pipeline.storage.identity import digest
 from pipeline.storage.place import Place
 
@@ -31,14 +32,13 @@ def unet():
 
 @pytest.fixture
 def bank(unet, tmp_path):
-    inversion = sampling_settings(SampleSpec(sample=3, seed=7), Inversion(steps=STEPS))
     description = BankDescription(
         model_fingerprint=unet.fingerprint,
         model_name="tiny",
         image_size=32,
         role="both",
         format="parquet",
-        inversion=inversion,
+        inversion=Walk(STEPS, sample_seed=7).to_dict(),
         preprocessing={},
         h_timesteps=(333, 999),
         h_shape=unet.h_shape,
