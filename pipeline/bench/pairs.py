@@ -19,6 +19,7 @@ from diffstyle.sampling import ddim_invert, ddim_step, inject, predicted_picture
 from pipeline.bench.calls import Measured, use_plain_norms
 from pipeline.bench.machine import allow_tf32
 from pipeline.jobfile.schema import PLAN_PRESETS
+from pipeline.measures.pixels import psnr
 from pipeline.models.accelerate import tuned
 from pipeline.models.config import load_model_config
 from pipeline.models.load import random_unet
@@ -52,12 +53,6 @@ def preset_plan(name: str, kept: tuple[int, ...]) -> Plan:
     if spec.aligned is None:
         return grid_plan(injection, kept, spec.grid or 1000)
     return aligned_plan(injection, kept, spec.aligned.between, spec.aligned.tail, order=spec.aligned.order)
-
-
-def psnr(a: Tensor, b: Tensor) -> float:
-    """Mean PSNR over pictures (B, 3, H, W) in [-1, 1], clipped as they would be written."""
-    error = (a.clamp(-1, 1) - b.clamp(-1, 1)).square().mean((1, 2, 3)).clamp_min(1e-10)
-    return float((10 * torch.log10(4 / error)).mean())
 
 
 # ---- trained models of the source tree ----
@@ -135,7 +130,7 @@ def against_the_loop(n: int) -> list[str]:
         found = inject(unet, x_T, h, walk.kept, plan, GAMMA)
         seconds = (time.perf_counter() - begun) / n
         said = str(dtype).removeprefix("torch.")
-        row = f"{plan.encodes} | {seconds:.2f} | {loop / seconds:.1f} | {psnr(found, wanted):.1f}"
+        row = f"{plan.encodes} | {seconds:.2f} | {loop / seconds:.1f} | {psnr(found, wanted).mean():.1f}"
         lines.append(f"| {name} | {said} | {row} |")
     return lines
 
@@ -161,8 +156,10 @@ def precisions(device: str, plans: tuple[str, ...], n: int = 3) -> list[str]:
             for _, dtype, tf32 in kinds:
                 allow_tf32(tf32)
                 unet = copy.deepcopy(exact).cast(dtype)
-                cells.append(f"{psnr(whole_method(unet, unet, plan, n, device), wanted):.1f}")
-            cells.append(f"{psnr(whole_method(exact, unet, plan, n, device), wanted):.1f}")  # the last is bfloat16
+                cells.append(f"{psnr(whole_method(unet, unet, plan, n, device), wanted).mean():.1f}")
+            cells.append(
+                f"{psnr(whole_method(exact, unet, plan, n, device), wanted).mean():.1f}"
+            )  # the last is bfloat16
             lines.append(f"| {name}, {exact.image_size} px | {plan} | {' | '.join(cells)} |")
     return lines
 

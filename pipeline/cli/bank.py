@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffstyle.errors import ConfigError
+from pipeline.storage.errors import EXIT_FAILURES
 
 if TYPE_CHECKING:
     from pipeline.banks.description import Latents
     from pipeline.banks.reader import LatentBank
     from pipeline.stages.reinvert import Reinvert
     from pipeline.storage.lock import OutputLock
-
-# As in pipeline/cli/main.py: done, but something is wrong with what was looked at.
-EXIT_FAILURES = 3
 
 
 @click.group()

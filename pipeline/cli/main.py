@@ -21,8 +21,7 @@ import click
 
 from diffstyle import __version__
 from diffstyle.errors import DiffStyleError
-
-EXIT_OK, EXIT_BUG, EXIT_WRONG_INPUT, EXIT_FAILURES, EXIT_STOPPED = range(5)
+from pipeline.storage.errors import EXIT_BUG, EXIT_DONE, EXIT_STOPPED, EXIT_WRONG_INPUT, BugError
 
 #: name -> (module:attribute, help). The help stands here so that ``diffstyle --help`` imports no command.
 COMMANDS = {
@@ -76,7 +75,7 @@ class LazyGroup(click.Group):
                 result = super().main(args, prog_name, standalone_mode=False, **kw)
             except BaseException as error:  # noqa: BLE001 - the one place where every error ends; none is swallowed
                 _leave(error, verbose)
-        sys.exit(result if isinstance(result, int) else EXIT_OK)
+        sys.exit(result if isinstance(result, int) else EXIT_DONE)
 
 
 @contextmanager
@@ -107,7 +106,7 @@ def _leave(error: BaseException, verbose: bool) -> NoReturn:
         sys.exit(error.exit_code)
     if type(error).__name__ == "NoArgsIsHelpError" and isinstance(error, click.UsageError):  # click 8.2 and later
         error.show()
-        sys.exit(EXIT_OK)
+        sys.exit(EXIT_DONE)
     if isinstance(error, click.UsageError):
         error.show()
         sys.exit(EXIT_WRONG_INPUT)
@@ -129,8 +128,10 @@ def _leave(error: BaseException, verbose: bool) -> NoReturn:
         sys.exit(EXIT_STOPPED)
     if isinstance(error, BrokenPipeError):  # the reader of our output went away, as in `diffstyle models | head`
         sys.stdout = sys.stderr = open("/dev/null", "w")  # noqa: SIM115, PTH123 - open until the interpreter has flushed
-        sys.exit(EXIT_OK)
-    if not verbose:
+        sys.exit(EXIT_DONE)
+    if isinstance(error, BugError):
+        click.echo(str(error), err=True)
+    elif not verbose:
         traceback.print_exception(error)
     _say("this is a bug in diffstyle; please report it with the lines above")
     sys.exit(EXIT_BUG)

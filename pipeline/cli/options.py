@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-EXIT_FAILURES = 3
+from pipeline.storage.errors import EXIT_FAILURES
 
 
 def job_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import click
 
 from diffstyle.errors import ConfigError
-
-# As in pipeline/cli/main.py: done, but something could not be.
-EXIT_FAILURES = 3
+from pipeline.storage.errors import EXIT_FAILURES
 
 
 @click.command()
@@ -80,7 +78,7 @@ def reconstruct(
                 shards=shards,
                 pictures=rows_of,
                 output=folder,
-                on_done=progress.advance,
+                on_done=lambda done, failed, outcome: progress.advance(done + failed, failed),
             )
     return _summary(path, found, shards is None)
 

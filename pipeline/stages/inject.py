@@ -14,6 +14,7 @@ from pipeline.jobfile.schema import Job, Pictures
 from pipeline.models.session import ModelFacts
 from pipeline.results.manifest import Manifest
 from pipeline.results.pictures import picture_settings
+from pipeline.stages.commit import OnDone, commit_outcomes
 from pipeline.stages.inject_unit import InjectUnit, Pair
 from pipeline.stages.masks import Masks, load_masks
 from pipeline.stages.pairs import Entries
@@ -253,11 +254,11 @@ def inject_stage(
     pool: Pool,
     manifest: Manifest,
     tiles: Iterable[InjectUnit],
-    on_done: Callable[[int, int, Outcome], None],
+    on_done: OnDone,
 ) -> tuple[int, int]:
     """Run tiles and commit them; returns how many pairs were (made, failed). ``on_done`` hears of each tile."""
-    n_done = n_failed = 0
-    for outcome in pool.run(tiles):
+
+    def commit(outcome: Outcome) -> tuple[int, int]:
         unit: InjectUnit = outcome.unit
         if outcome.error is not None:
             rows, failed = None, [{**unit.row(pair), "status": "failed", "error": outcome.error} for pair in unit.pairs]
@@ -267,7 +268,6 @@ def inject_stage(
             manifest.commit(unit.name, rows)
         if failed:
             manifest.commit_failures(failed)
-        made = 0 if rows is None else len(rows)
-        n_done, n_failed = n_done + made, n_failed + len(failed)
-        on_done(made, len(failed), outcome)
-    return n_done, n_failed
+        return 0 if rows is None else len(rows), len(failed)
+
+    return commit_outcomes(pool, tiles, commit, on_done)

@@ -18,6 +18,7 @@ from pipeline.results.pictures import Encoded, encode, write_pictures
 from pipeline.stages.recipe import Recipe
 from pipeline.storage.identity import digest, pair_seed
 from pipeline.storage.place import Place
+from pipeline.workers.unit import halves
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,4 @@ class InjectUnit:
         }
 
     def split(self) -> Sequence[InjectUnit]:
-        half = len(self.pairs) // 2
-        if not half:
-            return []
-        return [replace(self, pairs=self.pairs[:half]), replace(self, pairs=self.pairs[half:])]
+        return [replace(self, pairs=half) for half in halves(self.pairs)]

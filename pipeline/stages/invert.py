@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,15 +15,13 @@ from pipeline.banks.writer import BankWriter
 from pipeline.jobfile.schema import SampleSpec
 from pipeline.models.session import LoadedModel
 from pipeline.shards.store import open_shards
+from pipeline.stages.commit import OnDone, commit_outcomes
 from pipeline.stages.sample import SampleUnit, sample_source
 from pipeline.stages.walk import Walk
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 from pipeline.workers.ray_pool import Pool
-from pipeline.workers.unit import Outcome
-
-# Called when a part is committed, with the numbers of its entries done and failed.
-OnDone = Callable[[int, int, Outcome], None]
+from pipeline.workers.unit import Outcome, halves
 
 
 @dataclass(frozen=True)
@@ -66,10 +64,7 @@ class InvertUnit:
         return BankWriter.write_payload(self.bank, self.description, self.name, items), failures
 
     def split(self) -> Sequence[InvertUnit]:
-        half = len(self.rows) // 2
-        if not half:
-            return []
-        return [replace(self, rows=self.rows[:half]), replace(self, rows=self.rows[half:])]
+        return [replace(self, rows=half) for half in halves(self.rows)]
 
 
 def open_bank(root: Place, description: BankDescription, about: dict[str, Any]) -> BankWriter:
@@ -145,8 +140,7 @@ def sample_stage(pool: Pool | None, spec: SampleSpec, writer: BankWriter, part_s
 
 
 def _run(pool: Pool | None, units: Iterable[Any], writer: BankWriter, on_done: OnDone) -> int:
-    n_done = 0
-    for outcome in pool.run(units) if pool is not None else ():
+    def commit(outcome: Outcome) -> tuple[int, int]:
         if outcome.error is not None:
             table, failures = None, [{**row, "error": outcome.error} for row in outcome.unit.rows]
         else:
@@ -154,8 +148,8 @@ def _run(pool: Pool | None, units: Iterable[Any], writer: BankWriter, on_done: O
         if table is not None:
             writer.commit(outcome.unit.name, table)
         writer.commit_failures(failures)
-        done = 0 if table is None else len(table)
-        n_done += done
-        on_done(done, len(failures), outcome)
+        return 0 if table is None else len(table), len(failures)
+
+    n_done, _ = commit_outcomes(pool, units, commit, on_done)
     writer.snapshot()
     return n_done

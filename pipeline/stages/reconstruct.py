@@ -6,9 +6,8 @@ PNG of the reconstruction) and ``reconstruction_steps``, since a figure means li
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,10 +19,12 @@ from pipeline.banks.description import BankError
 from pipeline.banks.reader import LatentBank, cached_bank
 from pipeline.models.session import LoadedModel
 from pipeline.shards.store import open_shards
+from pipeline.stages.commit import OnDone, commit_outcomes
 from pipeline.stages.walk import Walk
 from pipeline.storage.place import Place
 from pipeline.storage.png import png
 from pipeline.workers.ray_pool import Pool
+from pipeline.workers.unit import Outcome, halves
 
 THUMBNAIL_SIZE = 64
 COLUMNS = ("psnr", "thumbnail", "reconstruction_steps")
@@ -68,7 +69,8 @@ class ReconstructUnit:
     def save(self, computed: tuple[np.ndarray, dict[str, np.ndarray]]) -> list[Reconstruction]:
         import torch
 
-        from diffstyle.images import to_uint8
+        from diffstyle.images import to_tensor, to_uint8
+        from pipeline.measures.pixels import psnr
 
         found: list[Reconstruction] = []
         results, originals = computed
@@ -84,25 +86,20 @@ class ReconstructUnit:
                 {
                     "image": row["image"],
                     "key": row["key"],
-                    "psnr": None if original is None else psnr(pixels, original),
+                    "psnr": None
+                    if original is None
+                    else float(psnr(to_tensor(pixels)[None], to_tensor(original)[None])),
                     "thumbnail": thumbnail(pixels),
                 }
             )
         return found
 
     def split(self) -> Sequence[ReconstructUnit]:
-        half = len(self.rows) // 2
-        return [self._part(self.rows[:half]), self._part(self.rows[half:])] if half else []
+        return [self._part(half) for half in halves(self.rows)]
 
     def _part(self, rows: tuple[dict[str, Any], ...]) -> ReconstructUnit:
         images = {row["image"] for row in rows}
         return replace(self, rows=rows, pictures={k: v for k, v in self.pictures.items() if k in images})
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two uint8 pictures in dB; infinite where they are equal."""
-    error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
-    return 10 * math.log10(255**2 / error) if error else math.inf
 
 
 def thumbnail(pixels: np.ndarray) -> bytes:
@@ -161,7 +158,7 @@ def reconstruct(
     shards: Place | None = None,
     pictures: Mapping[str, Mapping[str, Any]] | None = None,
     output: Place | None = None,
-    on_done: Callable[[int, int], None] = lambda done, failed: None,
+    on_done: OnDone = lambda done, failed, outcome: None,
 ) -> list[Reconstruction]:
     """Sample ``rows`` back in ``steps`` steps and write what is found into the bank's columns; returns it.
 
@@ -180,19 +177,24 @@ def reconstruct(
     unwritten: list[Reconstruction] = []
     # A column is one file, so writing costs as much as there is of it: never more than a fiftieth of the time.
     due = time.monotonic() + 10.0
+
+    def commit(outcome: Outcome) -> tuple[int, int]:
+        nonlocal due
+        if outcome.error is not None:
+            some = [{"image": r["image"], "key": r["key"], "error": outcome.error} for r in outcome.unit.rows]
+        else:
+            some = outcome.result
+        everything.extend(some)
+        unwritten.extend(some)
+        if (begun := time.monotonic()) >= due:
+            _write(bank.place, steps, unwritten)
+            unwritten.clear()
+            due = time.monotonic() + max(10.0, 50 * (time.monotonic() - begun))
+        failed = sum("error" in one for one in some)
+        return len(some) - failed, failed
+
     try:
-        for outcome in pool.run(units()):
-            if outcome.error is not None:
-                some = [{"image": r["image"], "key": r["key"], "error": outcome.error} for r in outcome.unit.rows]
-            else:
-                some = outcome.result
-            everything += some
-            unwritten += some
-            on_done(len(some), sum("error" in one for one in some))
-            if (begun := time.monotonic()) >= due:
-                _write(bank.place, steps, unwritten)
-                unwritten = []
-                due = time.monotonic() + max(10.0, 50 * (time.monotonic() - begun))
+        commit_outcomes(pool, units(), commit, on_done)
     finally:
         _write(bank.place, steps, unwritten)
     return everything

@@ -15,6 +15,7 @@ from pipeline.models.session import LoadedModel
 from pipeline.stages.walk import Walk
 from pipeline.storage.identity import digest, image_hash, picture_key
 from pipeline.storage.place import Place
+from pipeline.workers.unit import halves
 
 
 def sample_source(seed: int, number: int) -> str:
@@ -84,7 +85,4 @@ class SampleUnit:
         ]
 
     def split(self) -> Sequence[SampleUnit]:
-        half = len(self.numbers) // 2
-        if not half:
-            return []
-        return [replace(self, numbers=self.numbers[:half]), replace(self, numbers=self.numbers[half:])]
+        return [replace(self, numbers=half) for half in halves(self.numbers)]

@@ -1,17 +1,33 @@
-"""What ends a run or a unit: the error to stop on, and errors as one line."""
+"""What ends a run or a unit: exit codes, the error to stop on, our own bugs, and errors as one line."""
 
 from __future__ import annotations
 
 import errno
 import re
+import traceback
 
 from diffstyle.errors import DiffStyleError
+
+#: Exit codes, for schedulers. 0: all done. 1: a bug. 2: wrong input, nothing to gain from running it again unchanged.
+#: 3: done, with failures that the manifest names. 4: stopped, and the same command goes on from there.
+EXIT_DONE, EXIT_BUG, EXIT_WRONG_INPUT, EXIT_FAILURES, EXIT_STOPPED = range(5)
+
+#: What only a mistake in the code raises. Never a reason to reject a picture or to fail a pair: later runs would skip
+#: what nothing is wrong with.
+BUGS = (TypeError, AttributeError, NameError, ImportError, AssertionError)
+
+
+class BugError(Exception):
+    """A mistake in the code, met in a worker. It ends the run; its text is the worker's traceback.
+
+    Not a DiffStyleError: there is nothing that a user could do about it but report it.
+    """
 
 
 class Stopped(DiffStyleError):
     """The run can't go on (disk full, credentials lost, workers that die at start) but can be resumed."""
 
-    exit_code = 4
+    exit_code = EXIT_STOPPED
 
 
 def one_line(error: BaseException) -> str:
@@ -28,10 +44,12 @@ _NO_RIGHTS = re.compile(
 )
 
 
-def fatal(error: BaseException) -> DiffStyleError | None:
+def fatal(error: BaseException) -> DiffStyleError | BugError | None:
     """The error to stop the whole run with, or None if only the unit is concerned."""
-    if isinstance(error, DiffStyleError):
+    if isinstance(error, DiffStyleError | BugError):
         return error
+    if isinstance(error, BUGS):
+        return BugError("".join(traceback.format_exception(error))[-8000:].rstrip())
     if not isinstance(error, OSError):
         return None
     kept = "what was committed is kept"

@@ -6,10 +6,18 @@ import pickle
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from diffstyle.errors import DiffStyleError
-from pipeline.storage.errors import fatal, one_line
+from pipeline.storage.errors import BugError, fatal, one_line
+
+T = TypeVar("T")
+
+
+def halves(items: tuple[T, ...]) -> list[tuple[T, ...]]:
+    """Two halves of what a unit covers, for its ``split``; nothing for a single item."""
+    middle = len(items) // 2
+    return [items[:middle], items[middle:]] if middle else []
 
 
 class Unit(Protocol):
@@ -76,12 +84,12 @@ class Failure:
 
     why: str
     where: str  # the traceback
-    stop: DiffStyleError | None  # what to end the whole run with, if it is that kind
+    stop: DiffStyleError | BugError | None  # what to end the whole run with, if it is that kind
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         stop = fatal(error)
-        if stop is not None and not _travels(stop):
+        if isinstance(stop, DiffStyleError) and not _travels(stop):
             plain = DiffStyleError(str(stop))
             plain.exit_code = stop.exit_code
             stop = plain
@@ -91,9 +99,7 @@ class Failure:
 
 def _travels(error: DiffStyleError) -> bool:
     """Whether an error survives the way to the driver."""
-    from ray import cloudpickle
-
     try:
-        return type(pickle.loads(cloudpickle.dumps(error))) is type(error)
+        return type(pickle.loads(pickle.dumps(error))) is type(error)
     except Exception:  # noqa: BLE001 - pickling runs whatever code the error's class brings along
         return False

@@ -19,7 +19,6 @@ from pipeline.banks.copy import export
 from pipeline.banks.reader import LatentBank
 from pipeline.banks.writer import BankWriter
 from pipeline.cli.main import main
-from pipeline.stages.reconstruct import psnr
 from pipeline.storage.identity import image_hash
 
 N = 3
@@ -140,10 +139,3 @@ def test_reinvert_finds_other_numbers(made, tmp_path):
     run("bank", "verify", tmp_path, "--reinvert", 9, fails="--pictures")
     text = run("bank", "verify", tmp_path, "--reinvert", 9, *shared[:2], "--pictures", made / "style")
     assert f"{N} of the sample are not among the pictures" in text
-
-
-def test_psnr():
-    black = np.zeros((4, 4, 3), np.uint8)
-    assert psnr(black, black) == float("inf")
-    assert psnr(black, black + 255) == 0
-    assert psnr(black, black + 1) == pytest.approx(48.13, abs=0.01)
