@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.results.pictures import recipe_slug
 from pipeline.shards.store import ShardStore, open_shards
+from pipeline.storage.identity import source_parts
 from pipeline.storage.place import Place
 
 #: The columns of the manifest that are read; of a million rows the others would be a gigabyte.
@@ -51,8 +52,8 @@ def contact_sheets(output: Place, manifest: pa.Table, shards: Sequence[Place]) -
 
 def read_picture(output: Place, picture: str) -> np.ndarray:
     """A result as uint8 (H, W, 3), by the manifest's column ``picture``: a file, or ``TAR#MEMBER``."""
-    path, hash_sign, member = picture.partition("#")
-    if not hash_sign:
+    path, member = source_parts(picture)
+    if member is None:
         data = (output / path).read_bytes()
     else:
         import tarfile

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.jobfile.schema import Pictures
-from pipeline.storage.identity import digest
+from pipeline.storage.identity import digest, source_text
 from pipeline.storage.place import Place
 from pipeline.storage.png import png
 
@@ -57,7 +57,7 @@ def write_pictures(
         shard = output / "pictures" / f"{part}.tar"
         with shard.writer() as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for picture in pictures:
-                row = _described(picture, f"{shard.relative_to(output)}#{picture.name}.{extension}", spec)
+                row = _described(picture, source_text(shard.relative_to(output), f"{picture.name}.{extension}"), spec)
                 _add(tar, f"{picture.name}.{extension}", picture.data)
                 said = {
                     name: value
@@ -71,7 +71,7 @@ def write_pictures(
     for picture in pictures:
         place = folder / f"{picture.name}.{extension}"
         place.write_bytes(picture.data)
-        rows.append(_described(picture, place.relative_to(output), spec))
+        rows.append(_described(picture, source_text(place.relative_to(output)), spec))
     return rows
 
 

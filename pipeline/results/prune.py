@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
+from pipeline.storage.identity import source_parts
 from pipeline.storage.layout import PLAN
 from pipeline.storage.place import Place
 
@@ -46,7 +47,7 @@ def find_leavings(manifest: Manifest, wanted: set[str]) -> Leavings:
     for part in manifest.store.parts():
         rows = manifest.store.part_rows(part, MANIFEST_SCHEMA).select(["pair", "picture"])
         keep = pc.is_in(rows["pair"], ids)
-        files = {picture.partition("#")[0] for picture in rows["picture"].filter(keep).to_pylist() if picture}
+        files = {source_parts(picture)[0] for picture in rows["picture"].filter(keep).to_pylist() if picture}
         named |= files
         n = pc.sum(pc.invert(keep)).as_py() or 0
         if n:
@@ -72,7 +73,7 @@ def drop_leavings(manifest: Manifest, leavings: Leavings, wanted: set[str]) -> N
     for tar in leavings.tars:
         part = tar.rpartition("/")[2].removesuffix(".tar")
         pictures = store.part_rows(part, MANIFEST_SCHEMA)["picture"].to_pylist()
-        _keep_members(output / tar, [picture.partition("#")[2] for picture in pictures])
+        _keep_members(output / tar, [source_parts(picture)[1] or "" for picture in pictures])
     (output / _UNDER_WAY).delete()
 
 

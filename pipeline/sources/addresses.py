@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import functools
 import itertools
+import os
 import posixpath
 import re
 import stat as stat_module
@@ -141,6 +143,42 @@ def files(addresses: Sequence[str], base: str | Path | None, suffixes: tuple[str
                 raise SourceError(f"{place}: no {kind} files ({', '.join(suffixes)}) in this folder")
             found |= {entry.place: entry for entry in entries if entry.place not in found}
     return list(found.values())
+
+
+def within(root: Place, place: Place) -> bool:
+    """Whether a file lies below a folder once links are followed, so that reading it stays inside a data set.
+
+    Lists, tables and links of strangers may name any file of this machine, or any store that it has rights for. A
+    source that reads what they name asks this first, unless its spec says ``allow_outside: true``, and rejects the
+    item with :func:`outside`. A file that does not exist is judged by its name.
+
+    Args:
+        root: the folder of the list, of the table, or of the data set.
+        place: the file that the data names, as :func:`beside` resolves it.
+
+    Returns:
+        False too for a name that no file can have (it holds a NUL).
+    """
+    if "\0" in place.path or place.scheme != root.scheme:
+        return False
+    if not root.is_local:
+        return f"{place.path}/".startswith(f"{root.path.rstrip('/')}/")
+    base = _real_folder(root.path).rstrip("/") + "/"
+    folder, _, name = place.path.rpartition("/")
+    real = posixpath.join(_real_folder(folder or "/"), name)
+    if os.path.islink(real):  # noqa: PTH114 - a million times
+        real = os.path.realpath(real, strict=False)
+    return real.startswith(base)
+
+
+@functools.lru_cache(maxsize=4096)
+def _real_folder(path: str) -> str:
+    return os.path.realpath(path)
+
+
+def outside(root: Place) -> str:
+    """The reason for a reject of what :func:`within` refuses, with the cure."""
+    return f"lies outside {root}; move it there, or say allow_outside: true in the source if you trust what names it"
 
 
 def beside(folder: Place, name: str) -> Place:

@@ -20,6 +20,7 @@ from pipeline.sources.base import (
     failed,
     is_picture,
 )
+from pipeline.storage.identity import source_text
 from pipeline.storage.place import Place
 
 _SIDE_CARS = (".json", ".txt")
@@ -100,7 +101,7 @@ class FolderSource(Source):
                 side_cars = tuple(suffix for suffix in _SIDE_CARS if stem + suffix in versions)
                 place = folder / name
                 at = FileAt(place, side_cars, label)
-                yield Item(plain_text(str(place)), versions[name] or MISSING, plain_text(name), at)
+                yield Item(source_text(plain_text(str(place))), versions[name] or MISSING, plain_text(name), at)
             stems = {name.rpartition(".")[0] for name in pictures}
             used = sum(name.endswith(_SIDE_CARS) and name.rpartition(".")[0] in stems for name in versions)
             if len(versions) > len(pictures) + used:

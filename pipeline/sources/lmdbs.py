@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.sources.addresses import resolve, stat, version_of
 from pipeline.sources.attributes import plain_text
 from pipeline.sources.base import Cut, Item, RawPicture, Source, SourceError, failed, one_line
+from pipeline.storage.identity import source_text
 from pipeline.storage.place import Place
 
 
@@ -66,7 +67,7 @@ def _item(database: Place, version: str, key: bytes) -> Item:
         name = key.decode("ascii")
     except UnicodeDecodeError:
         name = key.hex()
-    return Item(f"{plain_text(str(database))}#{name}", version, name, EntryAt(database, key))
+    return Item(source_text(plain_text(str(database)), name), version, name, EntryAt(database, key))
 
 
 def _keys(database: Place, after: bytes | None, count: int) -> list[bytes]:

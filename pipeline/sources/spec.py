@@ -46,6 +46,9 @@ class SourceSpec(BaseModel):
     )
     label_column: str | None = Field(default=None, description="the column or side-car field that is the label")
     caption_column: str | None = Field(default=None, description="the column or side-car field that is the caption")
+    allow_outside: bool = Field(
+        default=False, description="also read files that the data names outside of its own folder; see docs/job-file.md"
+    )
     limit: int | None = Field(
         default=None, ge=1, description="only the first so many pictures, in the data set's order"
     )

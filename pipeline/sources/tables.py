@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.sources.addresses import Unreadable, beside, files, reaching, read_file, version_of
 from pipeline.sources.attributes import Naming, plain_text
 from pipeline.sources.base import Cut, Item, RawPicture, Source, SourceError, failed, one_line
+from pipeline.storage.identity import source_text
 from pipeline.storage.place import Entry, Place
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "bytes", "data", "content")
@@ -149,7 +150,7 @@ class ParquetSource(Source):
 def _item(entry: Entry, group: int, before: int, row: int) -> Item:
     number = before + row
     stem = entry.place.name.rpartition(".")[0]
-    source = f"{plain_text(str(entry.place))}#{number}"
+    source = source_text(plain_text(str(entry.place)), str(number))
     name = plain_text(f"{stem}-{number}")
     return Item(source, version_of(entry.size, entry.mtime_ns), name, RowAt(entry.place, group, row))
 

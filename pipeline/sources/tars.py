@@ -33,6 +33,7 @@ from pipeline.sources.base import (
     is_picture,
     one_line,
 )
+from pipeline.storage.identity import source_parts, source_text
 from pipeline.storage.place import Entry, Place
 
 _SIDE_CARS = ("json", "txt", "cls")
@@ -140,7 +141,7 @@ class TarSource(Source):
         self._tars = files(addresses, base, (".tar",), "tar")
 
     def _cuts(self, known: Mapping[str, str], size: int) -> Iterator[Cut]:
-        counts = Counter((source.partition("#")[0], version) for source, version in known.items())
+        counts = Counter((source_parts(source)[0], version) for source, version in known.items())
         finished = {
             (source, version): pictures
             for (source, version), pictures in counts.items()
@@ -166,7 +167,7 @@ class TarSource(Source):
             folder, slash, name = member.name.rpartition("/")
             key, _, extension = name.partition(".")
             samples.setdefault(folder + slash + key, []).append((extension.lower(), member))
-        source = plain_text(str(entry.place))
+        tar = plain_text(str(entry.place))
         found: dict[str, tuple[Member, Any]] = {}
         for members in samples.values():
             plain = [member for extension, member in members if extension in PICTURE_SUFFIXES]
@@ -174,7 +175,7 @@ class TarSource(Source):
             pictures = plain or [member for _, member in members if is_picture(member.name)]
             siblings = tuple((extension, member) for extension, member in members if extension in _SIDE_CARS)
             for picture in pictures:
-                name = f"{source}#{plain_text(picture.name)}"
+                name = source_text(tar, plain_text(picture.name))
                 while name in found:
                     name += " (again)"
                 at: Any = MemberAt(entry.place, picture, siblings)
@@ -188,7 +189,7 @@ class TarSource(Source):
                 self.notes["members that are not pictures"] += others
         if walked.broken:
             rest = Member(f"(after {len(walked.members)} members)", 0, 0)
-            found[f"{source}#{rest.name}"] = (rest, Broken(walked.broken))
+            found[source_text(tar, rest.name)] = (rest, Broken(walked.broken))
         version = f"{version_of(entry.size, entry.mtime_ns)}-{len(found)}"
         return [
             Item(name, version, plain_text(picture.name.rpartition("/")[2]), at)

@@ -13,14 +13,14 @@ from pipeline.banks.description import BankDescription, BankError, Latents, stor
 from pipeline.banks.writer import BankWriter
 from pipeline.models.session import LoadedModel
 from pipeline.stages.walk import Walk
-from pipeline.storage.identity import digest, image_hash, picture_key
+from pipeline.storage.identity import digest, image_hash, picture_key, source_text
 from pipeline.storage.place import Place
 from pipeline.workers.unit import halves
 
 
 def sample_source(seed: int, number: int) -> str:
     """The ``source`` of a sampled picture."""
-    return f"sample:{seed}#{number:06d}"
+    return source_text(f"sample:{seed}", f"{number:06d}")
 
 
 @dataclass(frozen=True)

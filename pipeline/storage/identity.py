@@ -55,9 +55,26 @@ def picture_key(name: str, image: str) -> str:
     return f"{slug or 'picture'}-{image[:KEY_DIGITS]}"
 
 
+def source_text(file: str, member: str | None = None) -> str:
+    """A picture's ``source`` as tables hold it: ``FILE``, or ``FILE#MEMBER`` for one inside a file.
+
+    A ``#`` in the file's own name is written ``%23``, a ``%23`` or ``%25`` in it ``%2523`` or ``%2525``: so the first
+    ``#`` always ends the file. :func:`source_parts` reads it back.
+    """
+    escaped = re.sub("%(?=23|25)|#", lambda sign: "%25" if sign[0] == "%" else "%23", file)
+    return escaped if member is None else f"{escaped}#{member}"
+
+
+def source_parts(source: str) -> tuple[str, str | None]:
+    """(file, member) of a ``source``; the member is None for a picture that is a file of its own."""
+    file, joint, member = source.partition("#")
+    return re.sub("%(23|25)", lambda code: "#" if code[1] == "23" else "%", file), member if joint else None
+
+
 def source_name(source: str) -> str:
     """A picture's name without its folders, or without its archive: ``a/b.png`` and ``a.tar#b.png`` are ``b.png``."""
-    return source.replace("#", "/").rpartition("/")[2]
+    file, member = source_parts(source)
+    return (file if member is None else member).rpartition("/")[2]
 
 
 def source_stem(source: str) -> str:
