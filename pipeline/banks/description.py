@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -178,10 +177,6 @@ def index_rows(rows: Iterable[Mapping[str, Any]] | pa.Table) -> pa.Table:
     if isinstance(rows, pa.Table):
         rows = rows.to_pylist()
     return pa.Table.from_pylist([{name: row.get(name) for name in INDEX_SCHEMA.names} for row in rows], INDEX_SCHEMA)
-
-
-def now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)
 
 
 def stored_tensors(item: Latents, description: BankDescription) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -17,12 +17,11 @@ from pipeline.banks.description import (
     BankError,
     Latents,
     index_rows,
-    now,
 )
 from pipeline.banks.index import read_index, write_snapshot
 from pipeline.banks.payload import PAYLOADS
 from pipeline.storage.identity import digest
-from pipeline.storage.parts import PartStore
+from pipeline.storage.parts import PartStore, now
 from pipeline.storage.place import Place
 
 

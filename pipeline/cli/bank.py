@@ -238,6 +238,7 @@ def holding(address: str, made: bool = False) -> OutputLock:
 
     Unless it is to be ``made``, the bank must be there: a lock would leave a folder behind where the name is misspelt.
     """
+    from pipeline.storage.layout import OutputLayout
     from pipeline.storage.lock import OutputLock
     from pipeline.storage.parts import PartStore
     from pipeline.storage.place import Place
@@ -245,7 +246,8 @@ def holding(address: str, made: bool = False) -> OutputLock:
     place = Place.parse(address)
     if not made:
         PartStore(place).description()
-    return OutputLock(place.parent.parent if place.parent.name == "banks" else place)
+    layout = OutputLayout.around_bank(place)
+    return OutputLock(place if layout is None else layout.root)
 
 
 def _say(line: str) -> None:

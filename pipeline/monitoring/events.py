@@ -18,11 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Place
 
 log = logging.getLogger(__name__)
 
-FOLDER = "events"
 SUFFIX = ".jsonl"
 
 
@@ -34,7 +34,7 @@ class EventLog:
     """
 
     def __init__(self, folder: Place, run_id: str) -> None:
-        self.place = folder / FOLDER / f"{run_id}{SUFFIX}"
+        self.place = OutputLayout(folder).events / f"{run_id}{SUFFIX}"
         self._lock = threading.Lock()
         self._closed = False
         self._warned = False
@@ -142,7 +142,7 @@ def read_events(folder: Place, run_id: str | None = None) -> Iterator[dict[str, 
     A last line that is still being written is left out. A line that is no event (a run was killed while writing it)
     comes as ``{"event": "unreadable_line", "text": ...}``.
     """
-    for entry in (folder / FOLDER).list(SUFFIX):
+    for entry in OutputLayout(folder).events.list(SUFFIX):
         run = entry.place.name.removesuffix(SUFFIX)
         if run_id not in (None, run):
             continue

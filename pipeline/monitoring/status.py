@@ -14,12 +14,12 @@ import pyarrow.compute as pc
 
 from diffstyle.errors import DiffStyleError
 from pipeline.banks.reader import LatentBank
-from pipeline.monitoring.events import FOLDER, read_events
+from pipeline.monitoring.events import read_events
 from pipeline.monitoring.progress import duration
 from pipeline.monitoring.summary import Utilization
 from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
 from pipeline.shards.store import open_shards
-from pipeline.storage.layout import PLAN
+from pipeline.storage.layout import SIDES, OutputLayout
 from pipeline.storage.lock import Holder, holder_of
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
@@ -50,7 +50,7 @@ def write_plan(
         "at": time.time(),
     }
     log("pairs_planned", **plan)
-    (output / PLAN).write_bytes(json.dumps(plan, indent=2).encode() + b"\n")
+    OutputLayout(output).plan.write_bytes(json.dumps(plan, indent=2).encode() + b"\n")
 
 
 @dataclass
@@ -115,7 +115,7 @@ class Status:
 
 def read_status(output: Place) -> Status:
     """The status of the run in ``output``. Changes nothing; raises NoRunError where no job was run."""
-    if not (output / "job.yaml").is_file():
+    if not OutputLayout(output).job.is_file():
         raise NoRunError(f"{output}: no job was run here (there is no job.yaml); give a job's output folder")
     status = Status(output, holder_of(output))
     status.sides = _sides(output)
@@ -135,16 +135,17 @@ def read_status(output: Place) -> Status:
 
 def _plan(output: Place) -> dict[str, Any] | None:
     try:
-        return json.loads((output / PLAN).read_bytes())
+        return json.loads(OutputLayout(output).plan.read_bytes())
     except FileNotFoundError:
         return None
 
 
 def _sides(output: Place) -> list[str]:
     lines = []
-    for name in ("content", "style", "both"):
+    layout = OutputLayout(output)
+    for name in SIDES:
         parts = []
-        shards, bank = output / "shards" / name, output / "banks" / name
+        shards, bank = layout.shards(name), layout.bank(name)
         if PartStore(shards).exists():
             store = open_shards(shards)
             rejected = len(store.rejects())
@@ -177,7 +178,7 @@ def _errors(manifest: Manifest) -> list[tuple[str, int]]:
 
 def _from_events(status: Status) -> None:
     """What only the event log of the last run says: how busy the model was, how it ended."""
-    logs = [entry.place.name.removesuffix(".jsonl") for entry in (status.output / FOLDER).list(".jsonl")]
+    logs = [entry.place.name.removesuffix(".jsonl") for entry in OutputLayout(status.output).events.list(".jsonl")]
     if not logs:
         return
     busy, ended = Utilization(), ""

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Place
 
 
@@ -83,10 +84,11 @@ def summary_lines(counts: RunCounts, output: Place, stages: Sequence[str], sheet
         busy = counts.busy["inject"].share if "inject" in counts.busy else None
         if busy is not None:
             lines.append(f"the model was busy for {100 * busy:.1f} % of its workers' time")
-        lines.append(f"pictures: {output / 'pictures'}   manifest: {output / 'manifest'}")
+        layout = OutputLayout(output)
+        lines.append(f"pictures: {layout.pictures}   manifest: {layout.manifest}")
         lines += [f"contact sheet: {sheet}" for sheet in sheets]
     if counts.rejected:
-        lines.append(f"{counts.rejected} pictures can't be read: {output / 'shards'}/*/rejects/ says why")
+        lines.append(f"{counts.rejected} pictures can't be read: {OutputLayout(output).shards('*')}/rejects/ says why")
     if counts.not_inverted:
         lines.append(f"{counts.not_inverted} pictures could not be inverted: `diffstyle bank info` says why")
     if counts.pairs_failed:

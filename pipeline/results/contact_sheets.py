@@ -14,6 +14,8 @@ from PIL import Image
 from pipeline.results.pictures import recipe_slug
 from pipeline.shards.store import ShardStore, open_shards
 from pipeline.storage.identity import source_parts
+from pipeline.storage.layout import OutputLayout
+from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 
 #: The columns of the manifest that are read; of a million rows the others would be a gigabyte.
@@ -36,12 +38,12 @@ def contact_sheets(output: Place, manifest: pa.Table, shards: Sequence[Place]) -
     written: list[Place] = []
     rows = manifest.filter(pc.equal(manifest["status"], "ok"))
     settings = sorted(pc.unique(rows["settings"]).to_pylist())
-    stores = [open_shards(place) for place in shards if (place / "description.json").exists()]
+    stores = [open_shards(place) for place in shards if PartStore(place).exists()]
     for identifier in settings[:MAX_SHEETS]:
         some = rows.filter(pc.equal(rows["settings"], identifier))
         gamma, schedule = some["gamma"][0].as_py(), some["gamma_schedule"][0].as_py()
         slug = recipe_slug(gamma if gamma is not None else next(iter(json.loads(schedule))), identifier)
-        place = output / "contact-sheets" / f"{slug}.png"
+        place = OutputLayout(output).contact_sheets / f"{slug}.png"
         sheet = _sheet(output, some, stores)
         stream = io.BytesIO()
         sheet.save(stream, "PNG")

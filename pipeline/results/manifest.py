@@ -6,7 +6,6 @@ Parquet file. ``pandas.read_parquet(OUT/manifest)`` reads it all.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.storage.identity import digest
+from pipeline.storage.layout import OutputLayout
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 
@@ -73,7 +73,9 @@ class Manifest:
 
     def __init__(self, output: Place) -> None:
         self.output = output
-        self.store = PartStore(output, data="pictures", index="manifest", description="output.json")
+        self.store = PartStore(
+            output, OutputLayout.PICTURES, OutputLayout.MANIFEST, description=OutputLayout.DESCRIPTION
+        )
 
     def open(self) -> None:
         """Make the output a results folder, or check that it is one."""
@@ -150,10 +152,6 @@ def manifest_rows(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(
         [{name: row.get(name) for name in MANIFEST_SCHEMA.names} for row in rows], MANIFEST_SCHEMA
     )
-
-
-def now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)
 
 
 def _first_of_each(table: pa.Table) -> pa.Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,10 @@ from PIL import Image
 
 from pipeline.jobfile.schema import Pictures
 from pipeline.storage.identity import digest, source_text
+from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Place
 from pipeline.storage.png import png
+from pipeline.storage.tar import TarWriter
 
 EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 
@@ -54,20 +55,22 @@ def write_pictures(
     extension = EXTENSIONS[spec.format]
     rows = []
     if spec.to == "webdataset":
-        shard = output / "pictures" / f"{part}.tar"
-        with shard.writer() as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        shard = OutputLayout(output).pictures / f"{part}.tar"
+        with shard.writer() as stream:
+            tar = TarWriter(stream)
             for picture in pictures:
                 row = _described(picture, source_text(shard.relative_to(output), f"{picture.name}.{extension}"), spec)
-                _add(tar, f"{picture.name}.{extension}", picture.data)
+                tar.add(f"{picture.name}.{extension}", picture.data)
                 said = {
                     name: value
                     for name, value in row.items()
                     if value is not None and name not in ("seconds", "created")
                 }
-                _add(tar, f"{picture.name}.json", json.dumps(said, sort_keys=True, ensure_ascii=False).encode())
+                tar.add(f"{picture.name}.json", json.dumps(said, sort_keys=True, ensure_ascii=False).encode())
                 rows.append(row)
+            tar.end()
         return rows
-    folder = output / "pictures" / slug
+    folder = OutputLayout(output).pictures / slug
     for picture in pictures:
         place = folder / f"{picture.name}.{extension}"
         place.write_bytes(picture.data)
@@ -83,12 +86,6 @@ def _described(picture: Encoded, where: str, spec: Pictures) -> dict[str, Any]:
         "picture_bytes": len(picture.data),
         "format": spec.format,
     }
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)  # time, owner and mode as TarInfo has them: the same for everyone
-    info.size = len(data)
-    tar.addfile(info, io.BytesIO(data))
 
 
 def recipe_slug(gamma: float | str, identifier: str) -> str:

@@ -16,11 +16,9 @@ import pyarrow.compute as pc
 
 from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
 from pipeline.storage.identity import source_parts
-from pipeline.storage.layout import PLAN
+from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Place
-
-# Names the tars that a prune is about to rewrite; there only while one is under way, or after it was killed.
-_UNDER_WAY = "prune-under-way.json"
+from pipeline.storage.tar import TarWriter
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,9 @@ def drop_leavings(manifest: Manifest, leavings: Leavings, wanted: set[str]) -> N
     """Drop them. Call it while holding the output's lock; killed at any moment, the next prune goes on."""
     output, store = manifest.output, manifest.store
     ids = pa.array(wanted, pa.string())
-    (output / PLAN).delete()  # its counts are of the manifest as it was
+    OutputLayout(output).plan.delete()  # its counts are of the manifest as it was
     if leavings.tars:
-        (output / _UNDER_WAY).write_bytes(json.dumps(leavings.tars).encode())
+        OutputLayout(output).pruning.write_bytes(json.dumps(leavings.tars).encode())
     for part in leavings.parts:
         rows = store.part_rows(part, MANIFEST_SCHEMA)
         manifest.replace(part, rows, rows.filter(pc.is_in(rows["pair"], ids)))
@@ -74,12 +72,12 @@ def drop_leavings(manifest: Manifest, leavings: Leavings, wanted: set[str]) -> N
         part = tar.rpartition("/")[2].removesuffix(".tar")
         pictures = store.part_rows(part, MANIFEST_SCHEMA)["picture"].to_pylist()
         _keep_members(output / tar, [source_parts(picture)[1] or "" for picture in pictures])
-    (output / _UNDER_WAY).delete()
+    OutputLayout(output).pruning.delete()
 
 
 def _read(output: Place) -> list[str]:
     try:
-        return json.loads((output / _UNDER_WAY).read_bytes())
+        return json.loads(OutputLayout(output).pruning.read_bytes())
     except FileNotFoundError:
         return []
 
@@ -91,8 +89,11 @@ def _keep_members(place: Place, pictures: Sequence[str]) -> None:
         place.open() as stream,
         tarfile.open(fileobj=stream) as old,
         place.writer() as out,
-        tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as new,
     ):
+        new = TarWriter(out)
         for member in old:
             if member.name.partition(".")[0] in samples:
-                new.addfile(member, old.extractfile(member))
+                content = old.extractfile(member)
+                assert content is not None  # the tars of results hold plain files alone
+                new.add(member.name, content.read())
+        new.end()

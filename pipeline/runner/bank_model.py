@@ -22,7 +22,8 @@ from pipeline.shards.store import ShardStore, open_shards
 from pipeline.sources import open_source
 from pipeline.stages.shard import shard_stage
 from pipeline.stages.walk import Walk
-from pipeline.storage.parts import differences
+from pipeline.storage.layout import OutputLayout
+from pipeline.storage.parts import PartStore, differences
 from pipeline.storage.place import Place
 from pipeline.workers.ray_pool import Pool
 
@@ -95,9 +96,10 @@ def find_model(
 def _job_of(bank: Place, job: str | None) -> Job | None:
     if job is not None:
         return load_job(job)
-    if bank.parent.name != "banks":
+    layout = OutputLayout.around_bank(bank)
+    if layout is None:
         return None
-    left = bank.parent.parent / "job.yaml"
+    left = layout.job
     return load_job(Path(left.path)) if left.is_local and left.is_file() else None
 
 
@@ -111,7 +113,7 @@ def find_pictures(bank: LatentBank, pictures: str | None, scratch: Path) -> tupl
     root = _beside(bank.place) if pictures is None else Place.parse(pictures)
     if root is None:
         return None, {}
-    if not (root / "description.json").is_file():
+    if not PartStore(root).exists():
         place = Place.parse(scratch)
         shard_stage(open_source(str(pictures)), place, bank.description.image_size)
         root = place
@@ -121,10 +123,11 @@ def find_pictures(bank: LatentBank, pictures: str | None, scratch: Path) -> tupl
 
 
 def _beside(bank: Place) -> Place | None:
-    if bank.parent.name != "banks":
+    layout = OutputLayout.around_bank(bank)
+    if layout is None:
         return None
-    shards = bank.parent.parent / "shards" / bank.name
-    return shards if (shards / "description.json").is_file() else None
+    shards = layout.shards(bank.name)
+    return shards if PartStore(shards).exists() else None
 
 
 def _check_preparation(bank: LatentBank, store: ShardStore) -> None:

@@ -13,14 +13,13 @@ from pipeline.jobfile.schema import Compute, Job
 from pipeline.models.accelerate import compiles
 from pipeline.models.batch_size import batch_for
 from pipeline.models.session import Device, ModelFacts, ModelLoader, resolve_device
+from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Place
 from pipeline.workers.ray_cluster import plan_workers, start_ray
 from pipeline.workers.ray_pool import Pool
 from pipeline.workers.unit import Outcome, Resources
 
 log = logging.getLogger(__name__)
-
-BATCHES = "batches.json"  # in the output: the batch of each kind of workers that measured one
 
 
 class GuardedPool(Pool):
@@ -84,7 +83,7 @@ def model_pool(
 
 def _batch_of_output(job: Job, device: str, resources: Resources, on_event: Callable[..., None]) -> int:
     """The batch that the output's results were made with, so that the rest gets the same bytes; else as measured."""
-    place = Place.parse(job.output) / BATCHES
+    place = OutputLayout(Place.parse(job.output)).batches
     kind = f"{job.model} on {device} in {job.compute.precision}"
     kept: dict[str, int] = {}
     try:

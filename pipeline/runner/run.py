@@ -47,6 +47,7 @@ from pipeline.stages.pairs import entries, wanted_pairs
 from pipeline.stages.shard import WriteBlock, on_pool, shard_stage
 from pipeline.stages.tiles import Sizer, most_pairs
 from pipeline.storage.errors import Stopped, fatal
+from pipeline.storage.layout import OutputLayout
 from pipeline.storage.lock import OutputLock
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
@@ -100,7 +101,7 @@ class Run:
         run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
         self._log = self._stack.enter_context(EventLog(self.output, run_id)).log
         self._log("run_started", diffstyle=diffstyle.__version__, host=platform.node(), job=self.job.to_yaml())
-        (self.output / "job.yaml").write_bytes(self.job.to_yaml().encode())
+        OutputLayout(self.output).job.write_bytes(self.job.to_yaml().encode())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:

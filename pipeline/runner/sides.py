@@ -11,6 +11,7 @@ from pipeline.models.session import ModelFacts
 from pipeline.shards.decode import preparation
 from pipeline.stages.recipe import needed_h
 from pipeline.stages.walk import Walk
+from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Place
 
 
@@ -25,11 +26,13 @@ class Side:
 
     @property
     def shards(self) -> Place:
-        return self.output / "shards" / self.name
+        return OutputLayout(self.output).shards(self.name)
 
     @property
     def bank(self) -> Place:
-        return Place.parse(self.spec.bank) if isinstance(self.spec, BankSpec) else self.output / "banks" / self.name
+        if isinstance(self.spec, BankSpec):
+            return Place.parse(self.spec.bank)
+        return OutputLayout(self.output).bank(self.name)
 
     @property
     def needs_shards(self) -> bool:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import tarfile
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +18,7 @@ from pipeline.storage.identity import KEY_DIGITS, digest, image_hash, picture_ke
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 from pipeline.storage.png import png
+from pipeline.storage.tar import TarWriter
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -55,7 +55,7 @@ def write_block(
     colour = prepared["background"].lstrip("#")
     background = (int(colour[:2], 16), int(colour[2:4], 16), int(colour[4:], 16))
     with contextlib.ExitStack() as stack:
-        tar: _Tar | None = None
+        tar: TarWriter | None = None
         for picture in block.pictures():
             try:
                 if picture.data is None:
@@ -72,7 +72,7 @@ def write_block(
                 row["key"] = f"{row['key']}{row['image'][KEY_DIGITS:]}"  # the key's digits were not enough
                 same_name = written.get(row["key"])
             if same_name is None:
-                tar = tar or _Tar(stack.enter_context(place.writer()))
+                tar = tar or TarWriter(stack.enter_context(place.writer()))
                 offset, size = tar.add(f"{row['key']}.png", png(decoded.pixels))
                 tar.add(f"{row['key']}.json", _described(row))
                 row |= {"data": block.name, "offset": offset, "size": size}
@@ -112,26 +112,3 @@ def read_png(data: bytes, row: Mapping[str, Any]) -> np.ndarray:
     if "image" in row and image_hash(pixels) != row["image"]:
         raise ValueError(f"{row.get('key')} is not the picture that the index says")
     return pixels
-
-
-class _Tar:
-    """A tar whose bytes depend on its members alone: no time, no owner, plain USTAR headers."""
-
-    def __init__(self, stream: BinaryIO):
-        self._stream = stream
-        self._position = 0
-
-    def add(self, name: str, data: bytes) -> tuple[int, int]:
-        """Append a member; returns the offset and size of its bytes."""
-        info = tarfile.TarInfo(name)
-        info.size, info.mtime, info.mode = len(data), 0, 0o644
-        header = info.tobuf(tarfile.USTAR_FORMAT)
-        offset = self._position + len(header)
-        padding = bytes(-len(data) % tarfile.BLOCKSIZE)
-        for piece in (header, data, padding):
-            self._stream.write(piece)
-        self._position = offset + len(data) + len(padding)
-        return offset, len(data)
-
-    def end(self) -> None:
-        self._stream.write(bytes(2 * tarfile.BLOCKSIZE))

@@ -13,10 +13,11 @@ import pyarrow as pa
 from pipeline.banks.reader import cached_bank
 from pipeline.jobfile.schema import Pictures
 from pipeline.models.session import LoadedModel
-from pipeline.results.manifest import manifest_rows, now, side_columns
+from pipeline.results.manifest import manifest_rows, side_columns
 from pipeline.results.pictures import Encoded, encode, write_pictures
 from pipeline.stages.recipe import Recipe
 from pipeline.storage.identity import digest, pair_seed
+from pipeline.storage.parts import now
 from pipeline.storage.place import Place
 from pipeline.workers.unit import halves
 

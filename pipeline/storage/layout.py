@@ -1,5 +1,79 @@
-"""The names of the files and folders of an output."""
+"""Where everything lies in an output folder. ARCHITECTURE.md draws it."""
 
 from __future__ import annotations
 
-PLAN = "plan.json"
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pipeline.storage.place import Place
+
+#: The names of a job's sides; a job whose contents are its styles has the one side ``both``.
+SIDES: Sequence[str] = ("content", "style", "both")
+
+
+@dataclass(frozen=True)
+class OutputLayout:
+    """The files and folders of the output at ``root``; nothing here looks whether they are there."""
+
+    root: Place
+
+    PICTURES: ClassVar[str] = "pictures"
+    MANIFEST: ClassVar[str] = "manifest"
+    DESCRIPTION: ClassVar[str] = "output.json"
+    _BANKS: ClassVar[str] = "banks"
+
+    @classmethod
+    def around_bank(cls, bank: Place) -> OutputLayout | None:
+        """The layout of the output that a bank lies in; None for a bank that stands alone."""
+        return cls(bank.parent.parent) if bank.parent.name == cls._BANKS else None
+
+    # ---- a run's own files ----
+    @property
+    def job(self) -> Place:
+        """The job as it was last run, resolved."""
+        return self.root / "job.yaml"
+
+    @property
+    def plan(self) -> Place:
+        """How many pairs the run wants, and what was there when it began."""
+        return self.root / "plan.json"
+
+    @property
+    def batches(self) -> Place:
+        """The batch size of each kind of workers that measured one."""
+        return self.root / "batches.json"
+
+    @property
+    def pruning(self) -> Place:
+        """The tars that a prune is about to rewrite; there only while one is under way, or after it was killed."""
+        return self.root / "prune-under-way.json"
+
+    @property
+    def events(self) -> Place:
+        """The folder of event logs."""
+        return self.root / "events"
+
+    # ---- what a run makes ----
+    @property
+    def pictures(self) -> Place:
+        """The folder of results."""
+        return self.root / self.PICTURES
+
+    @property
+    def manifest(self) -> Place:
+        """The folder of the manifest's parts."""
+        return self.root / self.MANIFEST
+
+    @property
+    def contact_sheets(self) -> Place:
+        """The folder of contact sheets, one for each point of the sweep."""
+        return self.root / "contact-sheets"
+
+    def shards(self, side: str) -> Place:
+        """The shard store of a side."""
+        return self.root / "shards" / side
+
+    def bank(self, side: str) -> Place:
+        """The latent bank of a side."""
+        return self.root / self._BANKS / side

@@ -13,6 +13,7 @@ again under the same name or removed by :meth:`PartStore.remove_uncommitted`.
 
 from __future__ import annotations
 
+import datetime
 import json
 from typing import Any
 
@@ -121,6 +122,11 @@ class PartStore:
         self.data_folder.remove_unfinished(recursive=True)
         self.index_folder.remove_unfinished()
         return removed
+
+
+def now() -> datetime.datetime:
+    """The time, in UTC, for a row's column ``created``."""
+    return datetime.datetime.now(datetime.UTC)
 
 
 def differences(there: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest, manifest_rows, now
-from pipeline.storage.parts import DescriptionError
+from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest, manifest_rows
+from pipeline.storage.parts import DescriptionError, now
 from pipeline.storage.place import Place
 
 

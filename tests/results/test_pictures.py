@@ -94,3 +94,12 @@ def test_tars_are_the_same_bytes_for_everyone(tmp_path, pixels):
     assert one == other
     with tarfile.open(fileobj=io.BytesIO(one)) as tar:
         assert {(member.mtime, member.uid, member.uname) for member in tar} == {(0, 0, "")}
+
+
+def test_pictures_with_long_names_go_into_a_tar(tmp_path, pixels):
+    """A key has up to 93 characters, and a pair two of them: more than a plain tar header takes."""
+    spec, name = Pictures(to="webdataset"), f"{'c' * 80}-{'0' * 12}__{'s' * 80}-{'1' * 12}"
+    (row,) = write_pictures(Place.parse(str(tmp_path)), spec, "gamma-1-ab", "tile-1", [encoded(name, pixels, spec)])
+    assert np.array_equal(read_picture(Place.parse(str(tmp_path)), row["picture"]), pixels)
+    (sample,) = wds.WebDataset(str(tmp_path / "pictures" / "tile-1.tar"), shardshuffle=False)
+    assert sample["__key__"] == name

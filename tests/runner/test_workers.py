@@ -41,7 +41,7 @@ def pool(tmp_path, monkeypatch, ray_session):
         Path(job.output).mkdir(exist_ok=True)
         return model_pool(job, FACTS, None, None, lambda name, **fields: events.append((name, fields)), lambda: None)
 
-    of.measured, of.events, of.kept = made, events, tmp_path / "out" / pools.BATCHES
+    of.measured, of.events, of.kept = made, events, tmp_path / "out" / "batches.json"
     return of
 
 
