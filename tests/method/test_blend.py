@@ -99,6 +99,10 @@ def test_gamma_schedules():
     assert linear == sorted(linear, reverse=True)
     cosine = GammaSchedule("cosine", (0.6, 0.0)).at(at)
     assert (cosine[0], cosine[-1]) == (0.6, pytest.approx(0))
+    # A third of the way down it is at (1 + cos 60 deg) / 2 of its fall, where a straight line is at 2/3.
+    assert GammaSchedule("cosine", (0.6, 0.0)).at((999, 799, 599, 399)) == pytest.approx([0.6, 0.45, 0.15, 0])
+    assert GammaSchedule("linear", (0.6, 0.0)).at((999, 799, 599, 399)) == pytest.approx([0.6, 0.4, 0.2, 0])
+    assert GammaSchedule("linear", (0.0, 1.0)).at((900, 800, 500)) == pytest.approx([0, 0.25, 1])  # along t, not n
     assert GammaSchedule("values", (0.1, 0.2, 0.3, 0.4)).at(at) == [0.1, 0.2, 0.3, 0.4]
     assert GammaSchedule("values", (0.0, 1.0)).at((999, 699, 399)) == pytest.approx([0, 0.5, 1])
     assert GammaSchedule("linear", (0.6, 0.0)).at(()) == []

@@ -112,14 +112,18 @@ def test_scenario_matches_the_reference(name, scenario, tolerance, golden, share
 
 
 @pytest.mark.parametrize(
-    ("precision", "floor"),
+    "precision",
     [
-        pytest.param("tf32", 40, marks=pytest.mark.cuda),
-        pytest.param("float16", 40, marks=pytest.mark.cuda),
-        ("bfloat16", 20),
+        pytest.param("tf32", marks=pytest.mark.cuda),
+        pytest.param("float16", marks=pytest.mark.cuda),
+        "bfloat16",
     ],
 )
-@pytest.mark.parametrize(("name", "scenario"), [("ddpm_a", "base"), ("adm_a", "base"), ("adm_a", "masked_calibrated")])
+# The floors lie 3 dB below what bfloat16 gave on a CPU; the other two keep more digits.
+@pytest.mark.parametrize(
+    ("name", "scenario", "floor"),
+    [("ddpm_a", "base", 39), ("adm_a", "base", 43), ("adm_a", "masked_calibrated", 50)],
+)
 def test_lower_precisions_stay_near_the_reference(name, scenario, precision, floor, golden, shared, device, capsys):
     """The whole method, inversion included, in a lower precision: mean PSNR in dB over the scenario's pairs."""
     if precision != "bfloat16" and device == "cpu":

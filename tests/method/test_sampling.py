@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from support import by_the_book
 
 from diffstyle.networks.architecture import DDPMArchitecture
 from diffstyle.networks.build import build_unet
@@ -95,8 +97,12 @@ def test_noise_belongs_to_the_pair(unet, latents):
         return inject(unet, x_T[order], h[order], kept, plan, 0.3, noise=noise)
 
     torch.testing.assert_close(run([0, 1, 2])[[2, 0, 1]], run([2, 0, 1]), rtol=0, atol=2e-5)
+    before = run([0, 1, 2])
+    torch.testing.assert_close(run([1]), before[1:2], rtol=0, atol=2e-5)  # alone as in company
     seeds[1] = 99
-    assert (run([1]) - run([0, 1, 2])[1:2]).abs().max() < 2e-5
+    after = run([0, 1, 2])
+    assert (after[1] - before[1]).abs().max() > 0.01  # another seed, another picture
+    torch.testing.assert_close(after[[0, 2]], before[[0, 2]], rtol=0, atol=2e-5)  # of this pair alone
     with pytest.raises(ValueError, match="draws noise"):
         inject(unet, x_T, h, kept, plan)
 
@@ -145,17 +151,18 @@ def test_wrong_shapes_and_missing_h_are_named(unet, latents):
 class Gaussian:
     """The exact network of pictures drawn from N(0, 1/4), whose trajectories are known; h shifts the mean it sees."""
 
-    h_shape = (1, 1, 1)
+    h_shape = (2, 1, 1)
 
     def encode(self, x, t):
         a = a_at(int(t[0]))
-        h = x.mean((1, 2, 3), keepdim=True)
+        h = torch.stack([1 + half.mean((1, 2, 3)) for half in x.split(4, dim=2)], 1)[..., None, None]
         return Encoded(h, (x, h), torch.tensor([a]))
 
     def decode(self, h, skips, emb):
         x, own = skips
         a = float(emb)
-        return (1 - a) ** 0.5 * (x + (own - h) * 0.2 * a**0.5) / (a / 4 + 1 - a)
+        shift = (own - h)[:, :1] + 0.5 * (own - h)[:, 1:]
+        return (1 - a) ** 0.5 * (x + shift * 0.2 * a**0.5) / (a / 4 + 1 - a)
 
 
 def spread_at(t):
@@ -176,10 +183,24 @@ def test_second_order_walks_are_far_nearer_to_the_exact_trajectory(up):
     assert errors[1] < errors[0] / 4
 
 
+class GaussianByTheBook:
+    """The same network for one picture in float64, for ``by_the_book``."""
+
+    def encode(self, x, t):
+        h = np.array([[[1 + x[:, :4].mean()]], [[1 + x[:, 4:].mean()]]])
+        return h, (x, h, by_the_book.ALPHA_BAR[t])
+
+    def decode(self, h, rest):
+        x, own, a = rest
+        shift = (own - h)[0] + 0.5 * (own - h)[1]
+        return (1 - a) ** 0.5 * (x + shift * 0.2 * a**0.5) / (a / 4 + 1 - a)
+
+
 @pytest.mark.parametrize("knobs", [{}, {"calibrate": True}, {"t_boost": 200}, {"dt_lambda": 0.998}])
 def test_a_short_second_order_plan_is_near_the_thousand_steps(knobs):
+    """The 1000 steps are walked by the plain transcription, so that the code is not compared with itself."""
     generator = torch.Generator().manual_seed(1)
-    x_T, h = torch.randn(2, 3, 8, 8, generator=generator), 1 + torch.rand(2, 49, 1, 1, 1, generator=generator)
+    x_T, h = torch.randn(2, 3, 8, 8, generator=generator), torch.randn(2, 49, 2, 1, 1, generator=generator)
     kept = inversion_plan(50).kept
     injection = Injection(event_timesteps(50), **knobs)
     noise = lambda t: seeded_noise([1, 2], t, (3, 8, 8))  # noqa: E731
@@ -187,7 +208,26 @@ def test_a_short_second_order_plan_is_near_the_thousand_steps(knobs):
     def result(plan):
         return inject(Gaussian(), x_T, h, kept, plan, 0.5, omega=0.3, noise=noise)
 
-    wanted = result(grid_plan(injection, kept, 1000))
+    said = {name: value for name, value in knobs.items() if name != "calibrate"}
+    wanted = torch.from_numpy(
+        np.stack(
+            [
+                by_the_book.inject(
+                    GaussianByTheBook(),
+                    x_T[k].double().numpy(),
+                    {t: h[k, n].double().numpy() for n, t in enumerate(kept)},
+                    grid=range(1000),
+                    events=by_the_book.seq(50),
+                    gamma=0.5,
+                    omega=0.3 if knobs.get("calibrate") else 0.0,
+                    noise=lambda t, k=k: noise(t)[k].double().numpy(),
+                    **said,
+                )
+                for k in range(2)
+            ]
+        )
+    )
+    assert float((result(grid_plan(injection, kept, 1000)) - wanted).norm()) < 1e-5 * float(wanted.norm())
     first, second = (
         float((result(aligned_plan(injection, kept, 1, 8, order=order)) - wanted).norm()) for order in (1, 2)
     )

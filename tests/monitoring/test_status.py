@@ -159,5 +159,9 @@ def test_busy_is_computing_over_time_between_the_first_and_the_last():
     assert busy.share == pytest.approx(0.9)
     busy.add(1, 110.0, 10.0)
     assert busy.share == pytest.approx(29 / 30)
+    reversed_order = Utilization()
+    for part in ((1, 110.0, 10.0), (0, 105.0, 5.0), (1, 100.0, 10.0), (0, 100.0, 4.0)):
+        reversed_order.add(*part)
+    assert reversed_order.share == pytest.approx(29 / 30)  # parts are told in any order
     busy.add(1, 0.0, 0.0)  # a part that failed before it computed
     assert busy.share == pytest.approx(29 / 30)

@@ -100,6 +100,12 @@ def test_a_list_counts_its_distinct_pairs(tmp_path):
         planned(tmp_path, pairs={"list": "pairs.csv"})
 
 
+@pytest.mark.parametrize(("k", "n"), [(1, 2), (2, 4), (3, 4), (100, 4)])
+def test_no_more_random_styles_than_there_are(tmp_path, k, n):
+    """Two contents and two styles."""
+    assert planned(tmp_path, pairs={"random": k})["pairs"] == n
+
+
 def test_zip_with_unequal_sides_is_told_beforehand(tmp_path):
     with pytest.raises(PairsError, match="there are 2 contents and 3 styles"):
         planned(tmp_path, pairs="zip", style={"folder": str(STYLES), "limit": 3})

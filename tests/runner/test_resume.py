@@ -183,10 +183,10 @@ def test_a_retry_that_fails_again_leaves_one_row(tmp_path, calls, monkeypatch):
 
 def test_too_many_failures_stop_the_run(tmp_path, calls, monkeypatch):
     not_finite(monkeypatch, set(range(100)))
-    both = sources(tmp_path, 3, 3)
-    with pytest.raises(Stopped, match="4 failures are more than the limit of 2"):
+    both = sources(tmp_path, 3, 3) | {"compute": {"batch": 1, "tile_seconds": 1e-9}}  # one pair after the other
+    with pytest.raises(Stopped, match="3 failures are more than the limit of 2"):
         run_job(tmp_path, "compute.max_failures=2", **both)
-    assert len(manifest(tmp_path / "out")) == 4
+    assert len(manifest(tmp_path / "out")) == 3
     result = CliRunner().invoke(main, ["run", str(tmp_path / "job.yaml"), "--quiet", "--max-failures", "0"])
     assert result.exit_code == 4
     assert "more than the limit of 0 (--max-failures or compute.max_failures)" in result.output

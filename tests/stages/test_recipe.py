@@ -20,8 +20,8 @@ def job(**changes) -> Job:
     return Job(model="m", output="o", content="c", style="s", **changes)
 
 
-def recipe(shared=None, h=None, walk=WALK, masks=None, **injection):
-    (settings,) = job(injection={"plan": "reference", **injection}).settings()
+def recipe(shared=None, h=None, walk=WALK, masks=None, seed=0, **injection):
+    (settings,) = job(seed=seed, injection={"plan": "reference", **injection}).settings()
     h = walk.grid if h is None else h
     return make_recipe(settings, walk, h, shared or {}, masks or load_masks(settings, {}, 32, (8, 8)))
 
@@ -68,15 +68,26 @@ def test_names_of_folders():
 
 def test_what_identifies_results():
     """Equal however written, and different wherever a pixel may differ."""
-    same = [recipe(), recipe(gamma=0.30, plan={"grid": 1000}), recipe(omega=[0], events=50)]
+    same = [recipe(), recipe(gamma=0.30, plan={"grid": 1000}), recipe(omega=[0], events=50), recipe(seed=3)]
     assert len({one.digest for one in same}) == 1
     others = [
         recipe(gamma=0.31),
         recipe(t_edit=401),
         recipe(t_boost=10),
         recipe(omega=0.1),
+        recipe(omega=0.2),  # two positive ones, whose plans are the same
         recipe(mask="reference"),
         recipe(dt_lambda=0.99),
+        recipe(dt_lambda=0.98),
+        recipe(dt_lambda=0.99, dt_end=900),
+        recipe(t_boost=10, seed=1),
+        recipe(t_boost=10, seed=2),
+        recipe(gamma={"linear": [0.3, 0.2]}),
+        recipe(gamma={"cosine": [0.3, 0.2]}),
+        recipe(gamma={"values": [0.3, 0.2]}),
+        recipe(events=40),
+        recipe(events="every"),
+        recipe(mask={"rectangle": [0, 0, 1, 0.5]}),
         recipe(plan={"grid": 50}),
         recipe(shared={"model": "another"}),
         recipe(walk=Walk(60)),
