@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
+# Imported once for all the children.
+import hypothesis  # noqa: F401
+import pandas as pd  # noqa: F401
+import pyarrow.parquet as pq  # noqa: F401
+import pydantic  # noqa: F401
+import pytest
+import torch  # noqa: F401
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +36,10 @@ SECONDS = 600  # for one fault's tests; a fault that hangs is a fault that is no
 def copied(tree: Path) -> None:
     """Every file that git knows, or would take in, below ``tree``."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
     )
     for name in filter(None, listed.stdout.decode().split("\0")):
         if (ROOT / name).is_file():
@@ -37,16 +48,36 @@ def copied(tree: Path) -> None:
 
 
 def run_tests(tree: Path, tests: list[str]) -> tuple[int, str]:
-    """(pytest's exit code, or -1 where it did not end; what it printed)."""
-    environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
-    try:
-        done = subprocess.run(
-            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return -1, ""
-    return done.returncode, done.stdout + done.stderr
+    """(pytest's exit code, or -1 where it did not end; what it printed).
+
+    In a child of this process, which has imported what takes long and is nobody's to change.
+    """
+    printed = tree.parent / "printed"
+    child = os.fork()
+    if child == 0:
+        descriptor = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        os.chdir(tree)
+        os.environ["PYTHONPATH"] = str(tree)
+        sys.path[:] = [str(tree), *(path for path in sys.path if path and not Path(path).is_relative_to(ROOT))]
+        sys.dont_write_bytecode = True
+        code = 99
+        try:
+            code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests]))
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    give_up = time.monotonic() + SECONDS
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status), printed.read_text(errors="replace")
+        if time.monotonic() > give_up:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return -1, ""
+        time.sleep(0.05)
 
 
 def outcome(tree: Path, fault: dict) -> tuple[str, str]:
@@ -64,7 +95,9 @@ def outcome(tree: Path, fault: dict) -> tuple[str, str]:
     if code == 0:
         return "missed", ""
     first = [line for line in printed.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return "caught", "it hangs" if code < 0 else first[0] if first else "it can't be imported"
+    if not first and code != -1:
+        raise SystemExit(f"pytest ended with {code} and named no test:\n{printed[-3000:]}")
+    return "caught", first[0] if first else "it hangs"
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,18 +32,17 @@ _MARGIN = 6  # between the sources and the results
 
 
 def contact_sheets(output: Place, manifest: pa.Table, shards: Sequence[Place]) -> list[Place]:
-    """Write ``OUT/contact-sheets/SLUG.png`` for each recipe of the manifest; returns where they are.
+    """Write ``OUT/contact-sheets/SLUG.png`` for each recipe of the manifest; returns where they are, by name.
 
     The sources' own pictures are shown where a shard store of the job has them.
     """
     written: list[Place] = []
     rows = manifest.filter(pc.equal(manifest["status"], "ok"))
-    settings = sorted(pc.unique(rows["settings"]).to_pylist())
+    recipes = rows.group_by(["settings", "gamma", "gamma_schedule"]).aggregate([]).to_pylist()
+    settings_of = {_slug(recipe): recipe["settings"] for recipe in recipes}
     stores = [open_shards(place) for place in shards if PartStore(place).exists()]
-    for identifier in settings[:MAX_SHEETS]:
-        some = rows.filter(pc.equal(rows["settings"], identifier))
-        gamma, schedule = some["gamma"][0].as_py(), some["gamma_schedule"][0].as_py()
-        slug = recipe_slug(gamma if gamma is not None else next(iter(json.loads(schedule))), identifier)
+    for slug in sorted(settings_of)[:MAX_SHEETS]:
+        some = rows.filter(pc.equal(rows["settings"], settings_of[slug]))
         place = OutputLayout(output).contact_sheets / f"{slug}.png"
         sheet = _sheet(output, some, stores)
         stream = io.BytesIO()
@@ -50,6 +50,12 @@ def contact_sheets(output: Place, manifest: pa.Table, shards: Sequence[Place]) -
         place.write_bytes(stream.getvalue())
         written.append(place)
     return written
+
+
+def _slug(recipe: Mapping[str, Any]) -> str:
+    """The name of a recipe's folder, from its columns of the manifest."""
+    gamma = recipe["gamma"]
+    return recipe_slug(next(iter(json.loads(recipe["gamma_schedule"]))) if gamma is None else gamma, recipe["settings"])
 
 
 def read_picture(output: Place, picture: str) -> np.ndarray:

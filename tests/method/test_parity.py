@@ -84,7 +84,7 @@ def test_the_frozen_numbers_are_still_those_of_the_transcription(family, frozen)
 
 
 def test_plain_sampling_is_injection_without_events(family):
-    name, unet, x_T, _ = family
+    _name, unet, x_T, _ = family
     back, _ = ddim_sample(unet, x_T, sampling_plan(parity.N_GENERATION))
     calls = parity.transcribed(unet)
     grid = by_the_book.seq(parity.N_GENERATION)

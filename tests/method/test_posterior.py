@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -128,7 +129,7 @@ def test_how_many_steps_the_aligned_plan_takes(between, tail):
     """Each gap between injections in ``between`` steps, the rest down in about ``tail``, its steps ever shorter."""
     plan = aligned_plan(Injection(EVENTS), KEPT, between, tail)
     injections = plan.injections
-    for upper, lower in zip(injections, injections[1:], strict=False):
+    for upper, lower in itertools.pairwise(injections):
         inside = [step.t for step in plan.steps if lower < step.t < upper]
         assert len(inside) == between
         assert inside[0] == upper - 1

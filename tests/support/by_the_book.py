@@ -7,6 +7,7 @@ of ``networks_by_the_book``, or a stand-in with the same two methods.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -53,7 +54,7 @@ def invert(network: Calls, picture: np.ndarray, n: int) -> tuple[np.ndarray, dic
     """(x_T, h by timestep) of a picture (3, H, W) in [-1, 1], by DDIM over seq(n)."""
     x, kept = picture.astype(np.float64), {}
     grid = seq(n)
-    for i, j in zip(grid[:-1], grid[1:], strict=True):
+    for i, j in itertools.pairwise(grid):
         h, rest = network.encode(x, i)
         kept[i] = h
         e = network.decode(h, rest)
@@ -114,11 +115,7 @@ def inject(
         if omega != 0 and i >= t_edit:
             before = predicted(x, e, i)
             picture = (picture - picture.mean()) * before.std(ddof=1) / picture.std(ddof=1) + picture.mean()
-            x = (
-                x
-                + math.sqrt(ALPHA_BAR[i]) * (picture - before)
-                + omega * math.sqrt(1 - ALPHA_BAR[i]) * (e_tilde - e)
-            )
+            x = x + math.sqrt(ALPHA_BAR[i]) * (picture - before) + omega * math.sqrt(1 - ALPHA_BAR[i]) * (e_tilde - e)
             h, rest = network.encode(x, i)
             e = network.decode(h, rest)
             picture = predicted(x, e, i)

@@ -51,7 +51,9 @@ class _Layers:
 
     def angles(self, t: int, channels: int, denominator: float) -> Tensor:
         half = channels // 2
-        return torch.tensor([t * math.exp(-math.log(10000) * k / denominator) for k in range(half)], dtype=torch.float64)
+        return torch.tensor(
+            [t * math.exp(-math.log(10000) * k / denominator) for k in range(half)], dtype=torch.float64
+        )
 
 
 def silu(x: Tensor) -> Tensor:
