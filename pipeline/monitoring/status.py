@@ -18,6 +18,7 @@ from pipeline.monitoring.events import read_events
 from pipeline.monitoring.progress import duration
 from pipeline.monitoring.summary import Utilization
 from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
+from pipeline.shards.passed_over import read_passed_over, total
 from pipeline.shards.store import open_shards
 from pipeline.storage.layout import SIDES, OutputLayout
 from pipeline.storage.lock import Holder, holder_of
@@ -156,6 +157,8 @@ def _sides(output: Place) -> list[str]:
             parts.append(f"{len(there)} inverted" + (f", {failed} failed" if failed else ""))
         if parts:
             lines.append(f"{name:<8} {', '.join(parts)}")
+        if (line := total(read_passed_over(shards)).line()) is not None:
+            lines.append(f"{'':<8} {line}")
     return lines
 
 

@@ -8,7 +8,7 @@ from pipeline.jobfile.schema import BankSpec, Job, ListedPairs, RandomPairs, Sam
 from pipeline.models.config import load_model_config
 from pipeline.models.session import ModelFacts
 from pipeline.results.pictures import encode
-from pipeline.runner.sides import Side, bank_description, sides
+from pipeline.runner.sides import Side, bank_description, check_apart, sides
 from pipeline.shards.decode import Undecodable, decode
 from pipeline.sources import open_source
 from pipeline.stages.inject import shortened_dt_lambda
@@ -30,6 +30,7 @@ def preview(job: Job) -> list[str]:
     Counts are of listed pictures: copies and unreadable ones, which make the job smaller, are found only later. What an
     earlier run of the job has made already is counted too.
     """
+    check_apart(sides(job))
     config = load_model_config(job.model)
     architecture = config.unet_architecture
     facts = ModelFacts(config.name, "0" * 32, config.size, architecture.h_shape)

@@ -28,7 +28,7 @@ from pipeline.monitoring.summary import RunCounts, Utilization, summary_lines
 from pipeline.results.contact_sheets import COLUMNS, contact_sheets
 from pipeline.results.manifest import Manifest
 from pipeline.runner.pools import GuardedPool, decoding_pool, memory_of_a_tile, model_pool
-from pipeline.runner.sides import Side, bank_description, sides
+from pipeline.runner.sides import Side, bank_description, check_apart, sides
 from pipeline.shards.store import ShardStore, open_shards
 from pipeline.sources import Block, open_source
 from pipeline.stages.inject import (
@@ -97,6 +97,7 @@ class Run:
         self._listed: dict[str, list[str | None] | None] = {}
 
     def __enter__(self) -> Run:
+        check_apart(self.sides)
         self.lock = self._stack.enter_context(OutputLock(self.output))
         run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
         self._log = self._stack.enter_context(EventLog(self.output, run_id)).log
@@ -181,6 +182,7 @@ class Run:
     def shard(self) -> None:
         """Stage 1 for each side that reads a data set."""
         size = load_model_config(self.job.model).size
+        Manifest(self.output).open()  # marks the output as one, so that a data set around it leaves it out
         with ExitStack() as stack:
             pool: GuardedPool | None = None
 
@@ -214,6 +216,8 @@ class Run:
                     )
                 self.counts.prepared += summary.done
                 self.counts.rejected += len(open_shards(side.shards).rejects())
+                if (line := summary.passed_over.line()) is not None:
+                    log.warning("%s: %s", side.name, line)
                 for reason, n in summary.passed_over.items():
                     self._log("passed_over", side=side.name, reason=reason, n=n)
 

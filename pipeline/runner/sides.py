@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffstyle.errors import ConfigError
 from pipeline.banks.description import BankDescription
 from pipeline.jobfile.schema import BankSpec, Job, SampleSpec
 from pipeline.models.session import ModelFacts
 from pipeline.shards.decode import preparation
+from pipeline.sources import SourceError
+from pipeline.sources.addresses import resolve
 from pipeline.stages.recipe import needed_h
 from pipeline.stages.walk import Walk
 from pipeline.storage.layout import OutputLayout
@@ -37,6 +43,35 @@ class Side:
     @property
     def needs_shards(self) -> bool:
         return not isinstance(self.spec, BankSpec | SampleSpec)
+
+
+def check_apart(sides: Sequence[Side]) -> None:
+    """Refuse a data set that is the job's own output, or a folder in it: the job would feed on what it makes.
+
+    An output below a folder of pictures is left out by the source itself.
+
+    Raises:
+        ConfigError: names the side and the folder.
+    """
+    for side in sides:
+        if not side.needs_shards:
+            continue
+        layout = OutputLayout(side.output)
+        output = _real(side.output)
+        own = [_real(folder) for folder in (layout.pictures, layout.contact_sheets, side.output / "shards")]
+        for address in side.spec.addresses:
+            with contextlib.suppress(SourceError):  # what is wrong with an address the stage itself says
+                for place in resolve(address, None):
+                    real = _real(place)
+                    if real == output or any(f"{real}/".startswith(f"{folder}/") for folder in own):
+                        raise ConfigError(
+                            f"{side.name}: {place} is the output of this job, which would read what it makes; "
+                            "give the job another output folder"
+                        )
+
+
+def _real(place: Place) -> str:
+    return os.path.realpath(place.path) if place.is_local else str(place)
 
 
 def sides(job: Job) -> list[Side]:

@@ -16,6 +16,8 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from pipeline.sources.base import MAX_BYTES, SourceError, one_line
+from pipeline.sources.outputs import files_of_a_kind, is_output, output_folders
+from pipeline.sources.passed_over import PassedOver
 from pipeline.storage.place import Entry, Place
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)\Z")
@@ -118,9 +120,21 @@ def _glob(place: Place) -> list[Place]:
         inside = list(found) if deep else []
         for folder in found:
             selector = pafs.FileSelector(folder.path, allow_not_found=True, recursive=deep)
-            inside += [info for info in place.fs.get_file_info(selector) if _shown(info) and pattern.match(_name(info))]
+            infos = [info for info in place.fs.get_file_info(selector) if _shown(info)]
+            ours = output_folders(Place(place.scheme, folder.path), (info.path for info in infos)) if deep else ()
+            inside += [info for info in infos if pattern.match(_name(info)) and not f"{info.path}/".startswith(ours)]
         found = [info for info in inside if last or info.type == pafs.FileType.Directory]
+        if last:
+            found = [info for info in found if not _is_output(place, info)]
     return [Place(place.scheme, path.rstrip("/")) for path in sorted({info.path for info in found})]
+
+
+def _is_output(place: Place, info: pafs.FileInfo) -> bool:
+    """Whether a pattern matched the output of a job, which is then no data set."""
+    if info.type != pafs.FileType.Directory:
+        return False
+    infos = place.fs.get_file_info(pafs.FileSelector(info.path))
+    return is_output(Place(place.scheme, info.path.rstrip("/")), map(_name, infos))
 
 
 def _name(info: pafs.FileInfo) -> str:
@@ -131,14 +145,23 @@ def _shown(info: pafs.FileInfo) -> bool:
     return not _name(info).startswith(".")
 
 
-def files(addresses: Sequence[str], base: str | Path | None, suffixes: tuple[str, ...], kind: str) -> list[Entry]:
-    """The files of a data set that consists of files of one kind; a folder stands for all of that kind below it."""
+def files(
+    addresses: Sequence[str],
+    base: str | Path | None,
+    suffixes: tuple[str, ...],
+    kind: str,
+    left_out: PassedOver | None = None,
+) -> list[Entry]:
+    """The files of a data set that consists of files of one kind; a folder stands for all of that kind below it.
+
+    Outputs of jobs in a folder are left out, and counted in ``left_out``.
+    """
     found: dict[Place, Entry] = {}
     for address in addresses:
         for place in resolve(address, base):
             with reaching(str(place)):
                 entry = stat(place)
-                entries = [entry] if entry else place.list(suffixes, recursive=True)
+                entries = [entry] if entry else files_of_a_kind(place, suffixes, left_out)
             if not entries:
                 raise SourceError(f"{place}: no {kind} files ({', '.join(suffixes)}) in this folder")
             found |= {entry.place: entry for entry in entries if entry.place not in found}
@@ -188,18 +211,18 @@ def beside(folder: Place, name: str) -> Place:
     return Place(folder.scheme, posixpath.normpath(posixpath.join(folder.path, name)))
 
 
-def read_file(place: Place) -> bytes:
-    """A picture file's bytes. Raises Unreadable where the fault is this file's, SourceError where it is the store's."""
+def read_file(place: Place, limit: int = MAX_BYTES) -> bytes:
+    """A file's bytes. Raises Unreadable where the fault is this file's, SourceError where it is the store's."""
     try:
         if place.is_local:  # not through pyarrow: a file's name may hold bytes that are no UTF-8
             path = Path(place.path)
             if not stat_module.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
                 raise Unreadable("not a regular file")
             with path.open("rb") as stream:
-                data = stream.read(MAX_BYTES + 1)
+                data = stream.read(limit + 1)
         else:
             with place.open() as remote:
-                data = remote.read(MAX_BYTES + 1)
+                data = remote.read(limit + 1)
     except FileNotFoundError as error:
         raise Unreadable(one_line(error) if place.is_local else "no such object") from error
     except OSError as error:
@@ -207,6 +230,6 @@ def read_file(place: Place) -> bytes:
             raise Unreadable(one_line(error)) from error
         with reaching(str(place)):
             raise
-    if len(data) > MAX_BYTES:
-        raise Unreadable(f"the file is over {MAX_BYTES:,} bytes")
+    if len(data) > limit:
+        raise Unreadable(f"the file is over {limit:,} bytes")
     return data

@@ -1,7 +1,11 @@
-"""What a source says of a picture besides its pixels: label, caption, and the rest as JSON."""
+"""What a source says of a picture besides its pixels: label, caption, and the rest as JSON.
+
+Nothing here costs a picture: what can't be read becomes null, and a field that ends in ``_error`` says what and why.
+"""
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from collections.abc import Mapping
@@ -10,9 +14,18 @@ from datetime import date, datetime, time
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 _LABELS = ("label",)
 _CAPTIONS = ("caption", "text")
+
+# A side-car above this, or one text, is none: reading a million of them would only fill the memory and the index.
+MAX_TEXT = 4 << 20
+# Lists and mappings inside one another beyond this are cut off.
+MAX_DEPTH = 64
+
+SIDE_CAR_ERROR = "side_car_error"
+METADATA_ERROR = "metadata_error"
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,9 @@ class Naming:
         rest = dict(values)
         own_label = self._take(rest, self.label, _LABELS if label is None else ())
         own_caption = self._take(rest, self.caption, _CAPTIONS if caption is None else ())
-        meta = {plain_text(str(name)): plain(value) for name, value in rest.items()}
+        errors: list[str] = []
+        meta = {plain_text(str(name)): plain(value, errors, str(name)) for name, value in rest.items()}
+        _note(meta, METADATA_ERROR, *errors)
         return Attributes(
             own_label if own_label is not None else label,
             own_caption if own_caption is not None else caption,
@@ -51,47 +66,119 @@ class Naming:
 
     def _take(self, rest: dict[str, Any], wanted: str | None, usual: tuple[str, ...]) -> str | None:
         for name in (wanted,) if wanted is not None else usual:
-            value = plain(rest.get(name))
+            if name not in rest or isinstance(rest[name], (Mapping, list, tuple, set, np.ndarray, bytes)):
+                continue
+            errors: list[str] = []
+            value = plain(rest[name], errors, name)
             if isinstance(value, int) and not isinstance(value, bool) and name in self.classes:
                 names = self.classes[name]
                 value = names[value] if 0 <= value < len(names) else value
-            if value is not None and not isinstance(value, (dict, list)):
+            if value is not None and not errors:
                 del rest[name]
                 return str(value)
         return None
 
 
-def side_car(data: bytes, name: str) -> dict[str, Any]:
-    """The fields of a side-car JSON. One that can't be read becomes a field that says so: the picture is whole."""
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        return {"side_car_error": f"{name}: not readable as JSON ({error})"}
-    return value if isinstance(value, dict) else {"side_car": value}
+def _note(values: dict[str, Any], name: str, *reasons: str) -> None:
+    """Say in ``values`` what could not be read, beside what is said there already."""
+    if reasons:
+        earlier = [values[name]] if isinstance(values.get(name), str) else []
+        values[name] = plain_text("; ".join([*earlier, *reasons]))
 
 
-def text_of(data: bytes) -> str | None:
-    """A caption or class from a text file's bytes; None where it is empty."""
-    return data.decode("utf-8-sig", errors="replace").strip() or None
+class SideCars:
+    """The fields, caption and label that the side-cars of one picture give, read one after the other."""
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        self.values = dict(values or {})
+        self.caption: str | None = None
+        self.label: str | None = None
+
+    def failed(self, name: str, reason: str) -> None:
+        """Say that a side-car can't be read."""
+        _note(self.values, SIDE_CAR_ERROR, f"{name}: {reason}")
+
+    def add(self, name: str, suffix: str, data: bytes) -> None:
+        """Read a side-car: ``json``, ``txt`` (the caption) or ``cls`` (the label)."""
+        if len(data) > MAX_TEXT:
+            self.failed(name, f"over {MAX_TEXT:,} bytes")
+            return
+        try:
+            if suffix == "json":
+                value = json.loads(data)
+                self.values |= value if isinstance(value, dict) else {"side_car": value}
+            elif suffix == "txt":
+                self.caption = _text_of(data)
+            else:
+                self.label = _text_of(data)
+        except UnicodeDecodeError:
+            self.failed(name, "not readable as UTF-8")
+        except (ValueError, RecursionError) as error:
+            self.failed(name, f"not readable as JSON ({' '.join(str(error).split())[:200]})")
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it: numbers that are not finite become null, dates ISO text, anything unknown its text."""
+def _text_of(data: bytes) -> str | None:
+    """A caption or class from a text file's bytes, UTF-8 or marked UTF-16; None where it is empty."""
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return plain_text(data.decode("utf-16" if wide else "utf-8-sig")).strip() or None
+
+
+def arrow_values(scalars: Mapping[str, pa.Scalar]) -> dict[str, Any]:
+    """The values of a table's row for Python; one that Python can't hold is null, with a note."""
+    values: dict[str, Any] = {}
+    errors = []
+    for name, scalar in scalars.items():
+        try:
+            values[name] = scalar.as_py()
+        except UnicodeDecodeError:
+            values[name] = None
+            errors.append(f"{name}: not readable as UTF-8")
+        # Dates beyond year 9999 (OverflowError), unknown time zones, what no Arrow type of this version covers.
+        except (
+            OverflowError,
+            ValueError,
+            LookupError,
+            NotImplementedError,
+            RecursionError,
+            pa.ArrowException,
+        ) as error:
+            values[name] = None
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            errors.append(f"{name}: a {scalar.type} that can't be read ({reason})")
+    _note(values, METADATA_ERROR, *errors)
+    return values
+
+
+def plain(value: Any, errors: list[str], name: str, depth: int = 0) -> Any:
+    """A value as JSON has it: numbers that are not finite become null, dates ISO text, anything unknown its text.
+
+    Args:
+        value: what a source says.
+        errors: receives a reason where a part of the value becomes null because it is too large or too deep.
+        name: the field, for the reasons.
+        depth: how many lists and mappings it lies in.
+    """
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return plain_text(value)
+    if isinstance(value, (Mapping, list, tuple, set, np.ndarray)) and depth >= MAX_DEPTH:
+        errors.append(f"{name}: more than {MAX_DEPTH} levels deep")
+        return None
     if isinstance(value, Mapping):
-        return {plain_text(str(name)): plain(inner) for name, inner in value.items()}
+        return {plain_text(str(key)): plain(inner, errors, name, depth + 1) for key, inner in value.items()}
     if isinstance(value, (list, tuple, set, np.ndarray)):
-        return [plain(inner) for inner in value]
-    if isinstance(value, (datetime, date, time)):
-        return value.isoformat()
-    return plain_text(str(value))
+        return [plain(inner, errors, name, depth + 1) for inner in value]
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        errors.append(f"{name}: {len(value):,} bytes that are no text")
+        return None
+    text = value.isoformat() if isinstance(value, (datetime, date, time)) else str(value)
+    if len(text) > MAX_TEXT:
+        errors.append(f"{name}: a text of {len(text):,} letters")
+        return None
+    return plain_text(text)
 
 
 def plain_text(text: str) -> str:

@@ -10,29 +10,20 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from diffstyle.errors import DiffStyleError
+from pipeline.sources.passed_over import PassedOver
 from pipeline.storage.identity import digest
-
-# File names that are taken for pictures (in any case). Kinds that Pillow may not read are here too: a table of rejects
-# that names them is better than a folder of which half is passed over.
-# fmt: off
-PICTURE_SUFFIXES = frozenset({
-    "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "ppm", "pgm", "pbm", "pnm",
-    "jp2", "j2k", "avif", "heic", "heif", "qoi", "pcx", "ico",
-})
-# fmt: on
 
 # A file above this is no picture; reading it would only fill the memory.
 MAX_BYTES = 1 << 30
 
 
 class SourceError(DiffStyleError):
-    """A data set that is missing, empty or unreadable; the message names the address and the mend."""
+    """A data set that is missing, empty or unreadable; the message names the address and the cure."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +110,16 @@ class Cut:
 
 
 class Source(ABC):
-    """A data set. After :meth:`blocks` has run out, ``notes`` counts what it passed over, by reason."""
+    """A data set. After :meth:`blocks` has run out, ``passed_over`` counts what is there and is no picture.
+
+    Pictures, rejects and what is passed over are then all that the data set holds (up to its ``limit``); a side-car
+    that belongs to a picture counts with it.
+    """
 
     def __init__(self, text: str, reader: Reader, limit: int | None):
         self.text = text
-        self.notes: Counter[str] = Counter()
+        self.passed_over = PassedOver()
+        self._left_out = PassedOver()  # what was passed over before the listing: in it every time
         self._reader = reader
         self._limit = limit
 
@@ -140,7 +136,8 @@ class Source(ABC):
         A stretch of which nothing is known is a block of its own; what is left of the others is gathered into blocks
         of ``size``. Raises SourceError for a data set that is missing or holds no picture at all.
         """
-        self.notes.clear()
+        self.passed_over.clear()
+        self.passed_over.include(self._left_out)
         index, seen = 0, 0
         left = math.inf if self._limit is None else self._limit
         gathered: list[Item] = []
@@ -169,6 +166,14 @@ class Source(ABC):
         if not seen:
             raise SourceError(self._why_empty())
 
+    def passed_over_by_file(self, earlier: Mapping[str, PassedOver]) -> dict[str, PassedOver]:
+        """What was passed over, by the file that holds it; ``""`` where the data set is not a set of such files.
+
+        Args:
+            earlier: what an earlier run counted, for files that this one had no need to look at again.
+        """
+        return {"": self.passed_over} if self.passed_over else {}
+
     def count(self) -> int:
         """How many pictures the data set lists (within the limit), readable or not. Lists it, reads no picture."""
         return sum(len(block) for block in self.blocks({}))
@@ -177,10 +182,6 @@ class Source(ABC):
 def failed(item: Item, reason: str) -> RawPicture:
     """The picture of an item whose bytes can't be had."""
     return RawPicture(item.source, item.version, item.name, None, error=reason)
-
-
-def is_picture(name: str) -> bool:
-    return name.rpartition(".")[2].lower() in PICTURE_SUFFIXES
 
 
 def one_line(error: BaseException) -> str:

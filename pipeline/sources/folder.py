@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
+import stat as stat_module
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.sources.addresses import Unreadable, reaching, read_file, version_of
-from pipeline.sources.attributes import Naming, plain_text, side_car, text_of
-from pipeline.sources.base import (
-    Cut,
-    Item,
-    RawPicture,
-    Source,
-    SourceError,
-    failed,
+from pipeline.sources.addresses import Unreadable, reaching, read_file, within
+from pipeline.sources.attributes import MAX_TEXT, Naming, SideCars, plain_text
+from pipeline.sources.base import Broken, Cut, Item, RawPicture, Source, SourceError, failed
+from pipeline.sources.listing import OUTSIDE, Folder, walk
+from pipeline.sources.outputs import OUTPUTS, files_of_a_kind
+from pipeline.sources.recognise import (
+    BEGINNING,
+    begins_like_a_picture,
     is_picture,
+    says_nothing,
+    stem_of,
+    suffix_of,
 )
 from pipeline.storage.identity import source_text
 from pipeline.storage.place import Place
 
-_SIDE_CARS = (".json", ".txt")
+_SIDE_CARS = ("json", "txt")
+_TABLES = ("csv", "tsv", "parquet", "jsonl", "ndjson")
 # In a version's place where a file can't be looked at; it differs from every real one, so the file is tried again.
 MISSING = "missing"
+# Files on an object store whose first bytes are asked for at a time.
+_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class FileAt:
-    """A picture file: which side-cars lie beside it, and what is known of it from elsewhere."""
+    """A picture file: which side-cars lie beside it (their suffixes), and what is known of it from elsewhere."""
 
     place: Place
     side_cars: tuple[str, ...] = ()
@@ -53,29 +59,24 @@ class FileReader:
 
     def _one(self, item: Item, at: FileAt) -> RawPicture:
         data = read_file(at.place)
-        stem = at.place.path.rpartition(".")[0]
-        values, caption = dict(at.values or {}), None
+        side_cars = SideCars(at.values)
         for suffix in at.side_cars:
-            beside_it = Place(at.place.scheme, stem + suffix)
+            name = f"{stem_of(at.place.name)}.{suffix}"
             try:
-                content = read_file(beside_it)
+                side_cars.add(name, suffix.lower(), read_file(at.place.parent / name, limit=MAX_TEXT))
             except Unreadable as error:
-                values["side_car_error"] = f"{beside_it.name}: {error}"
-                continue
-            if suffix == ".json":
-                values |= side_car(content, beside_it.name)
-            else:
-                caption = text_of(content)
-        told = self.naming.sort(values, at.label, caption)
+                side_cars.failed(name, str(error))
+        told = self.naming.sort(side_cars.values, at.label, side_cars.caption)
         return RawPicture(item.source, item.version, item.name, data, told.label, told.caption, told.meta)
 
 
 class FolderSource(Source):
     """Every picture file below one or several folders, each folder before its subfolders; class folders are labels."""
 
-    def __init__(self, roots: Sequence[Place], naming: Naming, limit: int | None):
+    def __init__(self, roots: Sequence[Place], naming: Naming, limit: int | None, allow_outside: bool = False):
         super().__init__(", ".join(map(str, roots)), FileReader(naming), limit)
         self._roots = list(dict.fromkeys(roots))
+        self._allow_outside = allow_outside
         for root in self._roots:
             with reaching(str(root)):
                 if not root.is_dir():
@@ -90,65 +91,88 @@ class FolderSource(Source):
         while batch := list(itertools.islice(items, size)):
             yield Cut(batch)
 
+    def _inside(self, place: Place) -> bool:
+        if self._allow_outside:
+            return True
+        real = os.path.realpath(place.path)
+        return any(within(root, place) or real == os.path.realpath(root.path) for root in self._roots)
+
     def _items(self, root: Place) -> Iterator[Item]:
-        walk = _walk_local(root.path, ()) if root.is_local else _walk_remote(root)
-        for path, versions in walk:
-            folder = Place(root.scheme, path)
-            label = None if folder == root else plain_text(folder.name)
-            pictures = sorted(name for name in versions if is_picture(name))
+        for folder in walk(root, self._inside, self.passed_over):
+            if folder.broken is not None:
+                broken = Broken(f"the folder can't be read: {folder.broken}")
+                path = plain_text(str(folder.place))
+                yield Item(source_text(path), MISSING, plain_text(folder.place.name), broken)
+                continue
+            label = None if folder.place == root else plain_text(folder.place.name)
+            pictures = sorted({*filter(is_picture, folder.versions), *_pictures_by_content(folder)})
+            side_cars = _side_cars(folder)
             for name in pictures:
-                stem = name.rpartition(".")[0]
-                side_cars = tuple(suffix for suffix in _SIDE_CARS if stem + suffix in versions)
-                place = folder / name
-                at = FileAt(place, side_cars, label)
-                yield Item(source_text(plain_text(str(place))), versions[name] or MISSING, plain_text(name), at)
-            stems = {name.rpartition(".")[0] for name in pictures}
-            used = sum(name.endswith(_SIDE_CARS) and name.rpartition(".")[0] in stems for name in versions)
-            if len(versions) > len(pictures) + used:
-                self.notes["files that are not pictures"] += len(versions) - len(pictures) - used
+                stem = stem_of(name)
+                beside = tuple(side_cars[stem, kind] for kind in _SIDE_CARS if (stem, kind) in side_cars)
+                place = folder.place / name
+                at = FileAt(place, beside, label)
+                source = source_text(plain_text(str(place)))
+                yield Item(source, folder.versions[name] or MISSING, plain_text(name), at)
+            self._pass_over(folder, pictures, side_cars)
+
+    def _pass_over(self, folder: Folder, pictures: list[str], side_cars: Mapping[tuple[str, str], str]) -> None:
+        stems = {stem_of(name) for name in pictures}
+        used = {f"{stem}.{suffix}" for (stem, _), suffix in side_cars.items() if stem in stems}
+        for name in sorted(set(folder.versions) - used - set(pictures)):
+            suffix = suffix_of(name)
+            if suffix in _SIDE_CARS:
+                self.passed_over.add("side-cars without a picture", plain_text(name))
+            elif suffix in _TABLES:
+                self.passed_over.add("tables, which `list:` may read", plain_text(name))
+            elif suffix:
+                self.passed_over.add("files of unknown suffix", f".{plain_text(suffix)}")
+            else:
+                self.passed_over.add("files without a suffix", plain_text(name))
 
     def _why_empty(self) -> str:
         for root in self._roots:
             for suffix, kind in ((".tar", "webdataset"), (".parquet", "parquet")):
-                if root.list(suffix, recursive=True):
+                if files_of_a_kind(root, (suffix,)):
                     return f"{self.text}: no picture files, but {suffix} files; write `{kind}: {root}` instead"
-        return f"{self.text}: no picture files in this folder or below it"
+        links, outputs = self.passed_over[OUTSIDE], self.passed_over[OUTPUTS]
+        more = "; folders that a job wrote are left out: name the folder of pictures in it" if outputs else ""
+        more = "; links lead out of it: say allow_outside: true if they may" if links else more
+        return f"{self.text}: no picture files in this folder or below it{more}"
 
 
-def _walk_local(path: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, dict[str, str | None]]]:
-    """Each folder with its files and, for pictures, their versions: a folder before its subfolders, both sorted.
-
-    One folder is in memory at a time. Links are followed; one that leads back to a folder above it is not.
-    """
-    versions: dict[str, str | None] = {}
-    folders = []
-    with reaching(path):
-        status = os.stat(path)  # noqa: PTH116 - as the entries below
-        here = (status.st_dev, status.st_ino)
-        if here in above:
-            return
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    folders.append(entry.name)
-                    continue
-                versions[entry.name] = None
-                if is_picture(entry.name):
-                    # A link to nothing stays: reading it gives the reason for its reject.
-                    with contextlib.suppress(FileNotFoundError):
-                        status = entry.stat()
-                        versions[entry.name] = version_of(status.st_size, status.st_mtime_ns)
-    yield path, versions
-    for name in sorted(folders):
-        yield from _walk_local(os.path.join(path, name), (*above, here))  # noqa: PTH118 - a million times
+def _side_cars(folder: Folder) -> dict[tuple[str, str], str]:
+    """(stem, kind) -> suffix as written. Of ``a.JSON`` and ``a.json`` the second."""
+    return {
+        (stem_of(name), suffix_of(name)): name.rpartition(".")[2]
+        for name in sorted(folder.versions)
+        if suffix_of(name) in _SIDE_CARS
+    }
 
 
-def _walk_remote(root: Place) -> Iterator[tuple[str, dict[str, str | None]]]:
-    with reaching(str(root)):
-        entries = root.list(recursive=True)
-    # Folder by folder in the order of the local walk.
-    entries.sort(key=lambda entry: tuple(entry.place.path.split("/")[:-1]))
-    for path, group in itertools.groupby(entries, lambda entry: entry.place.path.rpartition("/")[0]):
-        yield path, {entry.place.name: version_of(entry.size, entry.mtime_ns) for entry in group}
+def _pictures_by_content(folder: Folder) -> list[str]:
+    """The files whose names say nothing, but that begin like pictures."""
+    names = [name for name, version in folder.versions.items() if version and says_nothing(name)]
+    places = [folder.place / name for name in names]
+    if folder.place.is_local:
+        beginnings = list(map(_beginning, places))
+    elif names:
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            beginnings = list(pool.map(_beginning, places))
+    else:
+        return []
+    return [name for name, data in zip(names, beginnings, strict=True) if begins_like_a_picture(data)]
+
+
+def _beginning(place: Place) -> bytes:
+    """The first bytes of a file; none of one that can't be read, which then counts as passed over."""
+    try:
+        if not place.is_local:
+            return place.read_range(0, BEGINNING)
+        handle = os.open(place.path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not be waited for
+        try:
+            return os.read(handle, BEGINNING) if stat_module.S_ISREG(os.fstat(handle).st_mode) else b""
+        finally:
+            os.close(handle)
+    except OSError:
+        return b""

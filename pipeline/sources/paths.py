@@ -48,7 +48,7 @@ class ListSource(Source):
 
     def _first(self, item: Item, listed: set[str]) -> bool:
         if item.source in listed:
-            self.notes["rows that list a picture again"] += 1
+            self.passed_over.add("rows that list a picture again")
             return False
         listed.add(item.source)
         return True

@@ -102,11 +102,11 @@ def open_source(spec: SourceSpec | str, base: str | Path | None = None) -> Sourc
     naming = Naming(spec.label_column, spec.caption_column)
     if kind == "folder":
         roots = [place for address in addresses for place in resolve(address, base)]
-        return FolderSource(roots, naming, spec.limit)
+        return FolderSource(roots, naming, spec.limit, spec.allow_outside)
     if kind == "lmdb":
         return LmdbSource(addresses, base, spec.limit)
     if kind == "webdataset":
-        return TarSource(addresses, base, naming, spec.limit)
+        return TarSource(addresses, base, naming, spec.limit, spec.image_column)
     table: Callable[..., Source] = ParquetSource if kind == "parquet" else ListSource
     return table(addresses, base, spec.image_column, naming, spec.limit)
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.sources.addresses import Unreadable, beside, files, reaching, read_file, version_of
 from pipeline.sources.attributes import Naming, plain_text
 from pipeline.sources.base import Cut, Item, RawPicture, Source, SourceError, failed, one_line
+from pipeline.sources.passed_over import PassedOver
 from pipeline.storage.identity import source_text
 from pipeline.storage.place import Entry, Place
 
@@ -104,7 +105,8 @@ class ParquetSource(Source):
         naming: Naming,
         limit: int | None,
     ):
-        self._files = files(addresses, base, (".parquet",), "Parquet")
+        left_out = PassedOver()
+        self._files = files(addresses, base, (".parquet",), "Parquet", left_out)
         schema = read_footer(self._files[0].place).schema.to_arrow_schema()
         first = self._files[0].place
         column = image_column or find_image_column(schema)
@@ -119,6 +121,7 @@ class ParquetSource(Source):
         told = tuple(field.name for field in schema if not _holds_pictures(field.type) and field.name != column)
         naming = Naming(naming.label, naming.caption, _class_names(schema))
         super().__init__(", ".join(addresses), TableReader(column, told, naming), limit)
+        self._left_out = left_out
         self._needed = (column, *told)
 
     def _cuts(self, known: Mapping[str, str], size: int) -> Iterator[Cut]:

@@ -7,32 +7,22 @@ picture ends in the number of pictures in its tar: so a tar of which all is know
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
-import tarfile
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 
 from pipeline.sources.addresses import files, reaching, version_of
-from pipeline.sources.attributes import Naming, plain_text, side_car, text_of
-from pipeline.sources.base import (
-    MAX_BYTES,
-    PICTURE_SUFFIXES,
-    Broken,
-    Cut,
-    Item,
-    RawPicture,
-    Source,
-    SourceError,
-    is_picture,
-    one_line,
-)
+from pipeline.sources.attributes import MAX_TEXT, Naming, SideCars, plain_text
+from pipeline.sources.base import MAX_BYTES, Broken, Cut, Item, RawPicture, Source, SourceError, failed, one_line
+from pipeline.sources.passed_over import PassedOver
+from pipeline.sources.recognise import PICTURE_SUFFIXES, is_picture, stem_of, suffix_of
+from pipeline.sources.tar_headers import Member, Walked, reader_of, walk_headers
 from pipeline.storage.identity import source_parts, source_text
 from pipeline.storage.place import Entry, Place
 
@@ -45,15 +35,6 @@ _AHEAD = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """A member's name and where its bytes lie."""
-
-    name: str
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
 class MemberAt:
     """A picture in a tar, with its siblings by extension."""
 
@@ -62,12 +43,13 @@ class MemberAt:
     siblings: tuple[tuple[str, Member], ...]
 
 
-@dataclass
-class Walked:
-    """What the headers of one tar say. ``broken``: why the rest of it can't be read."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Named:
+    """A member with its name apart from its folder, and what follows the name's first dot, in small letters."""
 
-    members: list[Member] = field(default_factory=list)
-    broken: str | None = None
+    name: str
+    extension: str
+    member: Member
 
 
 @dataclass(frozen=True)
@@ -93,27 +75,41 @@ class TarReader:
 
     def read(self, items: Sequence[Item]) -> Iterator[RawPicture]:
         for tar, group in itertools.groupby(items, lambda item: item.at.tar):
-            with reaching(str(tar)), tar.open() as stream:
-                for begin, end, stretch in _stretches(list(group)):
-                    held = Held(stream, begin, stream.read_at(end - begin, begin))
-                    for item in stretch:
-                        yield self._one(item, held)
+            wanted, n = list(group), 0
+            try:
+                with reaching(str(tar)), tar.open() as stream:
+                    for begin, end, stretch in _stretches(wanted):
+                        held = Held(stream, begin, stream.read_at(end - begin, begin))
+                        for item in stretch:
+                            yield self._one(item, held)
+                            n += 1
+            except SourceError as error:
+                if not tar.is_local:
+                    raise
+                for item in wanted[n:]:
+                    yield failed(item, one_line(error))
 
     def _one(self, item: Item, held: Held) -> RawPicture:
         at: MemberAt = item.at
-        siblings = {extension: held.bytes_of(member) for extension, member in at.siblings}
-        values = side_car(siblings["json"], f"{at.picture.name}: .json") if "json" in siblings else {}
-        caption = text_of(siblings["txt"]) if "txt" in siblings else None
-        label = text_of(siblings["cls"]) if "cls" in siblings else None
-        told = self.naming.sort(values, label, caption)
         data = held.bytes_of(at.picture)
+        if len(data) < at.picture.size:
+            return failed(item, "the tar is shorter than it was when it was listed")
+        side_cars = SideCars()
+        for suffix, member in at.siblings:
+            name = plain_text(member.name.rpartition("/")[2])
+            if member.broken is not None or member.size > MAX_TEXT:
+                side_cars.failed(name, member.broken or f"over {MAX_TEXT:,} bytes")
+            else:
+                side_cars.add(name, suffix, held.bytes_of(member))
+        told = self.naming.sort(side_cars.values, side_cars.label, side_cars.caption)
         return RawPicture(item.source, item.version, item.name, data, told.label, told.caption, told.meta)
 
 
 def _span(item: Item) -> tuple[int, int]:
     """The bytes from the first to the last member of an item, siblings that lie far away left out."""
     at: MemberAt = item.at
-    near = [member for _, member in at.siblings if abs(member.offset - at.picture.offset) < _NEAR]
+    siblings = [member for _, member in at.siblings if member.size <= MAX_TEXT]
+    near = [member for member in siblings if abs(member.offset - at.picture.offset) < _NEAR]
     members = [at.picture, *near]
     return min(member.offset for member in members), max(member.offset + member.size for member in members)
 
@@ -134,13 +130,26 @@ def _stretches(items: list[Item]) -> Iterator[tuple[int, int, list[Item]]]:
 
 
 class TarSource(Source):
-    """The pictures of one or several tars, in the order of the addresses and then of the members."""
+    """The pictures of one or several tars, in the order of the addresses and then of the members.
 
-    def __init__(self, addresses: Sequence[str], base: str | Path | None, naming: Naming, limit: int | None):
+    ``extension``: only the members with this one (what follows the key's dot, as in ``jpg`` or ``mask.png``).
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        base: str | Path | None,
+        naming: Naming,
+        limit: int | None,
+        extension: str | None = None,
+    ):
         super().__init__(", ".join(addresses), TarReader(naming), limit)
-        self._tars = files(addresses, base, (".tar",), "tar")
+        self._tars = files(addresses, base, (".tar",), "tar", self._left_out)
+        self._extension = None if extension is None else extension.removeprefix(".").lower()
+        self._by_tar: dict[str, PassedOver | None] = {}
 
     def _cuts(self, known: Mapping[str, str], size: int) -> Iterator[Cut]:
+        self._by_tar.clear()
         counts = Counter((source_parts(source)[0], version) for source, version in known.items())
         finished = {
             (source, version): pictures
@@ -154,50 +163,107 @@ class TarSource(Source):
         walks = _walk_all([entry for entry, known_whole in zip(self._tars, skipped, strict=True) if not known_whole])
         with contextlib.closing(walks):
             for entry, known_whole in zip(self._tars, skipped, strict=True):
+                tar = plain_text(str(entry.place))
                 if known_whole:
+                    self._by_tar[tar] = None
                     yield Cut(skipped=known_whole)
                     continue
-                items = self._items(entry, next(walks))
+                walked = next(walks)
+                if walked.no_tar is not None and len(self._tars) == 1:
+                    raise SourceError(f"{entry.place}: {walked.no_tar}")
+                items = self._items(entry, walked)
+                self._by_tar[tar] = walked.passed_over
+                self.passed_over.include(walked.passed_over)
                 for start in range(0, len(items), size):
                     yield Cut(items[start : start + size])
 
+    def passed_over_by_file(self, earlier: Mapping[str, PassedOver]) -> dict[str, PassedOver]:
+        counts = {tar: earlier.get(tar) if one is None else one for tar, one in self._by_tar.items()}
+        return {tar: one for tar, one in {"": self._left_out, **counts}.items() if one}
+
     def _items(self, entry: Entry, walked: Walked) -> list[Item]:
-        samples: dict[str, list[tuple[str, Member]]] = {}
+        """An item for each picture; the other members are counted in ``walked.passed_over``."""
+        samples: dict[tuple[str, str], list[_Named]] = {}
         for member in walked.members:
-            folder, slash, name = member.name.rpartition("/")
+            folder, _, name = member.name.rpartition("/")
             key, _, extension = name.partition(".")
-            samples.setdefault(folder + slash + key, []).append((extension.lower(), member))
+            samples.setdefault((folder, key), []).append(_Named(name, extension.lower(), member))
         tar = plain_text(str(entry.place))
-        found: dict[str, tuple[Member, Any]] = {}
-        for members in samples.values():
-            plain = [member for extension, member in members if extension in PICTURE_SUFFIXES]
-            # `a.jpg` with `a.mask.png`: the second is no picture of its own. `photo.1.jpg`, `photo.2.jpg`: both are.
-            pictures = plain or [member for _, member in members if is_picture(member.name)]
-            siblings = tuple((extension, member) for extension, member in members if extension in _SIDE_CARS)
+        items: dict[str, tuple[Member, Any]] = {}
+        for (_, key), sample in samples.items():
+            pictures = self._pictures(sample)
+            used = {id(picture) for picture in pictures}
             for picture in pictures:
-                name = source_text(tar, plain_text(picture.name))
-                while name in found:
+                siblings = _siblings(key, picture, sample)
+                used.update(map(id, siblings.values()))
+                name = source_text(tar, plain_text(picture.member.name))
+                while name in items:
                     name += " (again)"
-                at: Any = MemberAt(entry.place, picture, siblings)
-                if picture.size > MAX_BYTES:
-                    at = Broken(f"the member is over {MAX_BYTES:,} bytes")
-                elif any(member.offset + member.size > entry.size for member in (picture, *(m for _, m in siblings))):
-                    at = Broken("the tar breaks off within this member")
-                found[name] = (picture, at)
-            others = len(members) - len(pictures) - (len(siblings) if pictures else 0)
-            if others:
-                self.notes["members that are not pictures"] += others
-        if walked.broken:
-            rest = Member(f"(after {len(walked.members)} members)", 0, 0)
-            found[source_text(tar, rest.name)] = (rest, Broken(walked.broken))
-        version = f"{version_of(entry.size, entry.mtime_ns)}-{len(found)}"
+                side_cars = tuple((suffix, sibling.member) for suffix, sibling in siblings.items())
+                items[name] = (picture.member, _at(entry, picture.member, side_cars))
+            for named in sample:
+                if id(named) not in used:
+                    self._pass_over(walked.passed_over, named)
+        for reason in (walked.broken, walked.no_tar):
+            if reason is not None:
+                rest = f"(after {len(walked.members)} members)" if reason == walked.broken else "(the tar)"
+                items[source_text(tar, rest)] = (Member(rest, 0, 0), Broken(reason))
+        version = f"{version_of(entry.size, entry.mtime_ns)}-{len(items)}"
         return [
             Item(name, version, plain_text(picture.name.rpartition("/")[2]), at)
-            for name, (picture, at) in found.items()
+            for name, (picture, at) in items.items()
         ]
 
+    def _pictures(self, sample: list[_Named]) -> list[_Named]:
+        """The pictures of a sample.
+
+        ``a.jpg`` with ``a.mask.png``: the second is no picture of its own. ``photo.1.jpg``, ``photo.2.jpg``: both are.
+        """
+        if self._extension is not None:
+            return [named for named in sample if named.extension == self._extension]
+        plain = [named for named in sample if named.extension in PICTURE_SUFFIXES]
+        return plain or [named for named in sample if is_picture(named.name)]
+
+    def _pass_over(self, passed_over: PassedOver, named: _Named) -> None:
+        name, suffix = plain_text(named.name), plain_text(suffix_of(named.name))
+        if suffix in _SIDE_CARS:
+            passed_over.add("side-cars without a picture", name)
+        elif self._extension is not None:
+            passed_over.add(f"members with another extension than {self._extension}", f".{plain_text(named.extension)}")
+        elif is_picture(name):
+            passed_over.add("pictures that belong to another one, by WebDataset's naming", name)
+        elif suffix:
+            passed_over.add("members of unknown suffix", f".{suffix}")
+        else:
+            passed_over.add("members without a suffix", name)
+
     def _why_empty(self) -> str:
-        return f"{self.text}: no pictures (jpg, png, webp, ...) among the members"
+        line = self.passed_over.line()
+        wanted = "(jpg, png, webp, ...)" if self._extension is None else f"with the extension {self._extension}"
+        return f"{self.text}: no pictures {wanted} among the members" + (f"; {line}" if line else "")
+
+
+def _siblings(key: str, picture: _Named, sample: list[_Named]) -> dict[str, _Named]:
+    """The side-cars of a picture: those named like it but for the last suffix, else those of the whole key.
+
+    ``photo.v1.jpg`` takes ``photo.v1.txt``, and ``photo.txt`` where that is missing.
+    """
+    found: dict[str, _Named] = {}
+    for stem in (key, stem_of(picture.name)):
+        for named in sample:
+            if suffix_of(named.name) in _SIDE_CARS and stem_of(named.name) == stem:
+                found[suffix_of(named.name)] = named
+    return found
+
+
+def _at(entry: Entry, picture: Member, siblings: tuple[tuple[str, Member], ...]) -> MemberAt | Broken:
+    if picture.broken is not None:
+        return Broken(picture.broken)
+    if picture.size > MAX_BYTES:
+        return Broken(f"the member is over {MAX_BYTES:,} bytes")
+    if any(member.offset + member.size > entry.size for member in (picture, *(member for _, member in siblings))):
+        return Broken("the tar breaks off within this member")
+    return MemberAt(entry.place, picture, siblings)
 
 
 def _walk_all(entries: Sequence[Entry]) -> Generator[Walked, None, None]:
@@ -220,32 +286,19 @@ def _walk_all(entries: Sequence[Entry]) -> Generator[Walked, None, None]:
 
 
 def walk(entry: Entry) -> Walked:
-    """The regular members of a tar by its headers. Raises SourceError for what is no tar at all."""
-    walked = Walked()
-    with reaching(str(entry.place)), entry.place.open() as stream:
-        buffer = 64 << 10 if entry.place.is_local else 4 << 20
-        raw = io.BufferedReader(cast(io.RawIOBase, stream), buffer)
-        if raw.peek(2)[:2] == b"\x1f\x8b":
-            raise SourceError(f"{entry.place}: a compressed tar cannot be read at random places; unpack it with gunzip")
-        try:
-            tar = tarfile.open(fileobj=raw, mode="r:")  # noqa: SIM115 - closing it would close nothing of ours
-        except tarfile.TarError as error:
-            raise SourceError(f"{entry.place}: not a tar file ({one_line(error)}); make or fetch it again") from error
-        last_end = 0
-        try:
-            while (info := tar.next()) is not None:
-                cast(Any, tar).members = []  # tarfile keeps every header it has seen
-                last_end = info.offset_data + -(-info.size // 512) * 512
-                base = info.name.rpartition("/")[2]
-                if info.isreg() and not info.issparse() and not base.startswith("."):
-                    walked.members.append(Member(info.name, info.offset_data, info.size))
-            # tarfile takes a damaged header for the end; the real end is a block of zeros.
-            mark = stream.read_at(512, last_end)
-            if mark != bytes(512):
-                what = "a damaged header" if mark else "no end mark"
-                walked.broken = f"the tar breaks off after {len(walked.members)} members ({what}); fetch it again"
-        except (tarfile.TarError, pa.ArrowInvalid) as error:
-            walked.broken = (
-                f"the tar breaks off after {len(walked.members)} members ({one_line(error)}); fetch it again"
-            )
+    """The members of a tar by its headers. Raises SourceError where a store can't be reached."""
+    try:
+        with reaching(str(entry.place)), entry.place.open() as stream:
+            read = reader_of(stream, entry.size, 64 << 10 if entry.place.is_local else 4 << 20)
+            begin = read(0, 2)
+            if begin == b"\x1f\x8b":
+                return Walked(no_tar="a compressed tar cannot be read at random places; unpack it with gunzip")
+            walked = walk_headers(read, entry.size)
+    except SourceError as error:
+        if not entry.place.is_local:
+            raise
+        return Walked(no_tar=one_line(error))
+    if walked.broken is not None and not walked.members and not walked.passed_over:
+        what = "no header at its beginning" if entry.size else "0 bytes"
+        return Walked(no_tar=f"not a tar file ({what}); make or fetch it again")
     return walked

@@ -10,7 +10,7 @@ import numpy as np
 from diffstyle.errors import ConfigError
 from pipeline.jobfile.schema import InjectionSettings
 from pipeline.shards.decode import Undecodable, decode
-from pipeline.sources.base import is_picture
+from pipeline.sources.recognise import is_picture
 from pipeline.storage.identity import digest, source_stem
 from pipeline.storage.place import Place
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +11,11 @@ import pyarrow as pa
 
 from diffstyle.errors import DiffStyleError
 from pipeline.shards.decode import PIXEL_LIMIT, preparation
+from pipeline.shards.passed_over import read_passed_over, total, write_passed_over
 from pipeline.shards.store import ShardError, ShardStore
 from pipeline.shards.write import INDEX_SCHEMA, REJECTS_SCHEMA, write_block
 from pipeline.sources import Block, Source
+from pipeline.sources.passed_over import PassedOver
 from pipeline.storage.place import Place
 
 WriteBlock = Callable[[Block], tuple[pa.Table, pa.Table]]
@@ -68,11 +69,11 @@ def on_pool(pool: Any) -> Execute:
 
 @dataclass
 class ShardSummary:
-    """What a run of the stage did: pictures ``done`` and ``rejected`` now, what the source passed over, by reason."""
+    """What a run of the stage did: pictures ``done`` and ``rejected`` now, and all that the source passes over."""
 
     done: int = 0
     rejected: int = 0
-    passed_over: Counter[str] = field(default_factory=Counter)
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
 
 def shard_stage(
@@ -124,7 +125,11 @@ def shard_stage(
             summary.rejected += len(result[1])
             progress(summary.done, summary.rejected)
         blocks = halves
-    summary.passed_over.update(source.notes)
+    earlier = read_passed_over(root)
+    by_file = source.passed_over_by_file(earlier)
+    if by_file != earlier:
+        write_passed_over(root, by_file)
+    summary.passed_over = total(by_file)
     if not store.rows(["key"]).num_rows:
         first = store.rejects().slice(0, 1).to_pylist()
         example = f"; the first: {first[0]['source']}: {first[0]['reason']}" if first else ""

@@ -101,7 +101,11 @@ def test_a_folder_with_classes_side_cars_and_other_files(tmp_path):
     assert pictures[0].meta is None
     assert pictures[0].name == "a.JPG"
     assert all(p.data and p.error is None for p in pictures)
-    assert dict(source.notes) == {"files that are not pictures": 2}
+    assert dict(source.passed_over) == {
+        "files of unknown suffix": 1,
+        "files hidden by their name": 2,
+        "side-cars without a picture": 1,
+    }
     assert source.count() == 4
 
 
@@ -262,7 +266,11 @@ def test_a_tar_with_siblings(tmp_path):
     assert first.meta == {"n": 1, "caption": "not this"}
     assert first.data == png(0)
     assert pictures[3].data == png(8)
-    assert dict(source.notes) == {"members that are not pictures": 2}
+    assert dict(source.passed_over) == {
+        "members of unknown suffix": 1,
+        "members hidden by their name": 1,
+        "pictures that belong to another one, by WebDataset's naming": 1,
+    }
 
 
 def test_tars_written_by_webdataset_and_siblings_far_away(tmp_path):
@@ -460,7 +468,7 @@ def test_a_csv_of_paths(tmp_path):
     assert pictures[2].error == "No such file or directory"
     assert pictures[3].error == "row 3 has no file"
     assert len(pictures) == 4
-    assert dict(source.notes) == {"rows that list a picture again": 1}
+    assert dict(source.passed_over) == {"rows that list a picture again": 1}
     make(tmp_path, "pictures/gone.png")
     again = read(str(tmp_path / "lists" / "l.csv"), known_of(pictures))
     assert [p.name for p in again] == ["gone.png"]

@@ -1,0 +1,93 @@
+"""What a data set holds besides pictures is kept with the shards and told."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from click.testing import CliRunner
+from support.data_sets import encoded, member, tar_bytes, write
+from support.whole_jobs import STYLES, here, manifest, paint, run_job  # noqa: F401
+
+from diffstyle.errors import ConfigError
+from pipeline.cli.main import main
+from pipeline.shards.passed_over import read_passed_over, total
+from pipeline.sources import SourceSpec, open_source
+from pipeline.stages.shard import shard_stage
+from pipeline.storage.place import Place
+
+
+def test_counts_stay_with_tars_that_are_not_walked_again(tmp_path):
+    out = Place.parse(tmp_path / "shards")
+    write(
+        tmp_path / "set", {"a.tar": tar_bytes(member("a.png", encoded()), member("x.npy", b"x"), member("y.md", b"y"))}
+    )
+    source = {"webdataset": str(tmp_path / "set")}
+
+    def stage():
+        from pipeline.sources import SourceSpec
+
+        return shard_stage(open_source(SourceSpec(**source)), out, 16)
+
+    first = stage()
+    assert first.passed_over.line() == "passed over 2: 2 members of unknown suffix (.npy, .md)"
+    kept = (out / "passed_over.parquet").read_bytes()
+    again = stage()
+    assert (again.done, again.passed_over.line()) == (0, first.passed_over.line())
+    assert (out / "passed_over.parquet").read_bytes() == kept
+    data = tar_bytes(member("a.png", encoded()), member("x.npy", b"x"), member("y.md", b"y"))
+    write(tmp_path / "set", {"a.tar": data})
+
+    def stage():
+        return shard_stage(open_source(SourceSpec(webdataset=str(tmp_path / "set"))), out, 16)
+
+    first = stage()
+    assert first.passed_over.line() == "passed over 2: 2 members of unknown suffix (.npy, .md)"
+    kept = (out / "passed_over.parquet").read_bytes()
+    again = stage()
+    assert (again.done, again.passed_over.line()) == (0, first.passed_over.line())
+    assert (out / "passed_over.parquet").read_bytes() == kept
+    write(tmp_path / "set", {"b.tar": tar_bytes(member("b.png", encoded(1)), member("z.md", b"y"))})
+    assert stage().passed_over.line() == "passed over 3: 3 members of unknown suffix (.npy, .md)"
+    (tmp_path / "set" / "a.tar").unlink()
+    assert total(read_passed_over(out)).line() == "passed over 3: 3 members of unknown suffix (.npy, .md)"
+    assert stage().passed_over.line() == "passed over 1: 1 member of unknown suffix (.md)"
+
+
+def test_damaged_counts_are_counted_anew(tmp_path):
+    out = Place.parse(tmp_path / "shards")
+    write(tmp_path / "set", {"a.png": encoded(), "b.xmp": b"x"})
+    line = shard_stage(open_source(str(tmp_path / "set")), out, 16).passed_over.line()
+    (out / "passed_over.parquet").write_bytes(b"junk")
+    assert read_passed_over(out) == {}
+    assert shard_stage(open_source(str(tmp_path / "set")), out, 16).passed_over.line() == line
+    assert total(read_passed_over(out)).line() == line
+
+
+@pytest.mark.usefixtures("here")
+class TestJobs:
+    def test_a_run_and_status_say_so_in_one_line(self, tmp_path, caplog):
+        paint(tmp_path / "set" / "a.png", 1)
+        write(tmp_path / "set", {"b.xmp": b"x", "c.txt": b"x"})
+        run_job(tmp_path, stages=("shard",), content=str(tmp_path / "set"))
+        line = "passed over 2: 1 file of unknown suffix (.xmp), 1 side-car without a picture (c.txt)"
+        assert [record.getMessage() for record in caplog.records].count(f"content: {line}") == 1
+        said = CliRunner().invoke(main, ["status", str(tmp_path / "out")]).output
+        assert re.search(rf"content +1 prepared\n +{re.escape(line)}\n", said)
+
+    def test_an_output_in_its_own_content_folder_does_not_feed_on_itself(self, tmp_path, caplog):
+        for n in range(2):
+            paint(tmp_path / "set" / f"{n}.png", n)
+        changes = {"content": str(tmp_path / "set"), "output": "set/out", "style": {"folder": str(STYLES), "limit": 1}}
+        for _ in range(2):
+            run_job(tmp_path, **changes)
+            assert len(manifest(tmp_path / "set" / "out")) == 2
+        assert caplog.records[-1].getMessage() == "content: passed over 1: 1 folder that a job wrote (out)"
+
+    @pytest.mark.parametrize("source", ["set", "set/pictures", "way"])
+    def test_a_data_set_that_is_the_output_is_refused_before_anything_is_written(self, tmp_path, source):
+        paint(tmp_path / "set" / "pictures" / "a.png", 1)
+        (tmp_path / "way").symlink_to(tmp_path / "set")
+        with pytest.raises(ConfigError, match=r"is the output of this job.*give the job another output folder"):
+            run_job(tmp_path, content=str(tmp_path / source), output="set")
+        assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["pictures"]
