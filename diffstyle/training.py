@@ -19,14 +19,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 
 from diffstyle.errors import CheckpointError, ConfigError
+from diffstyle.images import prepare
+from diffstyle.picture_files import Undecodable, read_picture
 from diffstyle.schedule import alphas_cumprod
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 STATE_FILE = "state.pt"
+_NAMED = 3  # pictures that can't be read, in a message
 ON_DEVICE = 4 << 30  # bytes of pictures up to which all of them are kept where the network is
 
 
@@ -54,19 +57,8 @@ class TrainSettings:
     max_seconds: float = 0.0  # 0: no limit; else stop (resumably) at the first step past it
 
 
-def _square(image: Image.Image, size: int) -> np.ndarray:
-    """Centre crop and PIL bilinear resize, the same preparation that the pipeline gives its pictures (METHOD)."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    if image.size != (side, side):
-        image = image.crop((left, top, left + side, top + side))
-    if side != size:
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image.convert("RGB"))
-
-
 def load_images(source: Path, image_size: int) -> Tensor:
-    """All training pictures as uint8, (N, 3, image_size, image_size).
+    """All training pictures as uint8, (N, 3, image_size, image_size), prepared as a job's pictures are.
 
     ``source`` is a folder of pictures (searched recursively), a ``.npy`` array or a ``.npz`` with an array ``images``;
     arrays are uint8, (N, H, W, 3).
@@ -76,12 +68,18 @@ def load_images(source: Path, image_size: int) -> Tensor:
     pictures: list[np.ndarray] = []
     if source.is_dir():
         paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+        refused = []
         for path in paths:
             try:
-                with Image.open(path) as image:
-                    pictures.append(_square(image.convert("RGB"), image_size))
-            except (UnidentifiedImageError, OSError) as error:
-                raise ConfigError(f"data: cannot read the picture '{path}': {error}") from error
+                pictures.append(np.asarray(prepare(read_picture(path.read_bytes()).image, image_size)))
+            except (Undecodable, OSError) as error:
+                refused.append(f"'{path}': {error}")
+        if refused:
+            more = f"; and {len(refused) - _NAMED} more" if len(refused) > _NAMED else ""
+            raise ConfigError(
+                f"data: cannot read {len(refused)} of {len(paths)} pictures; repair or remove them: "
+                f"{'; '.join(refused[:_NAMED])}{more}"
+            )
     else:
         try:
             loaded = np.load(source, allow_pickle=False)
@@ -97,7 +95,7 @@ def load_images(source: Path, image_size: int) -> Tensor:
                 f"data: '{source}' holds pictures of {array.shape[2]}x{array.shape[1]}, smaller than the model's "
                 f"image_size {image_size}; train a smaller model or pack larger pictures"
             )
-        pictures = [_square(Image.fromarray(picture), image_size) for picture in array]
+        pictures = [np.asarray(prepare(Image.fromarray(picture), image_size)) for picture in array]
     if not pictures:
         raise ConfigError(f"data: no pictures in '{source}' (looked for {', '.join(sorted(PICTURE_SUFFIXES))})")
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.shards.decode import PIXEL_LIMIT, Undecodable, decode
+from pipeline.shards.decode import PIXEL_LIMIT, Decoded, Undecodable, decode
 from pipeline.sources import Block, RawPicture
 from pipeline.storage.identity import KEY_DIGITS, digest, image_hash, picture_key
 from pipeline.storage.parts import PartStore
@@ -32,6 +32,7 @@ INDEX_SCHEMA = pa.schema(
         ("label", pa.string()),
         ("caption", pa.string()),
         ("meta", pa.string()),
+        ("notes", pa.string()),  # what was ignored in the file, as an ICC profile that can't be read
         ("data", pa.string()),  # the part whose tar holds the picture, so that a row says all by itself
         ("offset", pa.int64()),
         ("size", pa.int64()),
@@ -66,7 +67,7 @@ def write_block(
                     {"source": picture.source, "source_version": picture.source_version, "reason": str(reason)}
                 )
                 continue
-            row = _row(picture, image_hash(decoded.pixels), decoded.width, decoded.height)
+            row = _row(picture, decoded)
             same_name = written.get(row["key"])
             if same_name is not None and same_name["image"] != row["image"]:
                 row["key"] = f"{row['key']}{row['image'][KEY_DIGITS:]}"  # the key's digits were not enough
@@ -85,18 +86,20 @@ def write_block(
     return pa.Table.from_pylist(rows, INDEX_SCHEMA), pa.Table.from_pylist(rejects, REJECTS_SCHEMA)
 
 
-def _row(picture: RawPicture, image: str, width: int, height: int) -> dict[str, Any]:
+def _row(picture: RawPicture, decoded: Decoded) -> dict[str, Any]:
+    image = image_hash(decoded.pixels)
     return {
         "key": picture_key(picture.name, image),
         "image": image,
         "source": picture.source,
         "source_version": picture.source_version,
         "source_hash": digest(picture.data or b""),
-        "width": width,
-        "height": height,
+        "width": decoded.width,
+        "height": decoded.height,
         "label": picture.label,
         "caption": picture.caption,
         "meta": json.dumps(picture.meta, sort_keys=True, ensure_ascii=False) if picture.meta else None,
+        "notes": "; ".join(decoded.notes) or None,
     }
 
 

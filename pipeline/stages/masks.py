@@ -76,7 +76,7 @@ def _mask_picture(place: Place, size: int, h_grid: tuple[int, int]) -> np.ndarra
     from diffstyle.masks import to_h_grid
 
     try:
-        pixels = decode(place.read_bytes(), size, background=(0, 0, 0)).pixels
+        pixels = decode(place.read_bytes(), size, background=(0, 0, 0), profiles=False).pixels
     except FileNotFoundError:
         raise ConfigError(f"injection.mask: {place} does not exist") from None
     except Undecodable as error:

@@ -10,14 +10,17 @@ import torch
 import yaml
 from click.testing import CliRunner
 from PIL import Image
+from support.picture_bytes import ADOBE, rgb_profile
 
 from diffstyle.checkpoint import load_unet
 from diffstyle.errors import CheckpointError, ConfigError
+from diffstyle.images import prepare
 from diffstyle.networks.architecture import architecture_from_dict, architecture_to_dict
 from diffstyle.networks.build import build_unet
 from diffstyle.schedule import alphas_cumprod
 from diffstyle.training import Ema, Trainer, TrainSettings, learning_rate, load_images, noise_loss, sample_grid
 from pipeline.cli.train import TrainConfig, train
+from pipeline.shards.decode import decode
 
 SMALL = {
     "family": "ddpm",
@@ -181,6 +184,31 @@ def test_pictures_from_a_folder_and_from_arrays_agree(tmp_path):
     assert torch.equal(expected, load_images(tmp_path / "folder", 8))
 
 
+@pytest.mark.parametrize("size", [(9, 16), (16, 11), (21, 10), (8, 13)])
+def test_training_pictures_are_prepared_as_a_jobs_are(tmp_path, size):
+    rng = np.random.default_rng(0)
+    samples = rng.integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
+    Image.fromarray(samples).save(tmp_path / "transparent.png")
+    Image.fromarray(samples[..., :3]).save(tmp_path / "wide.png", icc_profile=rgb_profile(ADOBE, 2.2))
+    np.save(tmp_path / "packed.npy", samples[None, ..., :3])
+    for name, images in zip(("transparent.png", "wide.png"), load_images(tmp_path, 8), strict=True):
+        expected = decode((tmp_path / name).read_bytes(), 8).pixels
+        np.testing.assert_array_equal(images.permute(1, 2, 0).numpy(), expected)
+    packed = load_images(tmp_path / "packed.npy", 8)[0].permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(packed, np.asarray(prepare(Image.fromarray(samples[..., :3]), 8)))
+
+
+def test_every_picture_that_cannot_be_read_is_counted_and_the_first_are_named(tmp_path):
+    Image.fromarray(pictures(1, 8)[0]).save(tmp_path / "good.png")
+    for name in "abcde":
+        (tmp_path / f"{name}.png").write_text("no picture")
+    Image.fromarray(np.full((8, 8), -1.0, np.float32)).save(tmp_path / "a.png", "TIFF")
+    with pytest.raises(
+        ConfigError, match=r"cannot read 5 of 6 pictures.*a\.png': .*no known white; .*c\.png.*; and 2 more"
+    ):
+        load_images(tmp_path, 8)
+
+
 def test_errors_of_the_data_name_the_mend(tmp_path):
     with pytest.raises(ConfigError, match="does not exist; give a folder"):
         load_images(tmp_path / "none", 8)
@@ -196,7 +224,7 @@ def test_errors_of_the_data_name_the_mend(tmp_path):
     with pytest.raises(ConfigError, match="with an array 'images'"):
         load_images(tmp_path / "other.npz", 8)
     (tmp_path / "broken.png").write_text("no picture")
-    with pytest.raises(ConfigError, match="cannot read the picture"):
+    with pytest.raises(ConfigError, match=r"cannot read 1 of 1 pictures.*broken\.png': not an image"):
         load_images(tmp_path, 8)
 
 

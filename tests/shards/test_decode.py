@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
+from diffstyle import picture_files
 from diffstyle.images import prepare
-from pipeline.shards import decode as decode_module
 from pipeline.shards.decode import Undecodable, decode, preparation
 
 SHARED = Path(__file__).parents[3] / "shared" / "images"
@@ -66,8 +66,8 @@ def test_exif_orientation_is_applied(kind, orientation):
     upright.paste("blue", (8, 0, 16, 8))
     undo = {v: k for k, v in {6: 8, 8: 6}.items()}
     stored = upright
-    if orientation in decode_module._TURNS:
-        stored = upright.transpose(decode_module._TURNS[undo.get(orientation, orientation)])
+    if orientation in picture_files._TURNS:
+        stored = upright.transpose(picture_files._TURNS[undo.get(orientation, orientation)])
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"quality": 95} if kind in ("JPEG", "WEBP") else {}

@@ -13,6 +13,7 @@ import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.picture_bytes import grey_profile
 from support.s3 import s3_bucket, s3_endpoint  # noqa: F401 - fixtures
 
 from diffstyle.images import prepare
@@ -422,3 +423,13 @@ def test_from_s3_to_s3(s3_bucket, photos):  # noqa: F811
     assert stage(str(source), out, retry_failed=True).done == 1
     assert len(store.rejects()) == 0
     assert len(store.unique()) == 10
+
+
+def test_what_was_ignored_in_a_file_is_noted_in_the_index(photos, out):
+    icc_of_grey = grey_profile(1.0)
+    picture(50).save(photos / "p05.png", icc_profile=icc_of_grey)
+    stage(photos, out)
+    notes = {row["source"]: row["notes"] for row in ShardStore(out).rows().to_pylist()}
+    noted = {Path(source).name: note for source, note in notes.items() if note}
+    assert list(noted) == ["p05.png"]
+    assert "is for GRAY and not for RGB" in noted["p05.png"]
