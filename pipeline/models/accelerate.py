@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from diffstyle.errors import ConfigError
-from pipeline.models.cache import cache_folder
+from pipeline.storage.cache import cache_folder
 
 if TYPE_CHECKING:
     from diffstyle.networks.unet import UNet

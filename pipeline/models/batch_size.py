@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from diffstyle.errors import DiffStyleError
 from pipeline.models.accelerate import tuned
-from pipeline.models.cache import cache_folder
 from pipeline.models.config import load_model_config
 from pipeline.models.load import random_unet
+from pipeline.storage.cache import cache_folder
 from pipeline.storage.identity import digest_of
 from pipeline.workers.unit import Resources
 

@@ -6,15 +6,7 @@ import os
 from pathlib import Path
 
 from pipeline.models.config import HUB_WEIGHTS, ModelConfig
-
-
-def cache_folder() -> Path:
-    """Where downloaded weights and measurements are kept: ``$DIFFSTYLE_CACHE``, else ``~/.cache/diffstyle``."""
-    given = os.environ.get("DIFFSTYLE_CACHE")
-    if given:
-        return Path(given).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "diffstyle"
+from pipeline.storage.cache import cache_folder
 
 
 def cache_place(config: ModelConfig) -> Path:

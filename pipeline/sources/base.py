@@ -61,6 +61,11 @@ class Broken:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """In place of ``Item.at``: a row that lists a picture again, which is read where it is listed first."""
+
+
 class Reader(Protocol):
     """Reads the items of one kind of source, in a worker. Picklable."""
 
@@ -114,7 +119,11 @@ class Source(ABC):
 
     Pictures, rejects and what is passed over are then all that the data set holds (up to its ``limit``); a side-car
     that belongs to a picture counts with it.
+
+    ``roots``: the folders (as text) from which paths relative to the data set are taken.
     """
+
+    roots: tuple[str, ...] = ()
 
     def __init__(self, text: str, reader: Reader, limit: int | None):
         self.text = text
@@ -147,10 +156,13 @@ class Source(ABC):
                 index += math.ceil(cut.skipped / size)
                 seen, left = seen + cut.skipped, left - cut.skipped
             elif cut.items:
-                items = cut.items if len(cut.items) <= left else cut.items[: int(left)]
-                seen, left = seen + len(items), left - len(items)
+                rows = cut.items if len(cut.items) <= left else cut.items[: int(left)]
+                seen, left = seen + len(rows), left - len(rows)
+                items = [item for item in rows if not isinstance(item.at, Repeated)]
+                if len(items) < len(rows):
+                    self.passed_over.add("rows that list a picture again", n=len(rows) - len(items))
                 missing = [item for item in items if known.get(item.source) != item.version]
-                if len(missing) == len(items):
+                if items and len(missing) == len(items):
                     yield Block(index, self._reader, tuple(items))
                 elif missing:
                     gathered_index = gathered_index if gathered else index
@@ -174,9 +186,24 @@ class Source(ABC):
         """
         return {"": self.passed_over} if self.passed_over else {}
 
+    def listing(self, size: int = 1024) -> Iterator[str]:
+        """The ``source`` of each picture as the data set lists it, within the limit, as often as it is listed.
+
+        Raises SourceError as :meth:`blocks` does. Reads no picture.
+        """
+        self.passed_over.clear()
+        self.passed_over.include(self._left_out)
+        items = itertools.chain.from_iterable(cut.items for cut in self._cuts({}, size))
+        empty = True
+        for item in itertools.islice(items, self._limit):
+            empty = False
+            yield item.source
+        if empty:
+            raise SourceError(self._why_empty())
+
     def count(self) -> int:
-        """How many pictures the data set lists (within the limit), readable or not. Lists it, reads no picture."""
-        return sum(len(block) for block in self.blocks({}))
+        """How many pictures the data set lists (within the limit), readable or not, repeated rows included."""
+        return sum(1 for _ in self.listing())
 
 
 def failed(item: Item, reason: str) -> RawPicture:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +37,13 @@ class SourceSpec(BaseModel):
         default=None, description="tar files: shard-{000..009}.tar, a glob, a folder of them"
     )
     parquet: Addresses | None = Field(default=None, description="Parquet files with a column of picture bytes")
-    list: Addresses | None = Field(default=None, description="CSV or Parquet files with a column of paths")
+    list: Addresses | None = Field(
+        default=None, description="CSV, JSON lines or Parquet files with a column of paths or web addresses"
+    )
     lmdb: Addresses | None = Field(default=None, description="LSUN's lmdb databases")
-    any: Addresses | None = Field(default=None, description="a folder, .tar, .parquet, .csv or lmdb, recognised")
+    any: Addresses | None = Field(
+        default=None, description="a folder, .tar, .parquet, .csv, .jsonl or lmdb, recognised"
+    )
     image_column: str | None = Field(
         default=None, description="Parquet: the column of pictures; lists: the column of paths"
     )
@@ -99,7 +102,14 @@ def open_source(spec: SourceSpec | str, base: str | Path | None = None) -> Sourc
             told = ", ".join(f"{address} is {kind}" for address, kind in kinds.items())
             raise SourceError(f"addresses of different kinds: {told}; give them as data sets of their own")
         kind = kinds[addresses[0]]
-    naming = Naming(spec.label_column, spec.caption_column)
+    source = _open(spec, kind, base)
+    places = [place for address in addresses for place in resolve(address, base)]
+    source.roots = tuple(dict.fromkeys(str(place if place.is_dir() else place.parent) for place in places))
+    return source
+
+
+def _open(spec: SourceSpec, kind: str, base: str | Path | None) -> Source:
+    naming, addresses = Naming(spec.label_column, spec.caption_column), spec.addresses
     if kind == "folder":
         roots = [place for address in addresses for place in resolve(address, base)]
         return FolderSource(roots, naming, spec.limit, spec.allow_outside)
@@ -107,8 +117,9 @@ def open_source(spec: SourceSpec | str, base: str | Path | None = None) -> Sourc
         return LmdbSource(addresses, base, spec.limit)
     if kind == "webdataset":
         return TarSource(addresses, base, naming, spec.limit, spec.image_column)
-    table: Callable[..., Source] = ParquetSource if kind == "parquet" else ListSource
-    return table(addresses, base, spec.image_column, naming, spec.limit)
+    if kind == "parquet":
+        return ParquetSource(addresses, base, spec.image_column, naming, spec.limit)
+    return ListSource(addresses, base, spec.image_column, naming, spec.limit, spec.allow_outside)
 
 
 def _recognise(address: str, base: str | Path | None) -> str:
@@ -118,10 +129,10 @@ def _recognise(address: str, base: str | Path | None) -> str:
     suffix = place.name.rpartition(".")[2].lower()
     if suffix == "parquet":
         return "parquet" if _holds_pictures(place) else "list"
-    kinds = {"tar": "webdataset", "csv": "list", "tsv": "list", "mdb": "lmdb"}
+    kinds = {"tar": "webdataset", "csv": "list", "tsv": "list", "jsonl": "list", "ndjson": "list", "mdb": "lmdb"}
     if suffix not in kinds:
         raise SourceError(
-            f"{place}: not a folder, .tar, .parquet or .csv; say of which kind it is: {', '.join(_KINDS)}"
+            f"{place}: not a folder, .tar, .parquet, .csv or .jsonl; say of which kind it is: {', '.join(_KINDS)}"
         )
     return kinds[suffix]
 

@@ -460,17 +460,18 @@ def test_a_csv_of_paths(tmp_path):
     text = "\ufefffile,label,year\n../pictures/a.png,dog,1999\n../pictures/b.png,,\n../pictures/gone.png,cat,1\n,x,1\n"
     text += f"{tmp_path}/pictures/a.png,again,2\n"
     (tmp_path / "lists" / "l.csv").write_text(text, encoding="utf-8")
-    source = open_source(str(tmp_path / "lists" / "l.csv"))
+    spec = SourceSpec(list=str(tmp_path / "lists" / "l.csv"), allow_outside=True)
+    source = open_source(spec)
     pictures = [p for block in source.blocks({}) for p in block.pictures()]
     assert [p.source for p in pictures[:2]] == [str(tmp_path / "pictures" / name) for name in ("a.png", "b.png")]
     assert (pictures[0].label, pictures[0].meta) == ("dog", {"year": "1999"})
     assert (pictures[1].label, pictures[1].meta) == (None, {"label": None, "year": None})
     assert pictures[2].error == "No such file or directory"
-    assert pictures[3].error == "row 3 has no file"
+    assert pictures[3].error == "row 4 has no file"
     assert len(pictures) == 4
     assert dict(source.passed_over) == {"rows that list a picture again": 1}
     make(tmp_path, "pictures/gone.png")
-    again = read(str(tmp_path / "lists" / "l.csv"), known_of(pictures))
+    again = read(spec, known_of(pictures))
     assert [p.name for p in again] == ["gone.png"]
 
 
@@ -486,12 +487,12 @@ def test_a_parquet_list_and_a_tsv(tmp_path):
 def test_what_is_wrong_with_lists_is_one_clear_line(tmp_path):
     (tmp_path / "a.csv").write_text("x,y\n1,2\n")
     (tmp_path / "b.csv").write_text("path\n")
-    (tmp_path / "c.csv").write_bytes(b"path\n\xff\xfe\xff.png\n")
+    (tmp_path / "c.csv").write_bytes("path\na.png\n".encode("utf-16"))
     (tmp_path / "d.csv").write_text("path,n\na.png,1\n")
     for spec, message in [
         (str(tmp_path / "a.csv"), r"no column path or .* \(it has x, y\); name it with image_column"),
         (str(tmp_path / "b.csv"), "no rows"),
-        (str(tmp_path / "c.csv"), "not readable as CSV in UTF-8"),
+        (str(tmp_path / "c.csv"), "this is UTF-16 text; save it as UTF-8"),
         ({"list": str(tmp_path / "d.csv"), "label_column": "breed"}, "no column breed"),
     ]:
         with pytest.raises(SourceError, match=message):
@@ -565,7 +566,7 @@ def test_every_kind_on_s3(s3_bucket, tmp_path):  # noqa: F811
     assert [p.data for p in read(f"{s3_bucket}/x.parquet")] == [png(1), png(2)]
 
     (bucket / "lists/l.csv").write_bytes(b"path,n\n../folder/b.png,1\n../gone.png,2\n")
-    listed = read(f"{s3_bucket}/lists/l.csv")
+    listed = read({"list": f"{s3_bucket}/lists/l.csv", "allow_outside": True})
     assert [p.source.removeprefix(s3_bucket) for p in listed] == ["/folder/b.png", "/gone.png"]
     assert listed[1].error == "no such object"
 
