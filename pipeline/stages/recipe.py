@@ -65,7 +65,6 @@ class Recipe:
     plan: Plan
     gammas: tuple[float, ...]
     masks: Masks
-    identity: dict[str, Any]
     digest: str
     slug: str
 
@@ -102,15 +101,13 @@ def make_recipe(
         said["mask"] = digest(masks.shared.tobytes())
     elif masks.own is not None:
         said["mask"] = "own"
-    identity = {"injection": said, "plan": digest_of(plan.to_dict()), **shared_identity}
-    identifier = digest_of(identity)
+    identifier = digest_of({"injection": said, "plan": digest_of(plan.to_dict()), **shared_identity})
     gamma = settings.gamma if isinstance(settings.gamma, float | int) else settings.gamma.kind
     return Recipe(
         settings,
         plan,
         tuple(gamma_schedule(settings.gamma).at(plan.injections)),
         masks,
-        identity,
         identifier,
         recipe_slug(gamma, identifier),
     )

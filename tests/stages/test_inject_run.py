@@ -141,8 +141,8 @@ def test_a_full_disk_stops_the_run_and_any_number_of_workers_goes_on_to_the_same
 def test_rays_endpoint_has_the_figures_of_a_run(ray_session, tmp_path, shards_and_banks):
     import time
 
-    run = go(tmp_path, ["inject"], None, shards_and_banks, actors=1)
-    assert set(run._metrics._made) == set(METRICS)
+    pytest.importorskip("prometheus_client", reason="Ray serves its metrics only with what ray[default] installs")
+    go(tmp_path, ["inject"], None, shards_and_banks, actors=1)
     node = ray_session.nodes()[0]
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     give_up = time.monotonic() + 40
@@ -153,9 +153,7 @@ def test_rays_endpoint_has_the_figures_of_a_run(ray_session, tmp_path, shards_an
             text = urllib.request.urlopen(address, timeout=5).read().decode()
         except OSError as error:
             text = str(error)
-    if "ray_" not in text:
-        pytest.skip(f"this Ray has no metrics endpoint: {text[:200]}")
-    for name in ("diffstyle_pairs_done", "diffstyle_seconds_per_step", "diffstyle_waiting_seconds"):
+    for name in METRICS.keys() - {"diffstyle_pairs_failed"}:  # none did
         assert name in text
 
 

@@ -173,19 +173,23 @@ def test_every_unit_once_and_one_at_a_time_on_a_device(ray_session, n):
 
 def test_loading_computing_and_saving_overlap(pool):
     list(pool.run(blocks(1)))  # it is up
-    begun = time.monotonic()
     outcomes = list(pool.run(blocks(8, seconds=(0.2, 0.2, 0.2))))
-    passed = time.monotonic() - begun
-    assert passed < 0.75 * 8 * 0.6  # one after the other it takes 4.8 s, at best 2.0 s
     spans = [outcome.result for outcome in outcomes]
+    # By the worker's own clock, so that a busy machine changes nothing: one after the other the phases would take no
+    # less than the time from the first to the last, and at best they take two and a half times as much.
+    phases = [span[phase] for span in spans for phase in ("load", "compute", "save")]
+    passed = max(end for _, end in phases) - min(begun for begun, _ in phases)
+    assert sum(end - begun for begun, end in phases) > 1.3 * passed
     for phase in ("load", "save"):
         assert any(
             a[phase][0] < b["compute"][1] and b["compute"][0] < a[phase][1] for a in spans for b in spans if a is not b
         )
     for outcome in outcomes:
-        assert 0.2 <= outcome.timing.load < 1
-        assert 0.2 <= outcome.timing.compute < 1
-        assert 0.2 <= outcome.timing.save < 1
+        for phase in ("load", "compute", "save"):
+            begun, end = outcome.result[phase]
+            assert 0.2 <= end - begun <= getattr(outcome.timing, phase) + 0.005
+    # Computing is timed without the wait for the device, else the times would add up to more than has passed.
+    assert sum(outcome.timing.compute for outcome in outcomes) <= passed
 
 
 def test_units_are_read_as_they_are_needed(pool):

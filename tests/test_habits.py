@@ -1,0 +1,61 @@
+"""The pages and files for contributors say what is there."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+def pinned(package: str) -> str:
+    (line,) = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith(f"{package}==")]
+    return line
+
+
+def test_the_tour_names_files_that_are_there():
+    named = re.findall(r"`([^`\s]+)`", (ROOT / "CONTRIBUTING.md").read_text())
+    paths = [name for name in named if "/" in name and not name.startswith("..")]
+    assert len(paths) > 20
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "README.md"])
+def test_links_lead_somewhere(name):
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text())
+    assert links
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+def test_the_hooks_use_the_tested_ruff():
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    (repository,) = config["repos"]
+    assert repository["repo"] == "local"
+    assert [hook["id"] for hook in repository["hooks"]] == ["ruff", "ruff-format"]
+    for hook in repository["hooks"]:
+        assert hook["additional_dependencies"] == [pinned("ruff")]
+
+
+def test_the_workflow_runs_the_projects_own_script():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    commands = [step.get("run") for job in workflow["jobs"].values() for step in job["steps"]]
+    assert ".ci/run" in commands
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.stem
+)
+def test_issue_forms_are_whole(path):
+    form = yaml.safe_load(path.read_text())
+    if path.stem == "config":
+        assert form["blank_issues_enabled"] is True
+        return
+    assert {"name", "description", "body"} <= form.keys()
+    assert len({field["id"] for field in form["body"]}) == len(form["body"])
+    assert all(field["attributes"]["label"] for field in form["body"])
