@@ -33,7 +33,7 @@ from pipeline.bench.pages import publish
 from pipeline.monitoring.events import read_events
 from pipeline.storage.place import Place
 from pipeline.workers.ray_cluster import start_ray
-from pipeline.workers.ray_pool import Pool
+from pipeline.workers.ray_pool import RayPool
 from pipeline.workers.unit import Resources
 
 MARKERS = "<!-- bank_waiting: begin -->", "<!-- bank_waiting: end -->"
@@ -108,7 +108,7 @@ def stand_in(folder: Path, images: int = 128, tiles: int = 16, size: int = 32) -
         StandIn(str(folder / "bank"), tuple(rows[i] for i in random.integers(0, images, size)), 0.5, f"tile {n}")
         for n in range(tiles)
     ]
-    with Pool(1, None, Resources(num_cpus=1.0, threads=1)) as pool:
+    with RayPool(1, None, Resources(num_cpus=1.0, threads=1)) as pool:
         return [
             {"event": "part_done", "run": "", "stage": "stand-in, 256 px", "worker": one.worker, **vars(one.timing)}
             for one in pool.run(units)

@@ -73,13 +73,13 @@ def write_job(folder: Path, name: str, contents: int, styles: int, **compute: An
 
 
 class Slowly:
-    """Makes a worker's model, each batch of which takes at least ``seconds``."""
+    """Opens a worker's model, each batch of which takes at least ``seconds``."""
 
-    def __init__(self, maker: Callable[[], Any], seconds: float) -> None:
-        self.maker, self.seconds = maker, seconds
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
 
-    def __call__(self) -> Any:
-        context, pause = self.maker(), self.seconds
+    def __call__(self, load: Callable[[], Any]) -> Any:
+        context, pause = load(), self.seconds
         in_batches = context.in_batches
 
         def slow(n: int, run: Callable[..., Any]) -> Any:
@@ -99,9 +99,10 @@ def drive(job: str, address: str, seconds: float, retry_failed: bool) -> int:
 
     from pipeline.jobfile.load import load_job
     from pipeline.runner.run import Options, Run
+    from pipeline.workers.ray_pool import RayWorkers
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    with Run(load_job(job), Options(address, retry_failed, True), lambda maker: Slowly(maker, seconds)) as run:
+    with Run(load_job(job), Options(retry_failed, True), RayWorkers(address, Slowly(seconds))) as run:
         for stage in STAGES:
             getattr(run, stage)()
         return 3 if run.counts.failed else 0

@@ -81,11 +81,11 @@ def phase(name: str, root: str, contents: int, styles: int) -> None:
     manifest = Manifest(output)
     if name == "run":
         from pipeline.workers.ray_cluster import start_ray
-        from pipeline.workers.ray_pool import Pool
+        from pipeline.workers.ray_pool import RayPool
         from pipeline.workers.unit import Resources
 
         start_ray()
-        pool = Pool(2, None, Resources(num_cpus=0.5))
+        pool = RayPool(2, None, Resources(num_cpus=0.5))
         (output / "job.yaml").write_bytes(b"{}")
     before = peak_mib()
     begun = time.perf_counter()

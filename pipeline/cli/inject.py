@@ -13,4 +13,4 @@ from pipeline.cli.options import job_options, run_stages
 @job_options
 def inject(**options: Any) -> int:
     """Make a job's pictures and manifest from its latent banks. Runs after `diffstyle precompute`."""
-    return run_stages(**options, stages=("inject", "report"))
+    return run_stages(**options, stages=("inject",))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
-
-from pipeline.storage.errors import EXIT_FAILURES
 
 
 def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,6 +21,7 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Override a field of the job, e.g. injection.gamma=0.4. May be given several times.",
             ),
             click.option("--address", help="Join the Ray cluster at this address instead of starting an embedded Ray."),
+            click.option("--local", is_flag=True, help="Compute in this process, without Ray: for small jobs."),
             click.option("--retry-failed", is_flag=True, help="Try again what failed before."),
             click.option(
                 "--max-failures",
@@ -37,25 +36,14 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def run_stages(
-    job: str,
-    overrides: tuple[str, ...],
-    address: str | None,
-    retry_failed: bool,
-    max_failures: int | None,
-    quiet: bool,
-    stages: tuple[str, ...],
-) -> int:
+def run_stages(job: str, overrides: tuple[str, ...], stages: Sequence[str], **options: Any) -> int:
     """Run some stages of a job, say what was made, and return the exit code."""
     from pipeline.jobfile.load import load_job
 
     loaded = load_job(job, overrides, check_inputs=True)
 
-    from pipeline.runner.run import Options, Run
+    from pipeline.runner.api import run
 
-    with Run(loaded, Options(address, retry_failed, quiet, max_failures)) as run:
-        for stage in stages:
-            getattr(run, stage)()
-        for line in run.summary(stages):
-            click.echo(line)
-        return EXIT_FAILURES if run.counts.failed else 0
+    result = run(loaded, stages=stages, **options)
+    click.echo(str(result))
+    return result.exit_code

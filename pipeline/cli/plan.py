@@ -17,10 +17,6 @@ import click
 def plan(job: str, overrides: tuple[str, ...]) -> None:
     """Say what a job would compute and how large its banks and pictures would be. The same as `run --dry-run`."""
     from pipeline.jobfile.load import load_job
+    from pipeline.runner.api import preview
 
-    loaded = load_job(job, overrides, check_inputs=True)
-
-    from pipeline.runner.preview import preview
-
-    for line in preview(loaded):
-        click.echo(line)
+    click.echo(str(preview(load_job(job, overrides, check_inputs=True))))

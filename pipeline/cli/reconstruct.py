@@ -18,6 +18,7 @@ from pipeline.storage.errors import EXIT_FAILURES
 @click.option("--pictures", help="Shards or a data set to compare with. Default: the shards beside the bank.")
 @click.option("--output", help="Write the reconstructions into this folder too, as PNG files.")
 @click.option("--again", is_flag=True, help="Also those that are reconstructed already.")
+@click.option("--local", is_flag=True, help="Compute in this process, without Ray: for a few pictures.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only the summary.")
 def reconstruct(
     path: str,
@@ -29,6 +30,7 @@ def reconstruct(
     pictures: str | None,
     output: str | None,
     again: bool,
+    local: bool,
     quiet: bool,
 ) -> int:
     """Sample pictures back from the x_T of a BANK by plain DDIM.
@@ -42,6 +44,7 @@ def reconstruct(
     from pipeline.banks.reader import LatentBank
     from pipeline.cli.bank import holding
     from pipeline.monitoring.progress import Progress
+    from pipeline.runner.api import choose_workers
     from pipeline.runner.bank_model import find_model, find_pictures
     from pipeline.stages.reconstruct import missing_rows
     from pipeline.stages.reconstruct import reconstruct as sample_back
@@ -65,7 +68,7 @@ def reconstruct(
             return 0
         found_model = find_model(bank, job, model, weights)
         with (
-            found_model.pool() as (pool, batch),
+            found_model.pool(choose_workers(local=local)) as pool,
             Progress(len(rows), "reconstruct", "pictures", quiet=quiet) as progress,
         ):
             found = sample_back(
@@ -74,7 +77,7 @@ def reconstruct(
                 rows,
                 steps,
                 # Whole batches, and enough units that all workers end at about the same time.
-                per_unit=batch * max(1, min(64 // batch, -(-len(rows) // (4 * pool.size * batch)))),
+                per_unit=pool.batch * max(1, min(64 // pool.batch, -(-len(rows) // (4 * pool.size * pool.batch)))),
                 shards=shards,
                 pictures=rows_of,
                 output=folder,

@@ -19,10 +19,8 @@ def run(dry_run: bool, **options: Any) -> int:
     """
     if dry_run:
         from pipeline.jobfile.load import load_job
-        from pipeline.runner.preview import preview
+        from pipeline.runner.api import preview
 
-        loaded = load_job(options["job"], options["overrides"], check_inputs=True)
-        for line in preview(loaded):
-            click.echo(line)
+        click.echo(str(preview(load_job(options["job"], options["overrides"], check_inputs=True))))
         return 0
-    return run_stages(**options, stages=("check_model", "shard", "precompute", "inject", "report"))
+    return run_stages(**options, stages=("shard", "precompute", "inject"))

@@ -18,18 +18,8 @@ def status(run: str, as_json: bool) -> int:
 
     Exit codes: 0 all done, 3 done with failures, 4 something is left.
     """
-    from pipeline.monitoring.status import read_status
-    from pipeline.storage.place import Place
+    from pipeline.runner.api import status as status_of
 
-    place = Place.parse(run)
-    if place.is_local and place.is_file():
-        from pipeline.jobfile.load import load_job
-
-        place = Place.parse(load_job(run).output)
-    found = read_status(place)
-    if as_json:
-        click.echo(json.dumps(found.to_dict(), indent=2))
-    else:
-        for line in found.lines():
-            click.echo(line)
+    found = status_of(run)
+    click.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
     return found.exit_code

@@ -19,7 +19,9 @@ from pipeline.models.accelerate import tuned
 from pipeline.models.config import load_model_config
 from pipeline.models.load import random_unet
 from pipeline.storage.cache import cache_folder
+from pipeline.storage.errors import Stopped
 from pipeline.storage.identity import digest_of
+from pipeline.workers.base import Workers
 from pipeline.workers.unit import Resources
 
 if TYPE_CHECKING:
@@ -43,10 +45,10 @@ class BatchError(DiffStyleError):
     """No batch size could be measured."""
 
 
-def batch_for(model: str, device: str, precision: str, resources: Resources) -> int:
+def batch_for(model: str, device: str, precision: str, resources: Resources, workers: Workers) -> int:
     """The batch size for a model, as remembered in the cache folder, else as a worker with ``resources`` measures it.
 
-    Needs a connected Ray for ``device`` cuda. BatchError where not even one picture fits, or Ray can't measure.
+    BatchError where not even one picture fits, or the workers can't measure.
     """
     import torch
 
@@ -56,7 +58,7 @@ def batch_for(model: str, device: str, precision: str, resources: Resources) -> 
     what: dict[str, Any] = {
         "device": device,
         "precision": precision,
-        "machine": _machine(device),
+        "machine": _machine(device, workers),
         "torch": torch.__version__,
     }
     what |= {"threads": resources.threads, "gpus": resources.num_gpus}
@@ -67,26 +69,18 @@ def batch_for(model: str, device: str, precision: str, resources: Resources) -> 
         return known["batch"]
     measure = partial(measured, architecture, device, precision, resources)
     # Here, where torch and the model's file have been read; but the driver may be on a machine without a GPU.
-    rates = on_a_worker(measure, resources) if device == "cuda" else measure()
+    rates = on_a_worker(measure, resources, workers) if device == "cuda" else measure()
     batch = best_batch(rates, WORTH[device])
     _write(place, key, {"model": model, **what, "pictures_per_second": rates, "batch": batch})
     return batch
 
 
-def on_a_worker(measure: Callable[[], dict[str, float]], resources: Resources) -> dict[str, float]:
-    """What ``measure`` returns in a process of Ray's that has a worker's ``resources``."""
-    import ray
-
-    def run() -> dict[str, float]:
-        return measure()
-
-    # One call, then the process ends: it would keep the GPU's memory.
-    remote = ray.remote(num_cpus=resources.num_cpus, num_gpus=resources.num_gpus, max_calls=1)(run)
+def on_a_worker(measure: Callable[[], dict[str, float]], resources: Resources, workers: Workers) -> dict[str, float]:
+    """What ``measure`` returns where a worker with ``resources`` runs."""
     try:
-        return ray.get(remote.remote())
-    except ray.exceptions.RayError as error:
-        why = str(error).strip().splitlines()[-1]
-        raise BatchError(f"the batch size can't be measured ({why}); give one with compute.batch") from error
+        return workers.call(measure, resources)
+    except Stopped as error:
+        raise BatchError(f"the batch size can't be measured ({error}); give one with compute.batch") from error
 
 
 def measured(architecture: Architecture, device: str, precision: str, resources: Resources) -> dict[str, float]:
@@ -151,13 +145,10 @@ def _seconds(unet: UNet, batch: int, device: str) -> float:
     return min(found[1:])  # the first warms up
 
 
-def _machine(device: str) -> str:
-    """What the measurement holds for: the cluster's GPUs, or this machine's processor."""
+def _machine(device: str, workers: Workers) -> str:
+    """What the measurement holds for: the workers' GPUs, or this machine's processor."""
     if device == "cuda":
-        import ray
-
-        names = sorted(name for name in ray.cluster_resources() if name.startswith("accelerator_type:"))
-        return ", ".join(names) or "a GPU that Ray has no name for"
+        return workers.gpus() or "a GPU without a name"
     return f"{processor()}, {os.cpu_count()} cores"
 
 

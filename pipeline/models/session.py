@@ -17,6 +17,7 @@ from diffstyle.errors import CheckpointError
 from pipeline.models.accelerate import speed_up_halves, tuned
 from pipeline.models.config import load_model_config
 from pipeline.models.load import load_model
+from pipeline.workers.unit import Device
 
 if TYPE_CHECKING:
     import torch
@@ -69,9 +70,6 @@ class ModelLoader:
         unet = tuned(unet, self.device)
         speed_up = functools.partial(speed_up_halves, unet, self.device, compiled=self.compiled)
         return LoadedModel(unet, self.device, self.batch, speed_up if self.device == "cuda" else None)
-
-
-Device = Literal["cpu", "cuda", "mps"]
 
 
 def resolve_device(device: Literal["auto"] | Device) -> Device:

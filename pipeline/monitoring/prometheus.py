@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from pipeline.workers.unit import Timing
@@ -34,11 +35,11 @@ class Metrics:
         self._made["diffstyle_waiting_seconds"].observe(timing.queued)
 
     def _make(self) -> bool:
-        import ray
+        ray = sys.modules.get("ray")
+        if ray is None or not ray.is_initialized():  # the workers are of another kind
+            return False
         from ray.util.metrics import Counter, Histogram
 
-        if not ray.is_initialized():  # a pool of another kind, in a test
-            return False
         steps = [10.0**power * factor for power in range(-4, 2) for factor in (1, 2, 5)]
         waits = [0.01, 0.1, 1, 5, 20, 60, 300, 1200]
         for name, text in METRICS.items():

@@ -106,6 +106,9 @@ class Status:
             lines.append("         run the job with --retry-failed to try them again")
         return lines
 
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
     def to_dict(self) -> dict[str, Any]:
         """For programs."""
         names = ("wanted", "done", "failed", "left", "rate", "seconds_left", "busy")

@@ -6,8 +6,9 @@ Parquet file. ``pandas.read_parquet(OUT/manifest)`` reads it all.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,9 @@ from pipeline.storage.identity import digest
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MANIFEST_FORMAT_VERSION = 1
 
@@ -69,12 +73,16 @@ def side_columns(side: str, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Manifest:
-    """The manifest of an output folder. Reading needs no lock; writing is the driver's alone."""
+    """The manifest of an output folder: a row for each pair. Reading needs no lock; writing is the driver's alone.
 
-    def __init__(self, output: Place) -> None:
-        self.output = output
+    Args:
+        output: The output folder, or its address on S3 or GCS.
+    """
+
+    def __init__(self, output: str | os.PathLike[str] | Place) -> None:
+        self.output = Place.parse(output)
         self.store = PartStore(
-            output, OutputLayout.PICTURES, OutputLayout.MANIFEST, description=OutputLayout.DESCRIPTION
+            self.output, OutputLayout.PICTURES, OutputLayout.MANIFEST, description=OutputLayout.DESCRIPTION
         )
 
     def open(self) -> None:
@@ -86,7 +94,14 @@ class Manifest:
         self.store.commit(part, rows if isinstance(rows, pa.Table) else manifest_rows(rows))
 
     def table(self, columns: Iterable[str] | None = None) -> pa.Table:
-        """A row for each pair, ok before failed: a retried failure that succeeded counts once."""
+        """A row for each pair, ok before failed: a retried failure that succeeded counts once.
+
+        Args:
+            columns: Names of those wanted, of ``MANIFEST_SCHEMA``; None: all. Of a million rows all are a gigabyte.
+
+        Returns:
+            The rows committed so far; none where no pair was made yet.
+        """
         wanted = list(MANIFEST_SCHEMA.names if columns is None else columns)
         table = self.store.rows(MANIFEST_SCHEMA, [*wanted, *({"pair", "status"} - set(wanted))])
         failed = table.filter(pc.equal(table["status"], "failed"))
@@ -95,6 +110,17 @@ class Manifest:
             still = failed.filter(pc.invert(pc.is_in(failed["pair"], ok["pair"].combine_chunks())))
             table = pa.concat_tables([ok, _first_of_each(still)])
         return table.select(wanted)
+
+    def to_pandas(self, columns: Iterable[str] | None = None) -> pd.DataFrame:
+        """:meth:`table` as a data frame."""
+        return self.table(columns).to_pandas()
+
+    def __len__(self) -> int:
+        return sum(self.counts())
+
+    def __repr__(self) -> str:
+        done, failed = self.counts()
+        return f"<Manifest {self.output}: {done} pairs, {failed} failed>"
 
     def known(self) -> tuple[set[str], set[str]]:
         """The ids of the pairs that are done, and of those that failed."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,8 @@ from pipeline.stages.walk import Walk
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.parts import PartStore, differences
 from pipeline.storage.place import Place
-from pipeline.workers.ray_pool import Pool
+from pipeline.workers.base import Pool, Workers
+from pipeline.workers.local import LocalWorkers
 
 
 @dataclass(frozen=True)
@@ -43,17 +42,17 @@ class BankModel:
         batch = self.compute.batch if self.compute.batch != "auto" else 1
         return self._maker(resolve_device(self.compute.device), batch)()
 
-    @contextmanager
-    def pool(self) -> Iterator[tuple[Pool, int]]:
-        """Workers that hold the model, on the Ray that is there or an embedded one, and their batch size."""
+    def pool(self, workers: Workers) -> Pool:
+        """Workers that hold the model."""
         device = resolve_device(self.compute.device)
-        n, resources = crew(self.compute, device)
+        n, resources = crew(self.compute, device, workers)
         batch = self.compute.batch
         if batch == "auto":
-            batch = batch_for(self.model, device, self.compute.precision, resources)
+            batch = workers.given_batch(device) or batch_for(
+                self.model, device, self.compute.precision, resources, workers
+            )
         compiled = compiles(self.compute.compile, device, self.image_size)
-        with Pool(n, self._maker(device, batch, compiled), resources) as pool:
-            yield pool, batch
+        return workers.pool(n, self._maker(device, batch, compiled), resources, batch=batch)
 
     def _maker(self, device: str, batch: int, compiled: bool = False) -> ModelLoader:
         precision = self.compute.precision
@@ -115,7 +114,8 @@ def find_pictures(bank: LatentBank, pictures: str | None, scratch: Path) -> tupl
         return None, {}
     if not PartStore(root).exists():
         place = Place.parse(scratch)
-        shard_stage(open_source(str(pictures)), place, bank.description.image_size)
+        with LocalWorkers().decoders() as pool:
+            shard_stage(pool, open_source(str(pictures)), place, bank.description.image_size)
         root = place
     store = open_shards(root)
     _check_preparation(bank, store)

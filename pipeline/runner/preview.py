@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 from pipeline.banks.description import payload_bytes
 from pipeline.banks.reader import LatentBank
 from pipeline.jobfile.schema import BankSpec, Job, ListedPairs, RandomPairs, SampleSpec
@@ -24,57 +27,167 @@ _BYTES_A_PIXEL = {"png": 1.45, "jpeg": 0.43, "webp": 0.27}
 _AROUND = {"folder": 0, "webdataset": 3 * 1024}
 
 
-def preview(job: Job) -> list[str]:
-    """The plan as lines of text.
+@dataclass(frozen=True)
+class PreviewSide:
+    """Contents or styles, or both at once.
+
+    Attributes:
+        name: ``content``, ``style`` or ``both``.
+        pictures: How many there are.
+        source: What they are, for people.
+        network_calls: Calls that make an entry of the bank; 0 for a bank that is made already.
+        h_timesteps: At how many timesteps the bank keeps h.
+        bank_bytes: Size of the bank that would be made.
+    """
+
+    name: str
+    pictures: int
+    source: str
+    network_calls: int = 0
+    h_timesteps: int = 0
+    bank_bytes: int = 0
+    makes_bank: bool = False
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [f"{self.name:<10} {self.pictures} {self.source}"]
+        if self.makes_bank:
+            kept = f", h at {self.h_timesteps} timesteps" if self.h_timesteps else ""
+            each = f"{_size(self.bank_bytes / self.pictures)} each" if self.pictures else "nothing"
+            calls = f"{self.pictures} x {self.network_calls} network calls"
+            lines.append(f"  bank     {calls}{kept}; {_size(self.bank_bytes)} ({each})")
+        return lines
+
+
+@dataclass(frozen=True)
+class PreviewSettings:
+    """A point of the sweep: the steps of its walk, and what one pair takes of the network."""
+
+    gamma: Any
+    steps: int
+    network_calls: int
+    decodes: int
+    injections: int
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a job would do and write; ``str()`` is what ``diffstyle plan`` prints.
 
     Counts are of listed pictures: copies and unreadable ones, which make the job smaller, are found only later. What an
     earlier run of the job has made already is counted too.
+
+    Attributes:
+        model: Its name; ``family`` its architecture, ``image_size`` in px, ``h_shape`` (C, h, w).
+        sides: Contents and styles.
+        pairs: How many pairs each point of the sweep has, ``pair_rule`` says which.
+        settings: The points of the sweep.
+        network_calls: Of the whole job, on one picture each.
+        bank_bytes, picture_bytes: What would be written; ``basis`` says what the size of a picture is judged by.
+        note: What to think about beforehand, or None.
     """
+
+    model: str
+    family: str
+    image_size: int
+    h_shape: tuple[int, ...]
+    sides: tuple[PreviewSide, ...]
+    pairs: int
+    pair_rule: str
+    settings: tuple[PreviewSettings, ...]
+    network_calls: int
+    bank_bytes: int
+    picture_bytes: float
+    picture_format: str
+    basis: str
+    output: str
+    note: str | None = None
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures would be made in all."""
+        return self.pairs * len(self.settings)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        h = "x".join(map(str, self.h_shape))
+        lines = [f"model      {self.model}: {self.family}, {self.image_size} px, h {h}"]
+        for side in self.sides:
+            lines += side.lines()
+        lines.append(f"pairs      {self.pairs} ({self.pair_rule}) x {len(self.settings)} settings")
+        lines += [
+            f"  gamma {one.gamma}: {one.steps} steps, {one.network_calls} network calls, "
+            f"{one.decodes} decodes, {one.injections} injections a pair"
+            for one in self.settings
+        ]
+        if self.note is not None:
+            lines.append(f"  note: {self.note}")
+        lines.append(f"calls      {self.network_calls:,} network calls on one picture")
+        lines.append(
+            f"to write   banks {_size(self.bank_bytes)}; {self.pictures} pictures, about {_size(self.picture_bytes)} "
+            f"as {self.picture_format} ({self.basis})"
+        )
+        lines.append(f"output     {self.output}")
+        return lines
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+
+def preview_job(job: Job) -> Preview:
+    """See :func:`pipeline.preview`."""
     check_apart(sides(job))
     config = load_model_config(job.model)
-    architecture = config.unet_architecture
-    facts = ModelFacts(config.name, "0" * 32, config.size, architecture.h_shape)
-    lines = [f"model      {config.name}: {config.family}, {config.size} px, h {'x'.join(map(str, facts.h_shape))}"]
+    facts = ModelFacts(config.name, "0" * 32, config.size, config.unet_architecture.h_shape)
+    previewed: list[PreviewSide] = []
     counts: dict[str, int] = {}
     walks: dict[str, Walk] = {}
-    bank_bytes = calls = 0
     for side in sides(job):
-        n, what = _count(side)
+        n, source = _count(side)
         counts[side.role] = n
-        lines.append(f"{side.name:<10} {n} {what}")
         if isinstance(side.spec, BankSpec):
             walks[side.role] = Walk.of_bank(LatentBank.open(side.spec.bank).description)
+            previewed.append(PreviewSide(side.name, n, source))
             continue
         description = bank_description(job, side, facts)
         walk = walks[side.role] = Walk.of_bank(description)
-        steps = walk.plan(keep=()).encodes
-        size = payload_bytes(description, n, job.bank.part_size)
-        calls, bank_bytes = calls + n * steps, bank_bytes + size
-        kept = f", h at {len(description.h_timesteps)} timesteps" if description.keeps_h else ""
-        each = f"{_size(size / n)} each" if n else "nothing"
-        lines.append(f"  bank     {n} x {steps} network calls{kept}; {_size(size)} ({each})")
-    n_contents, n_styles = (counts.get(role, counts.get("both", 0)) for role in ("content", "style"))
-    n_pairs = _pairs(job, n_contents, n_styles)
+        previewed.append(
+            PreviewSide(
+                side.name,
+                n,
+                source,
+                network_calls=walk.plan(keep=()).encodes,
+                h_timesteps=len(description.h_timesteps) if description.keeps_h else 0,
+                bank_bytes=payload_bytes(description, n, job.bank.part_size),
+                makes_bank=True,
+            )
+        )
+    n_pairs = _pairs(job, *(counts.get(role, counts.get("both", 0)) for role in ("content", "style")))
     walk = walks.get("content") or walks["both"]
-    lines.append(f"pairs      {n_pairs} ({_pairs_words(job)}) x {len(job.settings())} settings")
+    points: list[PreviewSettings] = []
     for settings in job.settings():
         plan = injection_plan(settings, walk)
-        calls += n_pairs * plan.encodes
-        lines.append(
-            f"  gamma {settings.to_dict()['gamma']}: {len(plan.steps)} steps, {plan.encodes} network calls, "
-            f"{plan.decodes} decodes, {len(plan.injections)} injections a pair"
-        )
-    if (said := shortened_dt_lambda(job)) is not None:
-        lines.append(f"  note: {said}")
-    total = n_pairs * len(job.settings())
+        gamma = settings.to_dict()["gamma"]
+        points.append(PreviewSettings(gamma, len(plan.steps), plan.encodes, plan.decodes, len(plan.injections)))
     each_picture, basis = _picture_bytes(job, config.size)
-    lines.append(f"calls      {calls:,} network calls on one picture")
-    lines.append(
-        f"to write   banks {_size(bank_bytes)}; {total} pictures, about {_size(total * each_picture)} "
-        f"as {job.pictures.format} ({basis})"
+    return Preview(
+        model=config.name,
+        family=config.family,
+        image_size=config.size,
+        h_shape=facts.h_shape,
+        sides=tuple(previewed),
+        pairs=n_pairs,
+        pair_rule=_pairs_words(job),
+        settings=tuple(points),
+        network_calls=sum(side.pictures * side.network_calls for side in previewed)
+        + n_pairs * sum(point.network_calls for point in points),
+        bank_bytes=sum(side.bank_bytes for side in previewed),
+        picture_bytes=n_pairs * len(points) * each_picture,
+        picture_format=job.pictures.format,
+        basis=basis,
+        output=str(job.output),
+        note=shortened_dt_lambda(job),
     )
-    lines.append(f"output     {job.output}")
-    return lines
 
 
 def _count(side: Side) -> tuple[int, str]:

@@ -5,21 +5,21 @@ Each stage reads what the one before committed and does what is missing, so runn
 
 from __future__ import annotations
 
-import itertools
+import functools
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import diffstyle
 from diffstyle.errors import ConfigError
-from pipeline.banks.reader import LatentBank
+from pipeline.banks.reader import LatentBank, cached_bank
 from pipeline.jobfile.schema import BankSpec, Job, SampleSpec
 from pipeline.models.config import load_model_config
-from pipeline.models.session import ModelFacts, ModelLoader, model_facts
+from pipeline.models.session import ModelFacts, model_facts
 from pipeline.monitoring.events import EventLog
 from pipeline.monitoring.progress import Progress
 from pipeline.monitoring.prometheus import Metrics
@@ -27,10 +27,10 @@ from pipeline.monitoring.status import write_plan
 from pipeline.monitoring.summary import RunCounts, Utilization, summary_lines
 from pipeline.results.contact_sheets import COLUMNS, contact_sheets
 from pipeline.results.manifest import Manifest
-from pipeline.runner.pools import GuardedPool, decoding_pool, memory_of_a_tile, model_pool
+from pipeline.runner.pools import PoolOnDemand, memory_of_a_tile, model_pool
 from pipeline.runner.sides import Side, bank_description, check_apart, sides
 from pipeline.shards.store import ShardStore, open_shards
-from pipeline.sources import Block, open_source
+from pipeline.sources import open_source
 from pipeline.stages.inject import (
     PairPlan,
     all_remaining,
@@ -44,13 +44,15 @@ from pipeline.stages.inject import (
 )
 from pipeline.stages.invert import invert_stage, missing_rows, missing_samples, open_bank, sample_stage
 from pipeline.stages.pairs import entries, wanted_pairs
-from pipeline.stages.shard import WriteBlock, on_pool, shard_stage
+from pipeline.stages.shard import shard_stage
 from pipeline.stages.tiles import Sizer, most_pairs
 from pipeline.storage.errors import Stopped, fatal
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.lock import OutputLock
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
+from pipeline.workers.base import Pool, Workers
+from pipeline.workers.ray_pool import RayWorkers
 from pipeline.workers.unit import Outcome
 
 __all__ = ["Options", "Run", "RunCounts", "Side", "bank_description", "sides"]
@@ -62,7 +64,6 @@ log = logging.getLogger(__name__)
 class Options:
     """How a job is run, as opposed to what it makes."""
 
-    address: str | None = None  # of a Ray cluster; None: an embedded Ray
     retry_failed: bool = False
     quiet: bool = False
     max_failures: int | None = None  # instead of the job's
@@ -71,25 +72,20 @@ class Options:
 class Run:
     """One run of a job, over any of its stages. A context manager: it holds the output's lock and the workers.
 
-    ``stand_in`` turns what makes a worker's model into something else that does: for tests and benchmarks that want
-    another network, or none, behind the same machinery.
+    ``workers`` says where the work runs; None: on a Ray of this process's own.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        options: Options = Options(),
-        stand_in: Callable[[ModelLoader], Callable[[], Any]] | None = None,
-    ) -> None:
+    def __init__(self, job: Job, options: Options = Options(), workers: Workers | None = None) -> None:
         self.job = job
         self.options = options
-        self._stand_in = stand_in
+        self.workers: Workers = RayWorkers() if workers is None else workers
         self.output = Place.parse(job.output)
         self.sides = sides(job)
         self.counts = RunCounts()
         self.sheets: list[Place] = []
         self._stack = ExitStack()
-        self._pool: GuardedPool | None = None
+        self._pool: Pool | None = None
+        self._banks: tuple[LatentBank, LatentBank] | None = None
         self._metrics = Metrics()
         self._deaths = 0  # of workers
         self._log: Callable[..., None] = lambda name, /, **fields: None
@@ -128,12 +124,10 @@ class Run:
         self._log(name, **fields)
 
     @property
-    def pool(self) -> GuardedPool:
+    def pool(self) -> Pool:
         """The workers that hold the model; they start when first asked for and serve all stages."""
         if self._pool is None:
-            made = model_pool(
-                self.job, self.facts, self.options.address, self._stand_in, self._on_event, self.lock.check
-            )
+            made = model_pool(self.job, self.facts, self.workers, self._on_event, self.lock.check)
             self._pool = self._stack.enter_context(made)
         return self._pool
 
@@ -183,35 +177,19 @@ class Run:
         """Stage 1 for each side that reads a data set."""
         size = load_model_config(self.job.model).size
         Manifest(self.output).open()  # marks the output as one, so that a data set around it leaves it out
-        with ExitStack() as stack:
-            pool: GuardedPool | None = None
-
-            def execute(write: WriteBlock, blocks: Iterable[Block]) -> Iterator[Any]:
-                nonlocal pool
-                left = iter(blocks)
-                for first in left:  # where there is nothing to do, no worker is started for it
-                    pool = pool or stack.enter_context(
-                        decoding_pool(self.options.address, self._on_event, self.lock.check)
-                    )
-                    yield from on_pool(pool)(write, itertools.chain([first], left))
-
+        decoders = functools.partial(self.workers.decoders, on_event=self._on_event, check=self.lock.check)
+        with PoolOnDemand(decoders) as pool:
             for side in self.sides:
                 if not side.needs_shards:
                     continue
-                counted = [0, 0]
                 tidy = ShardStore(side.shards).remove_uncommitted
                 with self._stage(f"shard {side.name}", None, "pictures", tidy) as on_done:
-
-                    def progress(done: int, rejected: int, on_done: Any = on_done, counted: Any = counted) -> None:
-                        on_done(done - counted[0], rejected - counted[1])
-                        counted[:] = done, rejected
-
                     summary = shard_stage(
+                        pool,
                         open_source(side.spec),
                         side.shards,
                         size,
-                        execute=execute,
-                        progress=progress,
+                        on_done=on_done,
                         retry_failed=self.options.retry_failed,
                     )
                 self.counts.prepared += summary.done
@@ -271,12 +249,21 @@ class Run:
             self.counts.not_inverted += len(writer.failed_images())
 
     def banks(self) -> tuple[LatentBank, LatentBank]:
-        """(content bank, style bank), opened. BankError or DescriptionError where one is not there."""
+        """(content bank, style bank), opened once; :meth:`inject` reads their indexes again.
+
+        Raises ConfigError where a bank is not made yet, BankError or DescriptionError where one can't be read.
+        """
+        if self._banks is not None:
+            return self._banks
         for side in self.sides:
             if not isinstance(side.spec, BankSpec) and not PartStore(side.bank).exists():
                 raise ConfigError(f"{side.bank}: no latent bank yet; run `diffstyle precompute` on the job first")
+        # As workers open them: those in this process share the ones opened here. Not those of an earlier run, whose
+        # banks may have been changed since.
+        cached_bank.cache_clear()
         first, last = self.sides[0], self.sides[-1]
-        return LatentBank.open(first.bank), LatentBank.open(last.bank)
+        self._banks = cached_bank(str(first.bank)), cached_bank(str(last.bank))
+        return self._banks
 
     def wanted(self) -> PairPlan:
         """What the job asks for, with the banks as they are now."""
@@ -293,8 +280,12 @@ class Run:
     def inject(self) -> None:
         """Stage 3."""
         job, facts, retry = self.job, self.facts, self.options.retry_failed
+        if self._banks is not None:  # they may have grown since
+            for bank in dict.fromkeys(self._banks):
+                bank.refresh()
+        content_bank, style_bank = self.banks()
         wanted = self.wanted()
-        for said in (mixed_precision(job, *self.banks()), shortened_dt_lambda(job)):
+        for said in (mixed_precision(job, content_bank, style_bank), shortened_dt_lambda(job)):
             if said is not None:
                 log.warning(said)
                 self._log("warning", said=said)
@@ -315,7 +306,6 @@ class Run:
         with self._stage("inject", total, "pairs", manifest.store.remove_uncommitted) as on_done:
             if total:
                 sizer = self._sizer(total, manifest)
-                content_bank, style_bank = self.banks()
 
                 def measured(made: int, not_made: int, outcome: Outcome) -> None:
                     calls = outcome.unit.recipe.plan.encodes
@@ -347,7 +337,7 @@ class Run:
         content = self.banks()[0].description
         h = 4 * len(content.h_timesteps) * facts.h_shape[0] * facts.h_shape[1] * facts.h_shape[2]
         pixels = 3 * facts.image_size**2
-        memory = memory_of_a_tile(pool.size, pool.under_way)
+        memory = memory_of_a_tile(self.workers, pool)
         most = most_pairs(memory, h, 4 * pixels, 3 * pixels)  # pixels, the encoded picture, and room for its making
         per_call = manifest.seconds_per_call(facts.fingerprint, compute.precision)
         self._log("tiles", seconds=compute.tile_seconds, most_pairs=most, seconds_per_call=per_call)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pipeline.workers.ray_pool import Pool
+from pipeline.workers.base import Pool
 from pipeline.workers.unit import Outcome
 
 #: Called for each outcome once it is committed, with how many of its items were done and how many failed.

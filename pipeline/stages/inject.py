@@ -23,7 +23,7 @@ from pipeline.stages.tiles import plan_tiles
 from pipeline.stages.walk import Walk
 from pipeline.storage.identity import ALGORITHM_VERSION, pair_id
 from pipeline.storage.place import Place
-from pipeline.workers.ray_pool import Pool
+from pipeline.workers.base import Pool
 from pipeline.workers.unit import Outcome
 
 

@@ -20,7 +20,7 @@ from pipeline.stages.sample import SampleUnit, sample_source
 from pipeline.stages.walk import Walk
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
-from pipeline.workers.ray_pool import Pool
+from pipeline.workers.base import Pool
 from pipeline.workers.unit import Outcome, halves
 
 

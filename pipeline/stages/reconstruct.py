@@ -23,7 +23,7 @@ from pipeline.stages.commit import OnDone, commit_outcomes
 from pipeline.stages.walk import Walk
 from pipeline.storage.place import Place
 from pipeline.storage.png import png
-from pipeline.workers.ray_pool import Pool
+from pipeline.workers.base import Pool
 from pipeline.workers.unit import Outcome, halves
 
 THUMBNAIL_SIZE = 64

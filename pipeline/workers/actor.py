@@ -12,7 +12,7 @@ from pipeline.workers.unit import Failure, Timing, Unit
 
 
 class Worker:
-    """The actor's class. ``make_context`` runs once, at ``setup``."""
+    """Runs units one after the other, or in several threads. ``make_context`` runs once, at ``setup``."""
 
     def __init__(self, make_context: Callable[[], Any] | None, threads: int | None) -> None:
         self._make_context = make_context

@@ -6,10 +6,10 @@ import logging
 import os
 import re
 import socket
-from typing import Any, Literal
+from typing import Any
 
 from diffstyle.errors import DiffStyleError
-from pipeline.workers.unit import Resources
+from pipeline.workers.unit import Device, Resources
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +72,7 @@ def _silence_raylet() -> None:
         worker.print_to_stdstream = to_log
 
 
-def plan_workers(
-    device: Literal["cpu", "cuda", "mps"], actors: int | None, threads: int | None
-) -> tuple[int, Resources]:
+def plan_workers(device: Device, actors: int | None, threads: int | None) -> tuple[int, Resources]:
     """How many workers and what each asks for, from what the cluster's nodes have. Needs ``start_ray`` before.
 
     A CPU worker takes a quarter of the cores of a node (at least one), whatever the number of workers, because the

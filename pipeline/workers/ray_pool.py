@@ -14,23 +14,18 @@ from __future__ import annotations
 
 import re
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.storage.errors import Stopped, one_line
 from pipeline.workers.actor import Worker
-from pipeline.workers.unit import Failure, Outcome, Resources, Timing
+from pipeline.workers.base import OnEvent, OpenModel, no_check, no_event, opening
+from pipeline.workers.queue import Queue, Ticket
+from pipeline.workers.ray_cluster import plan_workers, start_ray
+from pipeline.workers.unit import Device, Failure, Outcome, Resources, Timing
 
-
-@dataclass(eq=False)
-class _Ticket:
-    unit: Any
-    suspect: bool = False  # it was in a worker that died, with others: it is tried alone, so that the next death tells
-    deaths: int = 0  # workers that died while running it alone
-    errors: int = 0  # exceptions it raised
-    losses: int = 0  # workers that were lost with their node or network while running it: not its fault
+T = TypeVar("T")
 
 
 @dataclass
@@ -44,50 +39,31 @@ class _Slot:
     number: int
     actor: Any = None
     ready: bool = False
-    running: dict[Any, _Ticket] = field(default_factory=dict)
+    running: dict[Any, Ticket] = field(default_factory=dict)
 
 
-class _Source:
-    """What is to be run: what has to be repeated, and new units, which are read only as they are needed."""
+class _PackingWorker(Worker):
+    """The actor's class: failures go home in a form that survives the way."""
 
-    def __init__(self, units: Iterable[Any]) -> None:
-        self.again: deque[_Ticket] = deque()
-        self._units = iter(units)
-        self._dry = False
+    def setup(self) -> dict[str, Any] | Failure:
+        value = super().setup()
+        return value.packed() if isinstance(value, Failure) else value
 
-    @property
-    def empty(self) -> bool:
-        """Whether nothing is left, as far as anybody has asked."""
-        return self._dry and not self.again
-
-    def next(self, alone: bool) -> _Ticket | None:
-        """On an idle worker suspects first, then what is to be repeated, then new units."""
-        for ticket in sorted(self.again, key=lambda t: not t.suspect):
-            if alone or not ticket.suspect:
-                self.again.remove(ticket)
-                return ticket
-        return self._read()
-
-    def has(self, n: int) -> bool:
-        """Whether at least ``n`` are left; reads no more than it must."""
-        while len(self.again) < n and (ticket := self._read()) is not None:
-            self.again.append(ticket)
-        return len(self.again) >= n
-
-    def _read(self) -> _Ticket | None:
-        unit = None if self._dry else next(self._units, None)
-        self._dry = unit is None
-        return None if unit is None else _Ticket(unit)
+    def run(self, unit: Any) -> tuple[Any, Timing]:
+        value, timing = super().run(unit)
+        return (value.packed() if isinstance(value, Failure) else value), timing
 
 
-class Pool:
+class RayPool:
     """Workers that stay alive over several :meth:`run` calls. Use as a context manager; needs ``ray.init`` before.
 
-    n           how many workers
+    n             how many workers
     make_context  called once in each worker: loads the model
-    retries     how many more times a unit is tried after a death or an error, before it is split
-    depth       units under way in a worker at once (1: no overlap)
-    on_event    called with (name, fields) for what should be logged: worker_started, worker_died, unit_retried, ...
+    batch         how many pictures a worker sends through the network at once
+    retries       how many more times a unit is tried after a death or an error, before it is split
+    depth         units under way in a worker at once (1: no overlap)
+    on_event      called with (name, fields) for what should be logged: worker_started, worker_died, unit_retried, ...
+    check         called before each outcome is handed over
     """
 
     # A worker that can't even start, this many times in a row, is not bad luck.
@@ -101,9 +77,11 @@ class Pool:
         make_context: Callable[[], Any] | None = None,
         resources: Resources = Resources(),  # noqa: B008 - frozen
         *,
+        batch: int = 1,
         retries: int = 3,
         depth: int = 3,
-        on_event: Callable[..., None] | None = None,
+        on_event: OnEvent = no_event,
+        check: Callable[[], None] = no_check,
     ) -> None:
         import ray
 
@@ -114,11 +92,13 @@ class Pool:
         self._resources = resources
         self._retries = retries
         self._depth = depth
-        self._on_event = on_event if on_event is not None else lambda name, **fields: None
+        self.batch = batch
+        self._on_event = on_event
+        self._check = check
         self._slots = [_Slot(number) for number in range(n)]
         self._start_failures = 0
         self._pids: dict[int, int] = {}
-        remote = ray.remote(Worker)
+        remote = ray.remote(_PackingWorker)
         self._actor_class = remote.options(  # type: ignore[attr-defined]
             num_cpus=resources.num_cpus,
             num_gpus=resources.num_gpus,
@@ -126,7 +106,7 @@ class Pool:
             max_restarts=0,  # replacing is decided here, where the units are known
         )
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> RayPool:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -139,25 +119,27 @@ class Pool:
         return len(self._slots)
 
     @property
+    def under_way(self) -> int:
+        """How many units a worker has at once."""
+        return self._depth
+
+    @property
     def pids(self) -> list[int]:
         """Process ids of the workers that are up (for watching, and for tests that kill them)."""
         return [self._pids[slot.number] for slot in self._slots if slot.ready]
 
     def run(self, units: Iterable[Any]) -> Iterator[Outcome]:
-        """Run units, in any order, and yield each one's outcome. ``units`` is read only as fast as workers are free.
-
-        Raises Stopped where going on is no use, and passes on a unit's DiffStyleError (wrong input is not retried).
-        """
-        source = _Source(units)
+        """See :meth:`pipeline.workers.base.Pool.run`."""
+        queue = Queue(units, self._retries, self._on_event)
         finished = False
         since = time.monotonic()
         try:
             self._drop_dead()
             while True:
-                self._fill(source)
+                self._fill(queue)
                 waiting = {ref: slot for slot in self._slots for ref in slot.running}
                 busy = any(ticket.unit is not None for slot in self._slots for ticket in slot.running.values())
-                if not waiting or (source.empty and not busy):
+                if not waiting or (queue.empty and not busy):
                     finished = True  # perhaps a worker is still starting; the next run may have use for it
                     return
                 ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=10)
@@ -169,7 +151,9 @@ class Pool:
                         gpus=self._resources.num_gpus,
                     )
                 for ref in ready:
-                    yield from self._collect(ref, waiting[ref], source.again)
+                    for outcome in self._collect(ref, waiting[ref], queue):
+                        self._check()
+                        yield outcome
         finally:
             # Left early (an error, Ctrl-C, or the caller stopped): nothing may go on writing behind the driver's back.
             # All workers go, since an interrupt may have come between handing a unit over and noting that.
@@ -190,23 +174,23 @@ class Pool:
                 self._on_event("worker_died", worker=slot.number, units=[], error=_why_died(error))
                 self._discard(slot)
 
-    def _fill(self, source: _Source) -> None:
+    def _fill(self, queue: Queue) -> None:
         """Start workers that there is work for; give each that is up one suspect alone, or ``depth`` others at once."""
         starting = sum(slot.actor is not None and not slot.ready for slot in self._slots)
         # Breadth first: every worker has one unit before any has two, those that are still starting included.
         for level in range(self._depth):
             for slot in self._slots:
-                if level and not source.has(starting + 1):
+                if level and not queue.has(starting + 1):
                     break
                 if not slot.ready or len(slot.running) > level or any(t.suspect for t in slot.running.values()):
                     continue
-                ticket = source.next(alone=not slot.running)
+                ticket = queue.next(alone=not slot.running)
                 if ticket is not None:
                     slot.running[slot.actor.run.remote(ticket.unit)] = ticket
         for slot in self._slots:
-            if slot.actor is None and source.has(starting + 1):
+            if slot.actor is None and queue.has(starting + 1):
                 slot.actor = self._actor_class.remote(self._make_context, self._resources.threads)
-                slot.running[slot.actor.setup.remote()] = _Ticket(None)
+                slot.running[slot.actor.setup.remote()] = Ticket(None)
                 starting += 1
 
     def _discard(self, slot: _Slot) -> None:
@@ -217,7 +201,7 @@ class Pool:
 
     # ---- outcomes ----
 
-    def _collect(self, ref: Any, slot: _Slot, again: deque[_Ticket]) -> Iterator[Outcome]:
+    def _collect(self, ref: Any, slot: _Slot, queue: Queue) -> Iterator[Outcome]:
         ticket = slot.running.get(ref)
         if ticket is None:  # its worker's death was dealt with a moment ago
             return
@@ -235,7 +219,7 @@ class Pool:
                 raise Stopped(
                     "this process's Ray node was lost; what was committed is kept, run the job again"
                 ) from error
-            yield from self._worker_died(slot, error, again)
+            yield from self._worker_died(slot, error, queue)
             return
         del slot.running[ref]
         if ticket.unit is None:
@@ -248,7 +232,8 @@ class Pool:
         if result.stop is not None:
             raise result.stop
         ticket.errors += 1
-        yield from self._again_or_less(ticket, result.why, again, result.where)
+        if (outcome := queue.failed(ticket, result.why, result.where)) is not None:
+            yield outcome
 
     def _set_up(self, slot: _Slot, value: Any) -> None:
         if isinstance(value, dict):
@@ -268,7 +253,7 @@ class Pool:
         if self._start_failures >= self.MAX_START_FAILURES:
             raise Stopped(message)
 
-    def _worker_died(self, slot: _Slot, error: Exception, again: deque[_Ticket]) -> Iterator[Outcome]:
+    def _worker_died(self, slot: _Slot, error: Exception, queue: Queue) -> Iterator[Outcome]:
         tickets = [ticket for ticket in slot.running.values() if ticket.unit is not None]
         was_ready, why = slot.ready, _why_died(error)
         self._discard(slot)
@@ -277,7 +262,7 @@ class Pool:
             for ticket in tickets:
                 ticket.losses += 1
             if all(ticket.losses <= self.MAX_LOSSES for ticket in tickets):
-                again.extend(tickets)
+                queue.again.extend(tickets)
                 return
         if not was_ready:
             self._start_failed(f"workers die before they can start ({why}); out of memory? try fewer actors")
@@ -285,27 +270,8 @@ class Pool:
         for ticket in tickets:
             ticket.suspect = True
             ticket.deaths += alone  # among others it may be innocent
-            yield from self._again_or_less(ticket, f"the worker died ({why})", again)
-
-    def _again_or_less(
-        self, ticket: _Ticket, reason: str, again: deque[_Ticket], where: str | None = None
-    ) -> Iterator[Outcome]:
-        """Try a unit again; when that has been done often enough, its parts; a single item has failed."""
-        # An exception is mostly the same the second time, so it is tried only once more; a death may be anybody's.
-        if ticket.deaths <= self._retries and ticket.errors <= min(1, self._retries):
-            counts = {"deaths": ticket.deaths, "errors": ticket.errors}
-            self._on_event("unit_retried", unit=ticket.unit.name, **counts, why=reason, traceback=where)
-            again.append(ticket)
-            return
-        pieces = ticket.unit.split()
-        if not pieces:
-            self._on_event("unit_failed", unit=ticket.unit.name, why=reason, traceback=where)
-            yield Outcome(ticket.unit, error=reason)
-            return
-        self._on_event("unit_split", unit=ticket.unit.name, into=len(pieces), why=reason)
-        # The pieces of a killer run alone too; that it is one of them is as good as a first death.
-        deaths = min(ticket.deaths, 1, self._retries)
-        again.extend(_Ticket(piece, suspect=ticket.suspect, deaths=deaths) for piece in pieces)
+            if (outcome := queue.failed(ticket, f"the worker died ({why})")) is not None:
+                yield outcome
 
 
 def _why_died(error: BaseException) -> str:
@@ -323,3 +289,76 @@ def _node_lost(error: BaseException, exceptions: Any) -> bool:
     if isinstance(error, exceptions.ActorUnavailableError | exceptions.ObjectLostError | exceptions.NodeDiedError):
         return True
     return getattr(error, "preempted", False) or "node has died" in str(error)
+
+
+class RayWorkers:
+    """Workers that are actors of Ray: see :class:`pipeline.workers.base.Workers`. Ray is started or joined on need.
+
+    Args:
+        address: Of a Ray cluster, ``HOST:PORT`` or ``auto``; None: a Ray of this process's own.
+        open_model: Opens a worker's model instead of its loader, which it is called with. It must be picklable.
+    """
+
+    def __init__(self, address: str | None = None, open_model: OpenModel | None = None) -> None:
+        self.address = address
+        self.open_model = open_model
+
+    def plan(self, device: Device, actors: int | None, threads: int | None) -> tuple[int, Resources]:
+        """As many as the cluster has room for; see :func:`pipeline.workers.ray_cluster.plan_workers`."""
+        start_ray(self.address)
+        return plan_workers(device, actors, threads)
+
+    def pool(
+        self,
+        n: int,
+        load: Callable[[], Any] | None,
+        resources: Resources,
+        *,
+        batch: int = 1,
+        on_event: OnEvent = no_event,
+        check: Callable[[], None] = no_check,
+    ) -> RayPool:
+        """Actors; they start when units come."""
+        start_ray(self.address)
+        make_context = opening(load, self.open_model)
+        return RayPool(n, make_context, resources, batch=batch, on_event=on_event, check=check)
+
+    def decoders(self, *, on_event: OnEvent = no_event, check: Callable[[], None] = no_check) -> RayPool:
+        """An actor for each CPU of the cluster: beside a GPU's workers there are CPUs to use."""
+        start_ray(self.address)
+        n = max(1, int(self._resources().get("CPU", 1)))
+        return RayPool(n, None, Resources(num_cpus=1.0, threads=1), on_event=on_event, check=check)
+
+    def given_batch(self, device: str) -> int | None:
+        """Measured, but for a model of the caller's own."""
+        return None if self.open_model is None else 1
+
+    def memory(self) -> float:
+        """What Ray counts as memory of the cluster."""
+        return float(self._resources().get("memory", 4 << 30))
+
+    def gpus(self) -> str:
+        """The kinds of GPU in the cluster, by Ray's names."""
+        return ", ".join(sorted(name for name in self._resources() if name.startswith("accelerator_type:")))
+
+    def call(self, function: Callable[[], T], resources: Resources) -> T:
+        """In a process of Ray's that ends after it: it would keep a GPU's memory."""
+        import ray
+
+        start_ray(self.address)
+
+        def run() -> T:
+            return function()
+
+        remote: Any = ray.remote(num_cpus=resources.num_cpus, num_gpus=resources.num_gpus, max_calls=1)(run)
+        try:
+            result: T = ray.get(remote.remote())
+        except ray.exceptions.RayError as error:
+            raise Stopped(str(error).strip().splitlines()[-1]) from error
+        return result
+
+    def _resources(self) -> dict[str, float]:
+        import ray
+
+        start_ray(self.address)
+        return ray.cluster_resources()

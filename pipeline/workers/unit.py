@@ -5,8 +5,8 @@ from __future__ import annotations
 import pickle
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, TypeVar
 
 from diffstyle.errors import DiffStyleError
 from pipeline.storage.errors import BugError, fatal, one_line
@@ -69,6 +69,9 @@ class Outcome:
     worker: int | None = None  # the number of its place in the pool
 
 
+Device = Literal["cpu", "cuda", "mps"]
+
+
 @dataclass(frozen=True)
 class Resources:
     """What a worker asks of Ray and of its process. ``num_cpus`` may be a fraction."""
@@ -88,13 +91,16 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        stop = fatal(error)
-        if isinstance(stop, DiffStyleError) and not _travels(stop):
-            plain = DiffStyleError(str(stop))
-            plain.exit_code = stop.exit_code
-            stop = plain
         where = "".join(traceback.format_exception(error))[-4000:]
-        return cls(f"{type(error).__name__}: {one_line(error)}", where, stop)
+        return cls(f"{type(error).__name__}: {one_line(error)}", where, fatal(error))
+
+    def packed(self) -> Failure:
+        """The same, fit for the way to another process: an error that can't be pickled goes as a plain one."""
+        if not isinstance(self.stop, DiffStyleError) or _travels(self.stop):
+            return self
+        plain = DiffStyleError(str(self.stop))
+        plain.exit_code = self.stop.exit_code
+        return replace(self, stop=plain)
 
 
 def _travels(error: DiffStyleError) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from support.whole_jobs import CONTENTS, STYLES, here, job_file, manifest, run_job  # noqa: F401
+from support.whole_jobs import CONTENTS, STYLES, job_file, manifest, run_job
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = {"content": str(CONTENTS), "style": str(STYLES), "compute": {"tile_seconds": 0.1}}
@@ -35,7 +35,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, here) -> Path:  # noqa: F811
+def uninterrupted(tmp_path_factory) -> Path:
     """The output of the whole job, made in one go."""
     folder = tmp_path_factory.mktemp("whole")
     run_job(folder, **ALL)
@@ -104,7 +104,7 @@ def test_the_real_architecture_at_256_px(tmp_path, shared):
         "compute": {"device": "cpu", "actors": 1},
     }
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
-    code, said, err = ended(start("run", str(tmp_path / "job.yaml")))
+    code, said, err = ended(start("run", str(tmp_path / "job.yaml"), "--local"))
     assert code == 0, err
     assert "made 1 pairs" in said
     (row,) = manifest(tmp_path / "out").to_dict("records")

@@ -15,6 +15,8 @@ from support.whole_jobs import MODEL
 from diffstyle.networks.architecture import DDPMArchitecture
 from pipeline.models import batch_size
 from pipeline.models.batch_size import BatchError, batch_for, best_batch, measured, on_a_worker
+from pipeline.workers.local import LocalWorkers
+from pipeline.workers.ray_pool import RayWorkers
 from pipeline.workers.unit import Resources
 
 SMALL = DDPMArchitecture(16, 32, (1, 2), 1, (8,))
@@ -30,7 +32,7 @@ def cache(tmp_path, monkeypatch):
 def test_doubling_goes_on_while_it_pays(monkeypatch):
     seconds = {1: 1.0, 2: 1.0, 4: 1.2, 8: 2.39}
     monkeypatch.setattr(batch_size, "_seconds", lambda unet, n, device: seconds[n])
-    assert measured(SMALL, "cpu", "float32", ONE) == {"1": 1.0, "2": 2.0, "4": 3.333, "8": 3.347}
+    assert measured(SMALL, "cpu", "float32", ONE, LocalWorkers()) == {"1": 1.0, "2": 2.0, "4": 3.333, "8": 3.347}
 
 
 def test_memory_ends_the_doubling(monkeypatch):
@@ -40,7 +42,7 @@ def test_memory_ends_the_doubling(monkeypatch):
         return 1.0
 
     monkeypatch.setattr(batch_size, "_seconds", seconds)
-    assert measured(SMALL, "cpu", "float32", ONE) == {"1": 1.0, "2": 2.0}
+    assert measured(SMALL, "cpu", "float32", ONE, LocalWorkers()) == {"1": 1.0, "2": 2.0}
 
 
 def test_a_measurement_leaves_the_threads_as_they_were():
@@ -53,7 +55,7 @@ def test_a_measurement_leaves_the_threads_as_they_were():
 
 @pytest.mark.slow
 def test_a_worker_measures_where_the_gpus_are(ray_session):
-    rates = on_a_worker(partial(measured, SMALL, "cpu", "float32", ONE), ONE)
+    rates = on_a_worker(partial(measured, SMALL, "cpu", "float32", ONE), ONE, RayWorkers())
     assert rates["1"] > 0
 
 
@@ -62,7 +64,7 @@ def test_a_worker_measures_where_the_gpus_are(ray_session):
 def test_a_gpus_batch_is_measured(ray_session, cache):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    assert batch_for(str(MODEL), "cuda", "float16", Resources(1.0, 1.0, 1)) >= 8
+    assert batch_for(str(MODEL), "cuda", "float16", Resources(1.0, 1.0, 1), RayWorkers()) >= 8
 
 
 @given(st.dictionaries(st.sampled_from([1, 2, 4, 8, 16]), st.floats(0.01, 1e4), min_size=1))
@@ -86,9 +88,9 @@ def test_it_is_measured_once_for_each_precision_and_number_of_threads(cache, mon
 
     monkeypatch.setattr(batch_size, "measured", counted)
     for _ in range(2):
-        assert batch_for(str(MODEL), "cpu", "float32", ONE) == 2
-        assert batch_for(str(MODEL), "cpu", "bfloat16", ONE) == 2
-        assert batch_for(str(MODEL), "cpu", "float32", Resources(threads=2)) == 2
+        assert batch_for(str(MODEL), "cpu", "float32", ONE, LocalWorkers()) == 2
+        assert batch_for(str(MODEL), "cpu", "bfloat16", ONE, LocalWorkers()) == 2
+        assert batch_for(str(MODEL), "cpu", "float32", Resources(threads=2), LocalWorkers()) == 2
     assert asked == [("float32", 1), ("bfloat16", 1), ("float32", 2)]
     kept = json.loads((cache / "batches.json").read_text())
     assert [entry["batch"] for entry in kept.values()] == [2, 2, 2]
@@ -107,7 +109,7 @@ def test_what_ray_cannot_measure_is_told_with_the_mend(ray_session):
         raise RuntimeError("no such device")
 
     with pytest.raises(BatchError, match=r"can't be measured .*no such device.*; give one with compute\.batch"):
-        on_a_worker(broken, ONE)
+        on_a_worker(broken, ONE, RayWorkers())
 
 
 def test_two_jobs_keep_each_others_measurements(cache, monkeypatch):
@@ -116,7 +118,7 @@ def test_two_jobs_keep_each_others_measurements(cache, monkeypatch):
         return {"1": 1.0}
 
     monkeypatch.setattr(batch_size, "measured", other_job_meanwhile)
-    assert batch_for(str(MODEL), "cpu", "float32", ONE) == 1
+    assert batch_for(str(MODEL), "cpu", "float32", ONE, LocalWorkers()) == 1
     assert len(json.loads((cache / "batches.json").read_text())) == 2
     assert [file.name for file in cache.iterdir()] == ["batches.json"]
 
@@ -125,7 +127,7 @@ def test_two_jobs_keep_each_others_measurements(cache, monkeypatch):
 def test_a_damaged_memory_is_measured_again(cache, monkeypatch, caplog, damage):
     (cache / "batches.json").write_text(damage)
     monkeypatch.setattr(batch_size, "measured", lambda *args: {"1": 1.0})
-    assert batch_for(str(MODEL), "cpu", "float32", ONE) == 1
+    assert batch_for(str(MODEL), "cpu", "float32", ONE, LocalWorkers()) == 1
     assert len(json.loads((cache / "batches.json").read_text())) == 1
 
 
@@ -134,5 +136,5 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("DIFFSTYLE_CACHE", str(tmp_path / "file" / "below"))
     monkeypatch.setattr(batch_size, "measured", lambda *args: {"1": 1.0})
     caplog.set_level(logging.WARNING)
-    assert batch_for(str(MODEL), "cpu", "float32", ONE) == 1
+    assert batch_for(str(MODEL), "cpu", "float32", ONE, LocalWorkers()) == 1
     assert "will be measured again next time" in caplog.text

@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from support.whole_jobs import CONTENTS, SIX_PAIRS, STAGES, STYLES, here, job_file, run_job  # noqa: F401
+from support.whole_jobs import SIX_PAIRS, job_file, run_job
 
 from pipeline.cli.main import main
 from pipeline.jobfile.load import load_job
 from pipeline.monitoring.status import read_status
 from pipeline.monitoring.summary import Utilization
 from pipeline.results.manifest import Manifest
-from pipeline.runner.run import Options, Run
+from pipeline.runner.api import STAGES, run
 from pipeline.storage.place import Place
-
-pytestmark = pytest.mark.usefixtures("here")
+from pipeline.workers.local import LocalWorkers
 
 
 def status(*words: object) -> tuple[int, str]:
@@ -26,7 +25,7 @@ def status(*words: object) -> tuple[int, str]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, here) -> Path:  # noqa: F811
+def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     run_job(folder, **SIX_PAIRS)
     return folder
@@ -89,11 +88,10 @@ def test_while_it_runs_and_after_it_was_stopped(tmp_path, monkeypatch):
     befores = []
 
     def run_all() -> None:
-        with Run(job, Options(quiet=True)) as run:
-            for stage in STAGES:
-                if stage == "inject":
-                    befores.append(read_status(out))
-                getattr(run, stage)()
+        for stage in STAGES:
+            if stage == "inject":
+                befores.append(read_status(out))
+            run(job, workers=LocalWorkers(), stages=(stage,), quiet=True)
 
     with pytest.raises(Stop):
         run_all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
-from support.whole_jobs import CONTENTS, here, manifest, run_job  # noqa: F401
+from support.whole_jobs import CONTENTS, manifest, run_job
 
 from diffstyle.images import prepare
 from pipeline.results import contact_sheets
@@ -13,12 +13,11 @@ from pipeline.results.manifest import manifest_rows
 from pipeline.storage.identity import digest
 from pipeline.storage.place import Place
 
-pytestmark = pytest.mark.usefixtures("here")
 CELL = 32 + 2
 
 
 @pytest.fixture(scope="module", params=["folder", "webdataset"])
-def out(request, tmp_path_factory, here):  # noqa: F811
+def out(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("job")
     run = run_job(
         folder,
@@ -26,7 +25,7 @@ def out(request, tmp_path_factory, here):  # noqa: F811
         "injection.gamma=[0.3, {linear: [0.6, 0.2]}]",
         content={"folder": str(CONTENTS), "limit": 3},
     )
-    assert len(run.sheets) == 2
+    assert len(run.contact_sheets) == 2
     return folder / "out"
 
 

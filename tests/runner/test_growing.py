@@ -19,19 +19,14 @@ from pipeline.banks.reader import LatentBank
 from pipeline.banks.verify import verify
 from pipeline.banks.writer import BankWriter
 from pipeline.cli.main import main
+from pipeline.runner.api import preview
 from pipeline.runner.bank_listed import images_listed
-from pipeline.runner.preview import preview
 from pipeline.shards.store import open_shards
 from pipeline.stages.invert import missing_rows
 from pipeline.storage.parts import DescriptionError
 from pipeline.storage.place import Place
 
 FORMATS = ("parquet", "webdataset")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def ray(ray_session):
-    return ray_session
 
 
 @pytest.fixture
@@ -137,7 +132,7 @@ def test_retry_of_what_failed(folder):
     bank = folder / "out" / "banks" / "content"
     small_jobs.picture(folder / "content" / "c9.png", 9)
     running = small_jobs.run(job, "shard")
-    (row,) = (row for row in open_shards(running.sides[0].shards).unique() if row["key"].startswith("c9"))
+    (row,) = (row for row in open_shards(running.shard_places["content"]).unique() if row["key"].startswith("c9"))
     writer = BankWriter(Place.parse(bank), LatentBank.open(bank).description)
     writer.commit_failures([{**row, "error": "the inversion is not finite"}])
     left_alone = small_jobs.run(job).counts
@@ -255,7 +250,7 @@ def test_plan_knows_the_size(made, tmp_path, format, settings):
     for n in range(3, 9):
         small_jobs.picture(tmp_path / "content" / f"c{n}.png", n)
     job = small_jobs.job(tmp_path, bank={"format": format, "part_size": 4, **settings}, inversion={"steps": 10})
-    (said,) = (line for line in preview(job) if line.startswith("to write"))
+    (said,) = (line for line in preview(job).lines() if line.startswith("to write"))
     planned = _bytes(re.search(r"banks ([\d.]+ \w+);", said)[1])
     small_jobs.run(job)
     banks = [tmp_path / "out" / "banks" / name for name in ("content", "style")]

@@ -6,20 +6,19 @@ import re
 from pathlib import Path
 
 import pytest
-from support.whole_jobs import CONTENTS, STYLES, here, job_file, manifest, paint, run_job  # noqa: F401
+from support.whole_jobs import CONTENTS, STYLES, job_file, paint, run_job
 
 from diffstyle.networks.ddpm import DDPMUNet
 from pipeline.jobfile.load import load_job
-from pipeline.runner.preview import preview
+from pipeline.runner.api import preview
 from pipeline.stages.pairs import PairsError
 
-pytestmark = pytest.mark.usefixtures("here")
 UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
 def planned(folder: Path, *overrides: str, **changes) -> dict[str, float]:
     """The figures of a job's preview."""
-    text = "\n".join(preview(load_job(job_file(folder, **changes), overrides)))
+    text = str(preview(load_job(job_file(folder, **changes), overrides)))
     banks, pictures = re.search(r"banks ([\d.]+ \w+); .* about ([\d.]+ \w+) as", text).groups()
     pairs, settings = re.search(r"pairs +(\d+) \(.*\) x (\d+) settings", text).groups()
     return {
@@ -69,7 +68,7 @@ def test_its_numbers_are_those_of_the_run(overrides, changes, tmp_path, monkeypa
 
 
 def test_the_lines_a_person_reads(tmp_path):
-    lines = preview(load_job(job_file(tmp_path, pairs={"random": 1})))
+    lines = preview(load_job(job_file(tmp_path, pairs={"random": 1}))).lines()
     assert lines[0] == "model      tiny: ddpm, 32 px, h 64x8x8"
     assert lines[1] == f"content    2 pictures in {CONTENTS}"
     assert lines[2].startswith("  bank     2 x 5 network calls, h at 3 timesteps; ")
@@ -88,7 +87,7 @@ def test_the_lines_a_person_reads(tmp_path):
     ],
 )
 def test_a_dt_lambda_that_a_short_plan_cannot_follow_is_told(tmp_path, overrides, told):
-    text = "\n".join(preview(load_job(job_file(tmp_path), overrides)))
+    text = str(preview(load_job(job_file(tmp_path), overrides)))
     assert ("injection.dt_lambda is 0.9985 and injection.plan is shorter" in text) == told
 
 
@@ -118,6 +117,6 @@ def test_sources_that_are_no_pictures(tmp_path):
 
 
 def test_banks_and_samples_have_no_pictures_to_judge_by(tmp_path):
-    text = "\n".join(preview(load_job(job_file(tmp_path, content={"sample": 3}, style={"sample": 2}))))
+    text = str(preview(load_job(job_file(tmp_path, content={"sample": 3}, style={"sample": 2}))))
     assert "content    3 samples of the model" in text
     assert "6 pictures, about 8.9 kB as png (as photographs usually take)" in text

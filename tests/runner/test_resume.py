@@ -12,13 +12,11 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from support.whole_jobs import here, job_file, manifest, paint, run_job  # noqa: F401
+from support.whole_jobs import job_file, manifest, paint, run_job
 
 from pipeline.cli.main import main
 from pipeline.results.manifest import TIMING_COLUMNS, Manifest
 from pipeline.storage.errors import Stopped
-
-pytestmark = pytest.mark.usefixtures("here")
 
 QUICKER = {
     "inversion": {"steps": 4},
@@ -187,7 +185,7 @@ def test_too_many_failures_stop_the_run(tmp_path, calls, monkeypatch):
     with pytest.raises(Stopped, match="3 failures are more than the limit of 2"):
         run_job(tmp_path, "compute.max_failures=2", **both)
     assert len(manifest(tmp_path / "out")) == 3
-    result = CliRunner().invoke(main, ["run", str(tmp_path / "job.yaml"), "--quiet", "--max-failures", "0"])
+    result = CliRunner().invoke(main, ["run", str(tmp_path / "job.yaml"), "--local", "--quiet", "--max-failures", "0"])
     assert result.exit_code == 4
     assert "more than the limit of 0 (--max-failures or compute.max_failures)" in result.output
 
@@ -212,7 +210,7 @@ def test_a_full_disk_and_lost_rights_stop_the_run_and_leave_it_resumable(tmp_pat
 
         patch.setattr(Manifest, "commit", fail)
         job = job_file(tmp_path, **both)
-        result = CliRunner().invoke(main, ["run", str(job), "--quiet"])
+        result = CliRunner().invoke(main, ["run", str(job), "--local", "--quiet"])
     assert result.exit_code == 4
     assert said in result.output
     assert "run the job again" in result.output

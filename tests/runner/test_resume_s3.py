@@ -9,14 +9,12 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from support.s3 import s3_bucket, s3_endpoint  # noqa: F401 - fixtures
-from support.whole_jobs import CONTENTS, SIX_PAIRS, STYLES, here, job_file, run_job  # noqa: F401
+from support.whole_jobs import SIX_PAIRS, STYLES, job_file, run_job
 
 from pipeline.cli.main import main
 from pipeline.monitoring.status import read_status
 from pipeline.results.manifest import Manifest
 from pipeline.storage.place import Place
-
-pytestmark = pytest.mark.usefixtures("here")
 
 
 class Stop(Exception):

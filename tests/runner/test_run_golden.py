@@ -7,9 +7,7 @@ import json
 import numpy as np
 import pytest
 import yaml
-from support.whole_jobs import here, pictures, run_job  # noqa: F401
-
-pytestmark = pytest.mark.usefixtures("here")
+from support.whole_jobs import pictures, run_job
 
 SCENARIOS = [
     ("ddpm_a", "base"),
@@ -21,7 +19,7 @@ SCENARIOS = [
 
 
 @pytest.fixture(scope="module")
-def banks(golden, shared, tmp_path_factory, here):  # noqa: F811
+def banks(golden, shared, tmp_path_factory):
     """model -> (job fields, with the banks of the golden pictures as sources)."""
     made: dict[str, dict] = {}
 

@@ -11,15 +11,13 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from support.whole_jobs import CONTENTS, DATA, MODEL, STYLES, here, job_file, manifest, paint, run_job  # noqa: F401
+from support.whole_jobs import CONTENTS, DATA, MODEL, STYLES, job_file, manifest, paint, run_job
 
 from pipeline.cli.main import main
 
-pytestmark = pytest.mark.usefixtures("here")
-
 
 @pytest.fixture(scope="module")
-def earlier(tmp_path_factory, here) -> Path:  # noqa: F811
+def earlier(tmp_path_factory) -> Path:
     """A folder with a job that has run."""
     folder = tmp_path_factory.mktemp("earlier")
     run_job(folder)
@@ -43,7 +41,7 @@ def contents_of(out: Path) -> dict[Path, bytes]:
 
 def refused(file: Path, *arguments: str, command: str = "run", code: int = 2) -> str:
     """The one line that a command ends with."""
-    result = CliRunner().invoke(main, [command, str(file), "--quiet", *arguments])
+    result = CliRunner().invoke(main, [command, str(file), "--local", "--quiet", *arguments])
     assert result.exit_code == code, result.output
     (line,) = result.output.splitlines()
     assert line.startswith("error: ")
@@ -208,7 +206,7 @@ def test_corrupt_pictures_are_named_and_cost_nothing_else(tmp_path):
     (tmp_path / "photos" / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "photos" / "empty.png").write_bytes(b"")
     file = job_file(tmp_path, content="./photos", style={"folder": str(STYLES), "limit": 1})
-    result = CliRunner().invoke(main, ["run", str(file), "--quiet"])
+    result = CliRunner().invoke(main, ["run", str(file), "--local", "--quiet"])
     assert result.exit_code == 3
     (said,) = (line for line in result.output.splitlines() if "can't be read" in line)
     assert said.startswith("2 pictures can't be read: ")
@@ -220,7 +218,7 @@ def test_corrupt_pictures_are_named_and_cost_nothing_else(tmp_path):
     # Mended, one of them is made, and nothing else is made again.
     (tmp_path / "photos" / "cut.png").write_bytes(paint(tmp_path / "whole.png", 5).read_bytes())
     (tmp_path / "photos" / "empty.png").unlink()
-    result = CliRunner().invoke(main, ["run", str(file), "--quiet"])
+    result = CliRunner().invoke(main, ["run", str(file), "--local", "--quiet"])
     assert "made 1 pairs" in result.output
     assert "2 were there already" in result.output
 

@@ -9,17 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from support.whole_jobs import CONTENTS, STYLES, bank_index, here, manifest, pictures, psnr, run_job  # noqa: F401
+from support.whole_jobs import CONTENTS, STYLES, bank_index, manifest, pictures, psnr, run_job
 
 from pipeline.monitoring.status import read_status
 from pipeline.storage.place import Place
 
-pytestmark = pytest.mark.usefixtures("here")
 ONE = {"content": {"folder": str(CONTENTS), "limit": 1}, "style": {"folder": str(STYLES), "limit": 1}}
 
 
 @pytest.fixture(scope="module")
-def banks(tmp_path_factory, here) -> dict[str, dict[str, str]]:  # noqa: F811
+def banks(tmp_path_factory) -> dict[str, dict[str, str]]:
     """Banks of two contents and two styles that other jobs use, with every h kept."""
     folder = tmp_path_factory.mktemp("banks")
     run_job(folder, stages=("shard", "precompute"), bank={"keep": "all"})

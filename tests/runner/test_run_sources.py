@@ -11,9 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support.whole_jobs import STYLES, bank_index, here, manifest, paint, pictures, run_job, stem  # noqa: F401
-
-pytestmark = pytest.mark.usefixtures("here")
+from support.whole_jobs import STYLES, bank_index, manifest, paint, pictures, run_job, stem
 
 
 @pytest.fixture

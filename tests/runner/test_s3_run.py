@@ -1,4 +1,4 @@
-"""A whole run with its pictures and its output on S3: moto's server, Ray's workers as processes of their own."""
+"""A whole run with its pictures and its output on S3: moto's server, the first time with Ray's workers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_run_on_s3(s3_bucket, tmp_path):  # noqa: F811 - the fixture
     for name, job in (("disk", on_disk), ("s3", on_s3)):
         files[name] = tmp_path / f"{name}.yaml"
         files[name].write_text(job.to_yaml())
-        text = diffstyle("run", files[name], "-q")
+        text = diffstyle("run", files[name], "-q", *(() if name == "s3" else ("--local",)))
         assert "made 6 pairs" in text
     output = Place.parse(on_s3.output)
     for bank in ("content", "style"):
@@ -64,16 +64,16 @@ def test_run_on_s3(s3_bucket, tmp_path):  # noqa: F811 - the fixture
     assert (output / "events").list(".jsonl")
 
     # Again: nothing to do; then a new picture, while another process holds the lock and once it does not.
-    assert "made 0 pairs; 6 were there already" in diffstyle("run", files["s3"], "-q")
+    assert "made 0 pairs; 6 were there already" in diffstyle("run", files["s3"], "-q", "--local")
     new = small_jobs.picture(tmp_path / "new.png", 7)
     (Place.parse(s3_bucket) / "content/new.png").write_bytes(new.read_bytes())
     with OutputLock(output):
-        assert "is in use by" in diffstyle("run", files["s3"], "-q", returns=2)
-    assert "made 2 pairs" in diffstyle("run", files["s3"], "-q")
+        assert "is in use by" in diffstyle("run", files["s3"], "-q", "--local", returns=2)
+    assert "made 2 pairs" in diffstyle("run", files["s3"], "-q", "--local")
 
     # What else works on a bank there.
     style = f"{on_s3.output}/banks/style"
-    assert "PSNR: median" in diffstyle("reconstruct", style, "--job", files["s3"], "-q")
+    assert "PSNR: median" in diffstyle("reconstruct", "--local", style, "--job", files["s3"], "-q")
     assert len(read_columns(style)["psnr"]) == 2
     assert "2 pictures inverted again" in diffstyle("bank", "verify", style, "--reinvert", 2, "--job", files["s3"])
     assert "entries: 4" in diffstyle("bank", "info", f"{on_s3.output}/banks/content")

@@ -13,21 +13,21 @@ from pipeline.jobfile.load import load_job
 from pipeline.models.session import ModelFacts
 from pipeline.runner import pools
 from pipeline.runner.pools import model_pool
+from pipeline.workers.local import LocalWorkers
 
 FACTS = ModelFacts("tiny", "0" * 32, 32, (64, 8, 8))
 
 
-class StandInPool:
-    """In place of actors: only the batch is looked at."""
+class Measuring(LocalWorkers):
+    """Workers that measure their batch, as Ray's do."""
 
-    def __init__(self, *rest, batch: int, **options) -> None:
-        self.batch = batch
+    def given_batch(self, device):
+        return None
 
 
 @pytest.fixture
-def pool(tmp_path, monkeypatch, ray_session):
-    """Makes a pool for a job with compute settings; its ``asked`` counts the measurements."""
-    monkeypatch.setattr(pools, "GuardedPool", StandInPool)
+def pool(tmp_path, monkeypatch):
+    """Makes a pool for a job with compute settings; its ``measured`` counts the measurements."""
     made, events = [], []
 
     def measure(*rest):
@@ -36,13 +36,22 @@ def pool(tmp_path, monkeypatch, ray_session):
 
     monkeypatch.setattr(pools, "batch_for", measure)
 
-    def of(**compute):
+    def of(workers=None, **compute):
         job = load_job(job_file(tmp_path, compute={"device": "cpu", **compute}))
         Path(job.output).mkdir(exist_ok=True)
-        return model_pool(job, FACTS, None, None, lambda name, **fields: events.append((name, fields)), lambda: None)
+        log = lambda name, **fields: events.append((name, fields))  # noqa: E731
+        return model_pool(job, FACTS, workers or Measuring(), log, lambda: None)
 
     of.measured, of.events, of.kept = made, events, tmp_path / "out" / "batches.json"
     return of
+
+
+def test_in_this_process_nothing_is_measured_and_more_actors_are_told_as_ignored(pool, caplog):
+    local = pool(LocalWorkers(), batch="auto", actors=3)
+    assert (local.batch, local.size, pool.measured) == (1, 1, [])
+    assert caplog.messages == ["compute.actors is 3 and is ignored: only 1 worker runs here"]
+    assert set(json.loads(pool.kept.read_text()).values()) == {1}  # the output goes on with it, wherever it is run
+    assert pool(batch="auto").batch == 1
 
 
 def test_a_measured_batch_is_kept_with_the_output(pool):

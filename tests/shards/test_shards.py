@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import io
+import itertools
 import json
 import tarfile
 from pathlib import Path
@@ -22,9 +24,11 @@ from pipeline.shards.store import ShardError, ShardStore, open_shards
 from pipeline.shards.write import INDEX_SCHEMA, read_png, write_block
 from pipeline.sources import SourceError, open_source
 from pipeline.sources.base import Block, Item, RawPicture
-from pipeline.stages.shard import BlockUnit, on_pool, run_here, shard_stage
+from pipeline.stages.shard import shard_stage
+from pipeline.storage.errors import Stopped
 from pipeline.storage.parts import DescriptionError, PartStore
 from pipeline.storage.place import Place
+from pipeline.workers.local import LocalPool
 
 SIZE = 16
 SHARED = Path(__file__).parents[3] / "shared" / "images"
@@ -56,8 +60,15 @@ def out(tmp_path) -> Place:
     return Place.parse(tmp_path / "shards")
 
 
-def stage(photos: Path | str, out: Place, **options):
-    return shard_stage(open_source(str(photos)), out, SIZE, **{"block_size": 3, **options})
+def stage(photos: Path | str, out: Place, pool: LocalPool | None = None, size: int = SIZE, **options):
+    return shard_stage(pool or LocalPool(), open_source(str(photos)), out, size, **{"block_size": 3, **options})
+
+
+class LastFirst(LocalPool):
+    """Hands over the outcomes of many units in an order of its own."""
+
+    def run(self, units):
+        yield from reversed(list(super().run(units)))
 
 
 def contents(out: Place) -> dict[str, bytes]:
@@ -88,7 +99,7 @@ def test_each_picture_becomes_a_row_and_can_be_read_back(photos, out):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared")
 def test_real_photographs(out):
-    summary = shard_stage(open_source(str(SHARED)), out, 64)
+    summary = stage(SHARED, out, size=64)
     rows = open_shards(out).rows()
     assert summary.done == len(rows) == sum(path.suffix in (".png", ".jpg") for path in SHARED.rglob("*"))
     dog = next(row for row in rows.to_pylist() if "flickr_dog_000757" in row["source"])
@@ -124,7 +135,7 @@ def test_pandas_and_pyarrow_read_the_index_and_find_the_bytes(photos, out):
 def test_tars_are_the_same_bytes_anywhere_and_at_any_time(photos, tmp_path):
     one, other = Place.parse(tmp_path / "one"), Place.parse(tmp_path / "other")
     stage(photos, one)
-    stage(photos, other, execute=lambda write, blocks: reversed(list(run_here(write, blocks))))
+    stage(photos, other, LastFirst())
     assert contents(one) == contents(other)
     with tarfile.open(str(one / "data" / f"{PartStore(one).parts()[0]}.tar")) as archive:
         assert {(m.mtime, m.uid, m.gid, m.uname, m.mode) for m in archive} == {(0, 0, 0, "", 0o644)}
@@ -194,9 +205,9 @@ def test_what_cannot_be_read_is_a_reject_with_its_reason(photos, out):
     (photos / "cut.png").write_bytes((photos / "p01.png").read_bytes()[:300])
     (photos / "gone.png").symlink_to("nowhere")
     heard = []
-    summary = stage(photos, out, progress=lambda done, rejected: heard.append((done, rejected)))
+    summary = stage(photos, out, on_done=lambda done, rejected, outcome: heard.append((done, rejected)))
     assert (summary.done, summary.rejected) == (10, 4)
-    assert heard[-1] == (10, 4)
+    assert np.sum(heard, 0).tolist() == [10, 4]
     rejects = {Path(row["source"]).name: row["reason"] for row in open_shards(out).rejects().to_pylist()}
     assert set(rejects) == {"empty.jpg", "text.png", "cut.png", "gone.png"}
     assert "0 bytes" in rejects["empty.jpg"]
@@ -268,7 +279,7 @@ def test_a_changed_file_takes_the_place_of_its_old_version(photos, out):
 def test_another_size_is_refused_by_name(photos, out):
     stage(photos, out)
     with pytest.raises(DescriptionError, match=r"preparation.size is 16 there, 32 asked"):
-        shard_stage(open_source(str(photos)), out, 32)
+        stage(photos, out, size=32)
 
 
 # ---- kills and failures ----
@@ -311,13 +322,13 @@ def test_blocks_may_finish_in_any_order_and_die_in_between(photos, tmp_path):
     save(photos, copy_of_first=0, a_copy=0)
     stage(photos, undisturbed)
 
-    def last_first_then_death(write, blocks):
-        results = list(run_here(write, blocks))[::-1]
-        yield from results[:2]
-        raise Killed
+    class LastFirstThenDeath(LastFirst):
+        def run(self, units):
+            yield from itertools.islice(super().run(units), 2)
+            raise Killed
 
     with pytest.raises(Killed):
-        stage(photos, out, execute=last_first_then_death)
+        stage(photos, out, LastFirstThenDeath())
     assert 0 < len(open_shards(out).rows()) < 12
     stage(photos, out)
     assert contents(out) == contents(undisturbed)
@@ -325,58 +336,42 @@ def test_blocks_may_finish_in_any_order_and_die_in_between(photos, tmp_path):
 
 def test_readers_see_committed_parts_only(photos, out):
     seen = []
-    stage(photos, out, progress=lambda done, rejected: seen.append(len(open_shards(out).rows())))
+    stage(photos, out, on_done=lambda done, rejected, outcome: seen.append(len(open_shards(out).rows())))
     assert seen == [3, 6, 9, 10]
 
 
-def test_the_picture_that_brings_workers_down_is_found_and_named(photos, out):
-    def deadly(write, blocks):
-        for block in blocks:
-            if any("p05" in item.source for item in block.items):
-                yield block, MemoryError("out of memory")
-            else:
-                yield block, write(block)
+def test_the_picture_that_brings_workers_down_is_found_and_named(photos, out, monkeypatch):
+    def deadly(block, *rest, **options):
+        if any("p05" in item.source for item in block.items):
+            raise MemoryError("out of memory")
+        return write_block(block, *rest, **options)
 
-    summary = stage(photos, out, execute=deadly, block_size=10)
+    monkeypatch.setattr("pipeline.stages.shard.write_block", deadly)
+    summary = stage(photos, out, block_size=10)
     assert (summary.done, summary.rejected) == (9, 1)
     (reject,) = open_shards(out).rejects().to_pylist()
     assert reject["source"].endswith("p05.png")
     assert reject["reason"] == "MemoryError: out of memory"
 
 
-def test_a_full_disk_stops_with_one_clear_line_and_can_be_resumed(photos, tmp_path, out):
-    def full(write, blocks):
-        for n, block in enumerate(blocks):
-            yield block, write(block) if n < 2 else OSError(28, "No space left on device")
+def test_a_full_disk_stops_with_one_clear_line_and_can_be_resumed(photos, tmp_path, out, monkeypatch):
+    written = []
 
-    with pytest.raises(ShardError, match=r"No space left on device; what was written is kept"):
-        stage(photos, out, execute=full)
+    def full(block, *rest, **options):
+        written.append(block)
+        if len(written) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_block(block, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.stages.shard.write_block", full)
+        with pytest.raises(Stopped, match=r"No space left on device; what was committed is kept"):
+            stage(photos, out)
+    assert len(open_shards(out).rows()) == 6
     stage(photos, out)
     other = Place.parse(tmp_path / "other")
     stage(photos, other)
     assert contents(out) == contents(other)
-
-
-def test_it_runs_on_a_pool_of_workers(photos, out):
-    class Outcome:
-        def __init__(self, unit, result=None, error=None):
-            self.unit, self.result, self.error = unit, result, error
-
-    class Pool:
-        """What ``pipeline.workers.ray_pool.Pool`` does, in this process."""
-
-        def run(self, units):
-            for unit in units:
-                assert isinstance(unit, BlockUnit)
-                for piece in unit.split() or [unit]:
-                    if "p07" in piece.block.items[0].source and len(piece.block) == 1:
-                        yield Outcome(piece, error="the worker died")
-                    else:
-                        yield Outcome(piece, piece.save(piece.compute(None, piece.load())))
-
-    summary = stage(photos, out, execute=on_pool(Pool()), block_size=2)
-    assert summary.done + summary.rejected == 10
-    assert [row["reason"] for row in open_shards(out).rejects().to_pylist()] == ["RuntimeError: the worker died"]
 
 
 # ---- reading what is wrong ----

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pipeline.monitoring.prometheus import METRICS
 from pipeline.results.manifest import TIMING_COLUMNS
 from pipeline.runner.run import Options, Run
 from pipeline.storage.errors import Stopped
+from pipeline.workers.ray_pool import RayWorkers
 
 JOB = {
     "content": {"folder": str(CONTENTS), "limit": 3},
@@ -44,13 +46,13 @@ def shards_and_banks(tmp_path_factory, by_value) -> Path:
     return folder / "out"
 
 
-def go(folder: Path, stages: list[str], stand_in: Any = None, banks: Path | None = None, **compute: Any) -> Run:
+def go(folder: Path, stages: list[str], open_model: Any = None, banks: Path | None = None, **compute: Any) -> Run:
     changes = dict(JOB)
     if banks is not None:
         changes |= {side: {"bank": str(banks / "banks" / side)} for side in ("content", "style")}
     compute = {"device": "cpu", "batch": 2, "threads": 1, **compute}
     job = load_job(job_file(folder, compute=compute, **changes))
-    with Run(job, Options(quiet=True), stand_in) as run:
+    with Run(job, Options(quiet=True), RayWorkers(open_model=open_model)) as run:
         for stage in stages:
             getattr(run, stage)()
     return run
@@ -58,13 +60,12 @@ def go(folder: Path, stages: list[str], stand_in: Any = None, banks: Path | None
 
 @dataclass
 class Poison:
-    """Makes a worker's model; the injection of one pair, told by its x_T and h, ends the worker at once."""
+    """Opens a worker's model; the injection of one pair, told by its x_T and h, ends the worker at once."""
 
-    maker: Any
     style: float
     content: float
 
-    def __call__(self) -> Any:
+    def __call__(self, load: Callable[[], Any]) -> Any:
         import diffstyle.sampling
 
         real = diffstyle.sampling.inject
@@ -76,7 +77,7 @@ class Poison:
             return real(model, x_T, h, *rest, **options)
 
         diffstyle.sampling.inject = inject
-        return self.maker()
+        return load()
 
 
 def test_a_pair_that_kills_its_worker_is_named_and_all_else_is_made(tmp_path, shards_and_banks):
@@ -87,7 +88,7 @@ def test_a_pair_that_kills_its_worker_is_named_and_all_else_is_made(tmp_path, sh
     content = LatentBank.open(str(shards_and_banks / "banks" / "content"))[1]
     style = LatentBank.open(str(shards_and_banks / "banks" / "style"))[2]
     sums = float(torch.from_numpy(style.x_t).float().sum()), float(torch.from_numpy(content.h).float().sum())
-    run = go(tmp_path, ["inject"], lambda maker: Poison(maker, *sums), shards_and_banks, actors=2)
+    run = go(tmp_path, ["inject"], Poison(*sums), shards_and_banks, actors=2)
     assert (run.counts.pairs_made, run.counts.pairs_failed) == (8, 1)
     rows = manifest(tmp_path / "out")
     (failed,) = rows[rows["status"] == "failed"].to_dict("records")
@@ -97,34 +98,29 @@ def test_a_pair_that_kills_its_worker_is_named_and_all_else_is_made(tmp_path, sh
     assert len(list((tmp_path / "out" / "pictures").rglob("*.png"))) == 8
 
 
-@dataclass
-class FullDisk:
-    """Makes a worker's model; no picture can be written there after the first."""
+def full_disk(load: Callable[[], Any]) -> Any:
+    """Opens a worker's model; no picture can be written there after the first."""
+    import errno
 
-    maker: Any
+    from pipeline.storage.place import Place
 
-    def __call__(self) -> Any:
-        import errno
+    real = Place.write_bytes
+    written = []
 
-        from pipeline.storage.place import Place
+    def write_bytes(place: Place, data: bytes) -> None:
+        if place.path.endswith(".png"):
+            written.append(place)
+            if len(written) > 3:
+                raise OSError(errno.ENOSPC, "No space left on device", place.path)
+        real(place, data)
 
-        real = Place.write_bytes
-        written = []
-
-        def write_bytes(place: Place, data: bytes) -> None:
-            if place.path.endswith(".png"):
-                written.append(place)
-                if len(written) > 3:
-                    raise OSError(errno.ENOSPC, "No space left on device", place.path)
-            real(place, data)
-
-        Place.write_bytes = write_bytes  # type: ignore[method-assign]
-        return self.maker()
+    Place.write_bytes = write_bytes  # type: ignore[method-assign]
+    return load()
 
 
 def test_a_full_disk_stops_the_run_and_any_number_of_workers_goes_on_to_the_same(tmp_path, shards_and_banks):
     with pytest.raises(Stopped, match="No space left on device") as stopped:
-        go(tmp_path / "a", ["inject"], FullDisk, shards_and_banks, actors=1)
+        go(tmp_path / "a", ["inject"], full_disk, shards_and_banks, actors=1)
     assert stopped.value.exit_code == 4
     assert "run the job again" in str(stopped.value)
     there = len(manifest(tmp_path / "a" / "out"))
@@ -159,7 +155,7 @@ def test_rays_endpoint_has_the_figures_of_a_run(ray_session, tmp_path, shards_an
 
 def test_a_driver_whose_own_node_was_lost_stops_and_does_not_wait_for_ever(ray_session, monkeypatch):
     """Ray then counts this process as dead: its actors are gone, and new ones are never started."""
-    from pipeline.workers.ray_pool import Pool
+    from pipeline.workers.ray_pool import RayPool
     from pipeline.workers.unit import Resources
 
     class Nothing:
@@ -170,7 +166,7 @@ def test_a_driver_whose_own_node_was_lost_stops_and_does_not_wait_for_ever(ray_s
             error_msg="The actor is dead because its owner has died. Owner Id: 05"
         )
 
-    with Pool(1, None, Resources(num_cpus=0.1)) as pool:
+    with RayPool(1, None, Resources(num_cpus=0.1)) as pool:
         monkeypatch.setattr(ray_session, "get", lost)
         with pytest.raises(Stopped, match="Ray node was lost") as stopped:
             list(pool.run([Nothing()]))

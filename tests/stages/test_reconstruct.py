@@ -37,8 +37,12 @@ def run(*args: object, fails: str | None = None, returns: int | None = 0) -> str
     return result.output
 
 
+def reconstruct(*args: object, fails: str | None = None) -> str:
+    return run("reconstruct", "--local", *args, fails=fails)
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, ray_session) -> Path:
+def made(tmp_path_factory) -> Path:
     """A run's folder with the banks of three contents and three styles, inverted in 20 steps."""
     folder = tmp_path_factory.mktemp("made")
     for n, file in enumerate(sorted((small_jobs.DATA / "pictures" / "contents").iterdir())[:N]):
@@ -59,7 +63,9 @@ def made(tmp_path_factory, ray_session) -> Path:
 
 def test_reconstruct(made, tmp_path):
     bank = made / "both" / "banks" / "both"
-    text = run("reconstruct", bank, "--output", tmp_path / "pictures", "-q")  # model and shards: those of the run
+    text = run(
+        "reconstruct", "--local", bank, "--output", tmp_path / "pictures", "-q"
+    )  # model and shards: those of the run
     assert f"{N} pictures reconstructed" in text
     opened = LatentBank.open(bank)
     frame = opened.to_pandas().set_index("key")
@@ -79,42 +85,58 @@ def test_reconstruct(made, tmp_path):
 
 def test_only_what_is_missing(made, tmp_path, monkeypatch):
     bank = made / "both" / "banks" / "both"
-    run("reconstruct", bank, "-q")
+    reconstruct(bank, "-q")
     before = read_columns(bank)
-    assert "nothing to do" in run("reconstruct", bank, "-q")
-    assert "1 pictures reconstructed" in run("reconstruct", bank, "-q", "--again", "--limit", 1)
+    assert "nothing to do" in reconstruct(bank, "-q")
+    assert "1 pictures reconstructed" in reconstruct(bank, "-q", "--again", "--limit", 1)
     after = read_columns(bank)
     assert after["thumbnail"] == before["thumbnail"]  # the same numbers whatever the batch is filled with
     assert after["psnr"] == before["psnr"]
     # Another number of steps is another figure: it takes the place of the first, and is done again to go back.
-    assert f"{N} pictures reconstructed" in run("reconstruct", bank, "-q", "--steps", 5)
+    assert f"{N} pictures reconstructed" in reconstruct(bank, "-q", "--steps", 5)
     assert set(read_columns(bank)["reconstruction_steps"].values()) == {5}
-    assert f"{N} pictures reconstructed" in run("reconstruct", bank, "-q")
+    assert f"{N} pictures reconstructed" in reconstruct(bank, "-q")
 
 
 def test_pictures_from_elsewhere(made, tmp_path):
     copy = tmp_path / "copy"  # no shards beside it, no job
     export(made / "both" / "banks" / "both", copy, role="style", format="webdataset")
-    run("reconstruct", copy, fails="--model FILE or --job")
+    reconstruct(copy, fails="--model FILE or --job")
     model = made / "tiny.yaml"
-    assert "no PSNR" in run("reconstruct", copy, "--model", model, "-q")
+    assert "no PSNR" in reconstruct(copy, "--model", model, "-q")
     assert "psnr" not in read_columns(copy)
-    run("reconstruct", copy, "--model", model, "--pictures", made / "style", fails="none of these are pictures of")
-    assert "PSNR: median" in run("reconstruct", copy, "--model", model, "--pictures", made / "content", "-q")
+    run(
+        "reconstruct",
+        "--local",
+        copy,
+        "--model",
+        model,
+        "--pictures",
+        made / "style",
+        fails="none of these are pictures of",
+    )
+    assert "PSNR: median" in reconstruct(copy, "--model", model, "--pictures", made / "content", "-q")
     shards = made / "both" / "shards" / "both"
-    run("reconstruct", copy, "--model", model, "--pictures", shards, "--again", "-q")
+    reconstruct(copy, "--model", model, "--pictures", shards, "--again", "-q")
     assert len(read_columns(copy)["psnr"]) == N
 
 
 def test_refused(made, tmp_path):
-    run("reconstruct", made / "out" / "banks" / "content", fails="a content bank keeps no x_T")
+    reconstruct(made / "out" / "banks" / "content", fails="a content bank keeps no x_T")
     style = made / "out" / "banks" / "style"
-    run("reconstruct", style, "--weights", "random", "--model", made / "tiny.yaml", fails="of fingerprint")
-    run("reconstruct", style, "--model", "lsun-churh", fails="lsun-church")
-    run("reconstruct", style, "--steps", 2000, fails="1000 timesteps")
-    run("reconstruct", tmp_path, fails="no description.json")
+    reconstruct(style, "--weights", "random", "--model", made / "tiny.yaml", fails="of fingerprint")
+    reconstruct(style, "--model", "lsun-churh", fails="lsun-church")
+    reconstruct(style, "--steps", 2000, fails="1000 timesteps")
+    reconstruct(tmp_path, fails="no description.json")
     fill(tmp_path / "other", describe(), range(2))
-    run("reconstruct", tmp_path / "other", "--pictures", made / "out" / "shards" / "style", fails="another way")
+    run(
+        "reconstruct",
+        "--local",
+        tmp_path / "other",
+        "--pictures",
+        made / "out" / "shards" / "style",
+        fails="another way",
+    )
 
 
 @pytest.mark.parametrize("name", ["out/banks/content", "out/banks/style", "both/banks/both"])

@@ -10,7 +10,9 @@ import yaml
 from PIL import Image
 
 from pipeline.jobfile.schema import Job
-from pipeline.runner.run import Options, Run
+from pipeline.runner import api
+from pipeline.runner.api import Result
+from pipeline.workers.local import LocalWorkers
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -50,9 +52,8 @@ def job(folder: Path, **changes: Any) -> Job:
     return Job.model_validate(values)
 
 
-def run(job: Job, *stages: str, retry_failed: bool = False) -> Run:
+def run(job: Job, *stages: str, retry_failed: bool = False) -> Result:
     """Run some stages of a job (by default those up to the banks) in this process."""
-    with Run(job, Options(quiet=True, retry_failed=retry_failed)) as running:
-        for stage in stages or ("shard", "precompute"):
-            getattr(running, stage)()
-    return running
+    return api.run(
+        job, workers=LocalWorkers(), stages=stages or ("shard", "precompute"), quiet=True, retry_failed=retry_failed
+    )

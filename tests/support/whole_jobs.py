@@ -1,4 +1,4 @@
-"""Whole jobs in one process: a job file as a user writes it, and a pool that runs its units here.
+"""Whole jobs in this process: a job file as a user writes it, run on ``LocalWorkers``.
 
 Ray and its processes have tests of their own (test_engine, test_run, test_run_command); the others check what a job
 means, and starting processes for each of them would take minutes.
@@ -6,27 +6,23 @@ means, and starting processes for each of them would take minutes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pytest
 import yaml
 from PIL import Image
 
-from pipeline.banks.reader import cached_bank
 from pipeline.jobfile.load import load_job
-from pipeline.jobfile.schema import Job
-from pipeline.models.session import ModelFacts, ModelLoader
-from pipeline.runner.run import Options, Run
-from pipeline.workers.unit import Outcome
+from pipeline.runner.api import STAGES, Result, run
+from pipeline.workers.base import Workers
+from pipeline.workers.local import LocalWorkers
 
 DATA = Path(__file__).parents[1] / "data"
 MODEL = DATA / "tiny-model.yaml"
 CONTENTS, STYLES = DATA / "pictures" / "contents", DATA / "pictures" / "styles"
-STAGES = ("check_model", "shard", "precompute", "inject", "report")
 
 #: A job of few steps: seconds on one core.
 QUICK: dict[str, Any] = {
@@ -51,46 +47,6 @@ SIX_PAIRS = {
 }
 
 
-class PoolHere:
-    """The engine's pool without processes. A unit's exception is the test's."""
-
-    size = under_way = 1
-
-    def __init__(self, make_context: Any = None, batch: int = 1) -> None:
-        self._make_context = make_context
-        self.batch = batch
-        self._context: Any = None
-        cached_bank.cache_clear()  # as in a new process
-
-    def __enter__(self) -> PoolHere:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        pass
-
-    def run(self, units: Iterable[Any]) -> Iterator[Outcome]:
-        if self._make_context is not None and self._context is None:
-            self._context = self._make_context()
-        for unit in units:
-            yield Outcome(unit, unit.save(unit.compute(self._context, unit.load())))
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[None]:
-    """Jobs of this module run in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-
-        def model_pool(job: Job, facts: ModelFacts, *rest: Any) -> PoolHere:
-            compute = job.compute
-            maker = ModelLoader(job.model, job.weights, facts.fingerprint, "cpu", compute.precision, compute.batch)
-            return PoolHere(maker, compute.batch)
-
-        patch.setattr("pipeline.runner.run.model_pool", model_pool)
-        patch.setattr("pipeline.runner.run.decoding_pool", lambda *rest: PoolHere())
-        patch.setattr("pipeline.runner.run.memory_of_a_tile", lambda *rest: 1e9)
-        yield
-
-
 def job_file(folder: Path, /, **changes: Any) -> Path:
     """A job file in ``folder``: QUICK with ``changes``; mappings are merged, but for sources and pairs."""
     values = dict(QUICK)
@@ -104,14 +60,17 @@ def job_file(folder: Path, /, **changes: Any) -> Path:
 
 
 def run_job(
-    folder: Path, /, *overrides: str, stages: Iterable[str] = STAGES, retry: bool = False, **changes: Any
-) -> Run:
-    """Write a job file, run it quietly, and return the run, which is over."""
+    folder: Path,
+    /,
+    *overrides: str,
+    workers: Workers | None = None,
+    stages: Iterable[str] = STAGES,
+    retry: bool = False,
+    **changes: Any,
+) -> Result:
+    """Write a job file and run it quietly, in this process unless ``workers`` are given."""
     job = load_job(job_file(folder, **changes), overrides, check_inputs=True)
-    with Run(job, Options(quiet=True, retry_failed=retry)) as run:
-        for stage in stages:
-            getattr(run, stage)()
-    return run
+    return run(job, workers=workers or LocalWorkers(), stages=tuple(stages), quiet=True, retry_failed=retry)
 
 
 def manifest(out: Path) -> pd.DataFrame:

@@ -159,7 +159,7 @@ def test_not_an_address():
 RUN = """
     import os, signal, sys, time
     from pipeline.workers.ray_cluster import start_ray
-    from pipeline.workers.ray_pool import Pool; from pipeline.workers.unit import Resources
+    from pipeline.workers.ray_pool import RayPool; from pipeline.workers.unit import Resources
 
     class Unit:
         name = "unit"
@@ -181,7 +181,7 @@ RUN = """
     start_ray()  # the second does nothing
     started = time.monotonic() - begun
     try:
-        with Pool(1, None, Resources(num_cpus=0.5, threads=None), retries=0) as pool:
+        with RayPool(1, None, Resources(num_cpus=0.5, threads=None), retries=0) as pool:
             errors = [outcome.error for outcome in pool.run([Unit("die"), Unit("well")])]
             assert sum(bool(error) for error in errors) == 1
             time.sleep(1)  # Ray tells of a dead worker a moment later

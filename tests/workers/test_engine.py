@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import random
@@ -10,15 +9,15 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import pytest
+from support import units
+from support.units import Events, Work, blocks, check_each_once
 
 from diffstyle.errors import CheckpointError, DiffStyleError
 from pipeline.storage.errors import Stopped
-from pipeline.workers.ray_pool import Pool
+from pipeline.workers.ray_pool import RayPool
 from pipeline.workers.unit import Outcome, Resources
 
 SMALL = Resources(num_cpus=0.25, threads=None)
@@ -26,111 +25,18 @@ SMALL = Resources(num_cpus=0.25, threads=None)
 
 @pytest.fixture(autouse=True, scope="module")
 def by_value(ray_session):
-    """The units of this module travel as they are: workers can't import a test."""
-    ray_session.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    """The units of these modules travel as they are: workers can't import a test."""
+    modules = (sys.modules[__name__], units)
+    for module in modules:
+        ray_session.cloudpickle.register_pickle_by_value(module)
     yield
-    ray_session.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
-
-
-class Unpicklable(Exception):
-    def __init__(self):
-        super().__init__("holds a lock")
-        self.lock = threading.Lock()
-
-
-class NotReadBack(Exception):
-    def __init__(self, a, b):
-        super().__init__(f"{a} and {b}")
-
-
-class LockedSettings(DiffStyleError):
-    exit_code = 3
-
-    def __init__(self):
-        super().__init__("settings: a lock inside; take it out")
-        self.lock = threading.Lock()
+    for module in modules:
+        ray_session.cloudpickle.unregister_pickle_by_value(module)
 
 
 class BadResult:
     def __reduce__(self):
         return int, ("no number",)
-
-
-def suffer(what: str) -> Any:
-    """What can befall a unit."""
-    if what == "exit":
-        os._exit(1)
-    if what == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(60)
-    if what == "full":
-        raise OSError(errno.ENOSPC, "No space left on device", "/out/x.png")
-    if what == "rights":
-        raise OSError("When uploading: AWS Error ACCESS_DENIED during PutObject operation: Access Denied.")
-    errors = {
-        "raise": ValueError("a poor\nitem"),
-        "memory": MemoryError(),
-        "unpicklable": Unpicklable(),
-        "not read back": NotReadBack(1, 2),
-        "wrong input": CheckpointError("w.pt: 3 tensors are missing; give the right config"),
-        "locked settings": LockedSettings(),
-    }
-    raise errors[what]
-
-
-@dataclass
-class Work:
-    """A unit of numbered items; ``poison`` says in which phase what befalls which item."""
-
-    items: list[int]
-    seconds: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    poison: dict[int, tuple[str, str]] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return "items " + ",".join(map(str, self.items))
-
-    def _phase(self, which: int, name: str) -> tuple[float, float]:
-        begun = time.time()
-        time.sleep(self.seconds[which])
-        for item in self.items:
-            phase, what = self.poison.get(item, ("", ""))
-            if phase == name:
-                suffer(what)
-        return begun, time.time()
-
-    def load(self) -> dict:
-        return {"load": self._phase(0, "load")}
-
-    def compute(self, context: Any, loaded: dict) -> dict:
-        return loaded | {"compute": self._phase(1, "compute"), "context": context}
-
-    def save(self, computed: dict) -> dict:
-        return computed | {"save": self._phase(2, "save"), "pid": os.getpid()}
-
-    def split(self) -> list[Work]:
-        half = len(self.items) // 2
-        if not half:
-            return []
-        return [Work(part, self.seconds, self.poison) for part in (self.items[:half], self.items[half:])]
-
-
-def blocks(n: int, size: int = 4, **options) -> list[Work]:
-    return [Work(list(range(i * size, (i + 1) * size)), **options) for i in range(n)]
-
-
-def check_each_once(outcomes: list[Outcome], n: int, failed: set[int] = frozenset()) -> None:
-    counts = Counter(item for outcome in outcomes for item in outcome.unit.items)
-    assert counts == Counter(range(n))
-    assert {item for outcome in outcomes if outcome.error for item in outcome.unit.items} == failed
-
-
-class Events(list):
-    def __call__(self, name, /, **fields):
-        self.append((name, fields))
-
-    def named(self, name: str) -> list[dict]:
-        return [fields for found, fields in self if found == name]
 
 
 def gone(pid: int, within: float = 10.0) -> bool:
@@ -149,7 +55,7 @@ def gone(pid: int, within: float = 10.0) -> bool:
 @pytest.fixture(scope="module")
 def pool(ray_session):
     """One worker that stays for the tests that don't hurt it much."""
-    with Pool(1, None, SMALL, retries=1) as shared:
+    with RayPool(1, None, SMALL, retries=1) as shared:
         yield shared
 
 
@@ -158,7 +64,7 @@ def pool(ray_session):
 
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_every_unit_once_and_one_at_a_time_on_a_device(ray_session, n):
-    with Pool(n, lambda: "model", SMALL) as workers:
+    with RayPool(n, lambda: "model", SMALL) as workers:
         outcomes = list(workers.run(blocks(24, seconds=(0.01, 0.05, 0.01))))
         check_each_once(outcomes, 96)
         assert 1 <= len(workers.pids) <= n  # the last to come up may find the work done
@@ -217,7 +123,7 @@ def test_threads_are_set_where_units_compute(ray_session):
 
             return {"threads": torch.get_num_threads()}
 
-    with Pool(1, None, Resources(num_cpus=0.25, threads=3)) as workers:
+    with RayPool(1, None, Resources(num_cpus=0.25, threads=3)) as workers:
         outcomes = list(workers.run([Threads([i]) for i in range(6)]))
     assert {outcome.result["threads"] for outcome in outcomes} == {3}
 
@@ -289,7 +195,7 @@ def test_a_wrong_checkpoint_ends_the_run_as_itself(ray_session):
     def make():
         raise CheckpointError("w.pt: 3 tensors are missing")
 
-    with Pool(2, make, SMALL) as workers, pytest.raises(CheckpointError, match="3 tensors are missing"):
+    with RayPool(2, make, SMALL) as workers, pytest.raises(CheckpointError, match="3 tensors are missing"):
         list(workers.run(blocks(3)))
 
 
@@ -298,8 +204,8 @@ def test_workers_that_can_not_start_stop_the_run(ray_session, monkeypatch):
         raise RuntimeError("no device")
 
     events = Events()
-    monkeypatch.setattr(Pool, "MAX_START_FAILURES", 2)
-    with Pool(1, make, SMALL, on_event=events) as workers:
+    monkeypatch.setattr(RayPool, "MAX_START_FAILURES", 2)
+    with RayPool(1, make, SMALL, on_event=events) as workers:
         with pytest.raises(Stopped, match=r"can't start \(RuntimeError: no device\)"):
             list(workers.run(blocks(3)))
         assert len(events.named("worker_failed_to_start")) == 2
@@ -307,7 +213,7 @@ def test_workers_that_can_not_start_stop_the_run(ray_session, monkeypatch):
 
 def test_workers_that_die_at_start_stop_the_run(ray_session):
     events = Events()
-    with Pool(1, lambda: os._exit(7), SMALL, on_event=events) as workers:
+    with RayPool(1, lambda: os._exit(7), SMALL, on_event=events) as workers:
         with pytest.raises(Stopped, match="die before they can start") as caught:
             list(workers.run(blocks(3)))
         assert caught.value.exit_code == 4
@@ -315,20 +221,20 @@ def test_workers_that_die_at_start_stop_the_run(ray_session):
 
 
 def test_an_item_that_kills_while_the_model_loads_is_found_too(ray_session):
-    with Pool(1, lambda: time.sleep(0.4), SMALL, retries=0) as workers:
+    with RayPool(1, lambda: time.sleep(0.4), SMALL, retries=0) as workers:
         outcomes = list(workers.run([Work([i], poison={0: ("load", "exit")}) for i in range(3)]))
     check_each_once(outcomes, 3, failed={0})  # with no retries either are innocents blamed
 
 
 def test_workers_that_find_no_place_hold_nothing_up(ray_session):
-    with Pool(2, None, Resources(num_cpus=3, threads=None)) as workers:  # the second one waits for ever
+    with RayPool(2, None, Resources(num_cpus=3, threads=None)) as workers:  # the second one waits for ever
         for _ in range(2):
             check_each_once(list(workers.run(blocks(5))), 20)
         assert len(workers.pids) == 1
 
 
 def test_few_units_are_shared_out(ray_session):
-    with Pool(2, None, SMALL) as workers:
+    with RayPool(2, None, SMALL) as workers:
         outcomes = list(workers.run(blocks(2, seconds=(0.0, 3.0, 0.0))))
     assert len({outcome.result["pid"] for outcome in outcomes}) == 2
 
@@ -346,7 +252,7 @@ KILLERS = [
 @pytest.mark.parametrize(("n", "phase", "what"), KILLERS)
 def test_a_killer_is_split_down_to_its_item_and_innocents_complete(ray_session, n, phase, what):
     events = Events()
-    with Pool(n, None, SMALL, retries=1, on_event=events) as workers:
+    with RayPool(n, None, SMALL, retries=1, on_event=events) as workers:
         outcomes = list(workers.run(blocks(6, seconds=(0.01, 0.02, 0.01), poison={6: (phase, what)})))
     check_each_once(outcomes, 24, failed={6})
     (failure,) = [outcome for outcome in outcomes if outcome.error]
@@ -356,7 +262,7 @@ def test_a_killer_is_split_down_to_its_item_and_innocents_complete(ray_session, 
     assert {event["unit"] for event in events.named("unit_split")} == {"items 4,5,6,7", "items 6,7"}
 
 
-def chaos(workers: Pool, units: list, kills: int, mean: float, seed: int) -> list[Outcome]:
+def chaos(workers: RayPool, units: list, kills: int, mean: float, seed: int) -> list[Outcome]:
     """Run units while workers are killed at random moments."""
     rng, end, killed = random.Random(seed), threading.Event(), []
 
@@ -383,7 +289,7 @@ def chaos(workers: Pool, units: list, kills: int, mean: float, seed: int) -> lis
 
 
 def test_every_unit_completes_while_workers_are_killed(ray_session):
-    with Pool(2, None, SMALL, retries=5) as workers:
+    with RayPool(2, None, SMALL, retries=5) as workers:
         check_each_once(chaos(workers, blocks(16, seconds=(0.05, 0.25, 0.05)), 4, 0.5, seed=3), 64)
 
 
@@ -392,7 +298,7 @@ def test_every_unit_completes_while_workers_are_killed(ray_session):
 @pytest.mark.parametrize("seed", [1])
 def test_chaos(ray_session, seed):
     events = Events()
-    with Pool(4, None, SMALL, retries=5, on_event=events) as workers:
+    with RayPool(4, None, SMALL, retries=5, on_event=events) as workers:
         outcomes = chaos(workers, blocks(60, seconds=(0.1, 1.2, 0.1)), 25, 0.7, seed)
     check_each_once(outcomes, 240)
     assert len(events.named("worker_died")) >= 12
@@ -400,7 +306,7 @@ def test_chaos(ray_session, seed):
 
 def test_a_worker_that_died_between_runs_is_nobodys_fault(ray_session):
     events = Events()
-    with Pool(1, None, SMALL, retries=0, on_event=events) as workers:
+    with RayPool(1, None, SMALL, retries=0, on_event=events) as workers:
         check_each_once(list(workers.run(blocks(2))), 8)
         (pid,) = workers.pids
         os.kill(pid, signal.SIGKILL)
@@ -416,7 +322,7 @@ def test_a_worker_that_died_between_runs_is_nobodys_fault(ray_session):
 
 
 def test_leaving_early_ends_the_workers_and_the_pool_works_again(ray_session):
-    with Pool(2, None, SMALL) as workers:
+    with RayPool(2, None, SMALL) as workers:
         outcomes = workers.run(Work([i], seconds=(0.0, 0.2, 0.0)) for i in itertools.count())
         for _ in range(4):
             next(outcomes)

@@ -1,0 +1,219 @@
+"""Jobs from Python: run one, say beforehand what it would do, see how far it is. What ``import pipeline`` gives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from diffstyle.errors import ConfigError
+from pipeline.banks.reader import LatentBank
+from pipeline.jobfile.load import load_job
+from pipeline.jobfile.schema import Job
+from pipeline.monitoring.status import Status, read_status
+from pipeline.monitoring.summary import RunCounts, summary_lines
+from pipeline.results.manifest import Manifest
+from pipeline.runner.preview import Preview, preview_job
+from pipeline.runner.run import Options, Run
+from pipeline.shards.store import open_shards
+from pipeline.storage.errors import EXIT_DONE, EXIT_FAILURES
+from pipeline.storage.layout import OutputLayout
+from pipeline.storage.place import Place
+from pipeline.workers.base import Workers
+from pipeline.workers.local import LocalWorkers
+from pipeline.workers.ray_pool import RayWorkers
+
+#: The stages of a job, in their order.
+STAGES = ("shard", "precompute", "inject")
+
+
+@dataclass(frozen=True)
+class FailedItem:
+    """A picture or a pair that a job wanted and does not have.
+
+    Attributes:
+        stage: ``shard``, ``precompute`` or ``inject``.
+        name: Of a picture its source or its key, of a pair ``CONTENT__STYLE``.
+        error: Why, in one line.
+    """
+
+    stage: str
+    name: str
+    error: str
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """What :func:`run` did, and where everything is. ``print(result)`` shows the summary that the command prints.
+
+    Attributes:
+        output: The output folder.
+        counts: How many pictures were prepared, inverted and rejected, how many pairs made, there before and failed,
+            and the seconds of each stage.
+        stages: The stages that ran.
+        contact_sheets: A PNG file for each point of the sweep; empty where ``inject`` was not run.
+        shard_places: Side (``content``, ``style`` or ``both``) -> the folder of its prepared pictures.
+        bank_places: Side -> the folder of its latent bank.
+    """
+
+    output: Place
+    counts: RunCounts
+    stages: tuple[str, ...]
+    contact_sheets: tuple[Place, ...]
+    shard_places: dict[str, Place]
+    bank_places: dict[str, Place]
+
+    @property
+    def pictures(self) -> Place:
+        """The folder of the pictures; the manifest's column ``picture`` names each, below ``output``."""
+        return OutputLayout(self.output).pictures
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest: a row for each pair of this output, also of earlier runs."""
+        return Manifest(self.output)
+
+    @property
+    def banks(self) -> dict[str, LatentBank]:
+        """Side -> its latent bank, opened; those that are made."""
+        return {name: LatentBank.open(place) for name, place in self.bank_places.items() if _is_there(place)}
+
+    @property
+    def failures(self) -> list[FailedItem]:
+        """What the job wanted and does not have, read from the output."""
+        return list(self._failures())
+
+    @property
+    def exit_code(self) -> int:
+        """That of the command: 0 all done, 3 done with failures."""
+        return EXIT_FAILURES if self.counts.failed else EXIT_DONE
+
+    def _failures(self) -> Iterator[FailedItem]:
+        for place in self.shard_places.values():
+            if "shard" in self.stages and _is_there(place):
+                for row in open_shards(place).rejects().to_pylist():
+                    yield FailedItem("shard", row["source"], row["reason"])
+        if "precompute" in self.stages:
+            for bank in self.banks.values():
+                for key, error in bank.failed().items():
+                    yield FailedItem("precompute", key, error)
+        if "inject" in self.stages:
+            for row in self.manifest.table(["status", "error", "content_key", "style_key"]).to_pylist():
+                if row["status"] == "failed":
+                    yield FailedItem("inject", f"{row['content_key']}__{row['style_key']}", row["error"])
+
+    def __str__(self) -> str:
+        return "\n".join(summary_lines(self.counts, self.output, self.stages, self.contact_sheets))
+
+    def __repr__(self) -> str:
+        counts = self.counts
+        pairs = counts.pairs_made + counts.pairs_there
+        return f"<Result {self.output}: {', '.join(self.stages)}; {pairs} pairs, {counts.failed} failures>"
+
+
+def _is_there(place: Place) -> bool:
+    return (place / "description.json").is_file()
+
+
+def run(
+    job: Job | str | os.PathLike[str],
+    *,
+    address: str | None = None,
+    local: bool = False,
+    workers: Workers | None = None,
+    stages: Sequence[str] = STAGES,
+    retry_failed: bool = False,
+    max_failures: int | None = None,
+    quiet: bool = False,
+) -> Result:
+    """Run a job, or some of its stages: what is missing is made, what is there is kept.
+
+    Args:
+        job: As :func:`load_job` returns it, or the path of a job file.
+        address: Join the Ray cluster at this address. Default: a Ray of this process's own.
+        local: Compute in this process, without Ray: for small jobs and notebooks.
+        workers: Compute on these, a ``RayWorkers`` or ``LocalWorkers``, instead of what ``address`` or ``local`` say.
+        stages: Which of ``shard``, ``precompute`` and ``inject`` to run; they run in this order.
+        retry_failed: Try again what failed before.
+        max_failures: Stop after more failed pictures or pairs than this; default: the job's ``compute.max_failures``.
+        quiet: Show no progress.
+
+    Returns:
+        Counts, failures and where everything is. A job that is done with failures returns too; see ``exit_code``.
+
+    Raises:
+        DiffStyleError: Of its kinds: ConfigError for a wrong job or option, CheckpointError for wrong weights,
+            SourceError for a data set that is missing, BankError for a bank that does not fit. One line each.
+        Stopped: The run can't go on (a full disk, lost rights, too many failures); run it again to go on from there.
+    """
+    chosen = tuple(stage for stage in STAGES if stage in stages)
+    if unknown := [stage for stage in stages if stage not in STAGES]:
+        raise ConfigError(f"stages: {unknown[0]!r} is none of {', '.join(STAGES)}")
+    if workers is None:
+        workers = choose_workers(address, local)
+    elif address is not None or local:
+        raise ConfigError("workers: they say where to compute; omit address and local")
+    loaded = job if isinstance(job, Job) else load_job(job, check_inputs=True)
+    with Run(loaded, Options(retry_failed, quiet, max_failures), workers) as running:
+        if chosen == STAGES:
+            running.check_model()
+        for stage in chosen:
+            getattr(running, stage)()
+        if "inject" in chosen:
+            running.report()
+    return Result(
+        output=running.output,
+        counts=running.counts,
+        stages=chosen,
+        contact_sheets=tuple(running.sheets),
+        shard_places={side.name: side.shards for side in running.sides if side.needs_shards},
+        bank_places={side.name: side.bank for side in running.sides},
+    )
+
+
+def choose_workers(address: str | None = None, local: bool = False) -> Workers:
+    """Where to compute.
+
+    Args:
+        address: Of a Ray cluster; None: a Ray of this process's own.
+        local: In this process, without Ray.
+
+    Raises:
+        ConfigError: Both are given.
+    """
+    if local and address is not None:
+        raise ConfigError("--local and --address: a run is either in this process or on a cluster; omit one of them")
+    return LocalWorkers() if local else RayWorkers(address)
+
+
+def preview(job: Job | str | os.PathLike[str]) -> Preview:
+    """What a job would do and write. It reads lists, descriptions and a few pictures; no model and no Ray.
+
+    Args:
+        job: As :func:`load_job` returns it, or the path of a job file.
+
+    Returns:
+        Counts of pictures, pairs, network calls and bytes; ``print(preview(job))`` shows them as the command does.
+
+    Raises:
+        DiffStyleError: For a job that can't run, as :func:`run` does.
+    """
+    return preview_job(job if isinstance(job, Job) else load_job(job, check_inputs=True))
+
+
+def status(output: str | os.PathLike[str] | Place | Job) -> Status:
+    """How far a run is, from its files alone: on any machine, while it runs elsewhere, or long after.
+
+    Args:
+        output: The output folder or its address on S3 or GCS, a job file that names it, or a job.
+
+    Returns:
+        Counts of pairs, the rate, why pairs failed; ``print(status(output))`` shows them as the command does.
+
+    Raises:
+        NoRunError: No job was run there.
+    """
+    place = Place.parse(output.output if isinstance(output, Job) else output)
+    if place.is_local and place.is_file():
+        place = Place.parse(load_job(place.path).output)
+    return read_status(place)
