@@ -60,7 +60,7 @@ def read_state_dict(path: _Path) -> dict[str, Tensor]:
 
 def load_unet(
     path: _Path,
-    architecture: Architecture | None,
+    architecture: Architecture | None = None,
     candidates: Mapping[str, Architecture] = MappingProxyType({}),
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,

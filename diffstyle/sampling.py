@@ -219,7 +219,7 @@ def _per_injection(gamma: float | Tensor, batch: int, n: int, x: Tensor) -> Tens
     return gamma.expand(batch, max(n, 1))
 
 
-def _check(x_T: Tensor, h: Tensor, h_timesteps: Sequence[int], plan: Plan, noise: Callable | None) -> None:
+def _check(x_T: Tensor, h: Tensor, h_timesteps: Sequence[int], plan: Plan, noise: Callable[[int], Tensor] | None) -> None:
     if h.ndim != 5 or h.shape[:2] != (len(x_T), len(h_timesteps)):
         raise ValueError(
             f"h_content must be (B, K, C, h, w) with B = {len(x_T)} and K = {len(h_timesteps)}, got {tuple(h.shape)}"

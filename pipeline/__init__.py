@@ -1,1 +1,70 @@
-"""The DiffStyle batch pipeline: sources -> shards -> banks -> tiles -> pictures + manifest."""
+"""The DiffStyle batch pipeline: sources -> shards -> banks -> tiles -> pictures + manifest.
+
+:func:`load_job` reads a job file, :func:`preview` says what it would do, :func:`run` does it, :func:`status` says how
+far it is. :class:`LatentBank` and :class:`Manifest` open what a run has made. Names are imported when they are first
+asked for, so that ``import pipeline`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.banks.reader import LatentBank
+    from pipeline.jobfile.load import load_job
+    from pipeline.jobfile.schema import Job
+    from pipeline.monitoring.status import Status
+    from pipeline.results.manifest import Manifest
+    from pipeline.runner.api import FailedItem, Result, preview, run, status
+    from pipeline.runner.preview import Preview
+    from pipeline.sources import open_source
+    from pipeline.workers.local import LocalWorkers
+    from pipeline.workers.ray_pool import RayWorkers
+
+#: Public name -> the module that holds it; it is imported when the name is first asked for.
+_WHERE = {
+    "FailedItem": "pipeline.runner.api",
+    "Job": "pipeline.jobfile.schema",
+    "LatentBank": "pipeline.banks.reader",
+    "LocalWorkers": "pipeline.workers.local",
+    "Manifest": "pipeline.results.manifest",
+    "Preview": "pipeline.runner.preview",
+    "RayWorkers": "pipeline.workers.ray_pool",
+    "Result": "pipeline.runner.api",
+    "Status": "pipeline.monitoring.status",
+    "load_job": "pipeline.jobfile.load",
+    "open_source": "pipeline.sources",
+    "preview": "pipeline.runner.api",
+    "run": "pipeline.runner.api",
+    "status": "pipeline.runner.api",
+}
+
+__all__ = [
+    "FailedItem",
+    "Job",
+    "LatentBank",
+    "LocalWorkers",
+    "Manifest",
+    "Preview",
+    "RayWorkers",
+    "Result",
+    "Status",
+    "load_job",
+    "open_source",
+    "preview",
+    "run",
+    "status",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -56,25 +56,38 @@ def write_plan(
 
 @dataclass
 class Status:
-    """How far a run is. ``None`` where the files do not say yet."""
+    """How far a run is; ``str()`` is what ``diffstyle status`` prints. None where the files do not say yet.
+
+    Attributes:
+        output: The output folder.
+        holder: The process that is at it now, or None.
+        sides: A line for each side, of what is prepared and inverted.
+        wanted, done, failed: How many pairs.
+        rate: Pairs a second, lately.
+        busy: The share of the workers' time in which the model computed, 0 to 1.
+        errors: Why pairs failed: (error, how often), the most frequent first.
+        last: How the last run ended, where none runs now.
+    """
 
     output: Place
-    holder: Holder | None  # who is at it now
-    sides: list[str] = field(default_factory=list)  # a line for each, of what is prepared and inverted
+    holder: Holder | None
+    sides: list[str] = field(default_factory=list)
     wanted: int | None = None
     done: int = 0
     failed: int = 0
-    rate: float | None = None  # pairs a second, lately
-    busy: float | None = None  # share of the workers' time in which the model computed
-    errors: list[tuple[str, int]] = field(default_factory=list)  # why pairs failed: the error, how often
-    last: str = ""  # how the last run ended, where none runs now
+    rate: float | None = None
+    busy: float | None = None
+    errors: list[tuple[str, int]] = field(default_factory=list)
+    last: str = ""
 
     @property
     def left(self) -> int | None:
+        """How many wanted pairs are neither done nor failed."""
         return None if self.wanted is None else max(0, self.wanted - self.done - self.failed)
 
     @property
     def seconds_left(self) -> float | None:
+        """How long the rest takes at the rate of late."""
         return self.left / self.rate if self.left is not None and self.rate else None
 
     @property

@@ -1,0 +1,100 @@
+"""What `import diffstyle` and `import pipeline` give: exactly these names, each explained, loaded when asked for."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import diffstyle
+import pipeline
+from pipeline.jobfile.load import load_job
+
+ROOT = Path(__file__).resolve().parents[1]
+
+NAMES = {
+    diffstyle: {
+        *("load_unet", "save_unet", "UNet", "ADMArchitecture", "DDPMArchitecture"),
+        *("Plan", "Step", "Injection", "aligned_plan", "grid_plan", "inversion_plan", "sampling_plan"),
+        *("event_timesteps", "GammaSchedule", "ddim_invert", "ddim_sample", "inject", "slerp"),
+        *("rectangle_mask", "reference_mask", "to_h_grid", "prepare", "to_tensor", "to_uint8", "seeded_noise"),
+        *("DiffStyleError", "CheckpointError", "ConfigError"),
+    },
+    pipeline: {
+        *("Job", "load_job", "open_source", "run", "Result", "FailedItem", "preview", "Preview", "status", "Status"),
+        *("LatentBank", "Manifest", "LocalWorkers", "RayWorkers"),
+    },
+}
+PUBLIC = [(module, name) for module, names in NAMES.items() for name in sorted(names)]
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_these_names_and_no_others(module: ModuleType):
+    assert set(module.__all__) == NAMES[module]
+    assert module.__all__ == sorted(module.__all__)
+    assert set(module.__all__) <= set(dir(module))
+    with pytest.raises(AttributeError, match="has no attribute 'ddim_invrt'"):
+        module.ddim_invrt  # noqa: B018
+
+
+@pytest.mark.parametrize(("module", "name"), PUBLIC, ids=lambda value: getattr(value, "__name__", value))
+def test_every_name_is_explained(module: ModuleType, name: str):
+    value = getattr(module, name)
+    assert callable(value)
+    assert len((value.__doc__ or "").split()) > 3
+    assert not value.__doc__.startswith(f"{name}(")  # a dataclass's own
+    members = vars(value) if isinstance(value, type) else {}
+    for attribute, member in members.items():
+        if not attribute.startswith("_") and (callable(member) or isinstance(member, property)):
+            assert getattr(value, attribute).__doc__, f"{name}.{attribute} has no docstring"
+
+
+@pytest.mark.parametrize(("module", "name"), PUBLIC, ids=lambda value: getattr(value, "__name__", value))
+def test_no_submodule_hides_a_name(module: ModuleType, name: str):
+    """Importing a submodule sets it as an attribute of its package, over whatever has its name."""
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module(f"{module.__name__}.{name}")
+
+
+@pytest.mark.parametrize("module", ["diffstyle", "pipeline"])
+def test_nothing_is_loaded_before_it_is_asked_for(module: str):
+    code = f"import sys, {module}; print(sorted({{'torch', 'ray', 'pandas', 'pyarrow', 'numpy'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_is_quick():
+    """The processor's time: the clock's would be that of whatever else runs on the machine."""
+    code = "import os, subprocess, sys; subprocess.run([sys.executable, '-m', 'pipeline', '--help'], check=True)"
+    code += "; print(sum(os.times()[2:4]))"
+    seconds = []
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        seconds.append(float(done.stdout.splitlines()[-1]))
+    assert min(seconds) < 0.2
+
+
+@pytest.mark.parametrize("package", ["diffstyle", "pipeline"])
+def test_the_types_are_for_others_too(package: str):
+    assert (ROOT / package / "py.typed").is_file()
+
+
+def test_the_notebook_of_the_first_job(tmp_path: Path):
+    """Its code cells in a fresh process, in its folder: nbclient would need Jupyter's kernel and twenty packages."""
+    import json
+
+    notebook = ROOT / "examples" / "first_job.ipynb"
+    cells = json.loads(notebook.read_text())["cells"]
+    assert not any(cell.get("outputs") for cell in cells)
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    assert '"../results/first-job"' in code
+    code = code.replace('"../results/first-job"', repr(str(tmp_path / "out")))
+    done = subprocess.run([sys.executable, "-c", code], cwd=notebook.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "made 4 pairs" in done.stdout
+    assert len(list((tmp_path / "out" / "pictures").rglob("*.png"))) == 4
+    assert load_job(tmp_path / "out" / "job.yaml").output == str(tmp_path / "out")
