@@ -9,12 +9,14 @@ from torch import Tensor
 def blend(h: Tensor, h_content: Tensor, gamma: Tensor, mask: Tensor | None = None) -> Tensor:
     """The blended bottleneck, float32 (B, C, h, w); the paper's f(h, h_content, gamma), section 4.2.
 
-    h, h_content  (B, C, h, w), the style image's own and the content image's
-    gamma         (B,), 0 keeps h, 1 takes the content's direction
-    mask          (B or 1, 1, h, w) in [0, 1]: where content goes; None: everywhere
-
     Without a mask the content is first given h's norm, which keeps the decoder in its trained range. With a mask the
     reference does not renormalise, and neither does this.
+
+    Args:
+        h: The style image's own bottleneck, (B, C, h, w).
+        h_content: The content image's, (B, C, h, w).
+        gamma: (B,): 0 keeps h, 1 takes the content's direction.
+        mask: (B or 1, 1, h, w) in [0, 1]: where content goes; None: everywhere.
     """
     h, h_content = h.float(), h_content.float()
     if mask is None:
@@ -28,6 +30,11 @@ def slerp(gamma: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
     The angle is taken from the half-chords (2 atan2(|û - v̂|, |û + v̂|)), which is exact where arccos is not: near 0.
     Where the sphere gives no direction (parallel, opposite or zero vectors) it is a plain lerp.
+
+    Args:
+        gamma: (B,), in [0, 1].
+        u: Any shape (B, ...), floating.
+        v: The shape of ``u``.
     """
     gamma = gamma.reshape(-1, *[1] * (u.ndim - 1)).to(u)
     tiny = torch.finfo(u.dtype).tiny

@@ -12,9 +12,13 @@ from typing import Literal
 class GammaSchedule:
     """Gamma along the injections, from the first (noisiest) to the last.
 
-    kind    "constant": one value; "linear", "cosine": from the first value to the second; "values": a list,
-            interpolated where it is not as long as there are injections
-    values  each in [0, 1]
+    Attributes:
+        kind: ``constant``: one value; ``linear``, ``cosine``: from the first value to the second; ``values``: a list,
+            interpolated where it is not as long as there are injections.
+        values: Each in [0, 1].
+
+    Raises:
+        ValueError: The kind takes another number of values, or one is outside of [0, 1].
     """
 
     kind: Literal["constant", "linear", "cosine", "values"]

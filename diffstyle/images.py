@@ -15,7 +15,10 @@ def prepare(image: Image.Image, size: int) -> Image.Image:
     """An RGB picture of ``size`` x ``size`` pixels: the centre square of the shorter side, resized bilinearly.
 
     A mode other than RGB is converted as Pillow does it: transparency, 16 bits and orientation are the business of
-    whoever opened the file (``pipeline.shards.decode``). Raises ValueError for a size below 1 or an empty picture.
+    whoever opened the file (``pipeline.shards.decode``).
+
+    Raises:
+        ValueError: The size is below 1, or the picture is empty.
     """
     if size < 1 or 0 in image.size:
         raise ValueError(f"cannot prepare a picture of {image.width} x {image.height} at size {size}")
@@ -31,7 +34,11 @@ def prepare(image: Image.Image, size: int) -> Image.Image:
 
 
 def to_tensor(pixels: np.ndarray) -> torch.Tensor:
-    """uint8 pixels (..., H, W, 3) -> a float32 tensor (..., 3, H, W) in [-1, 1], x / 127.5 - 1."""
+    """uint8 pixels (..., H, W, 3) -> a float32 tensor (..., 3, H, W) in [-1, 1], x / 127.5 - 1.
+
+    Raises:
+        ValueError: The pixels are of another type or shape.
+    """
     if pixels.dtype != np.uint8 or pixels.ndim < 3 or pixels.shape[-1] != 3:
         raise ValueError(f"expected uint8 pixels of shape (..., H, W, 3), got {pixels.dtype} {pixels.shape}")
     # A copy: pixels from Pillow are read-only, which torch does not take.
@@ -42,7 +49,10 @@ def to_tensor(pixels: np.ndarray) -> torch.Tensor:
 def to_uint8(tensor: torch.Tensor) -> np.ndarray:
     """A tensor (..., 3, H, W) -> uint8 pixels (..., H, W, 3): cut to [-1, 1], then the nearest grey level.
 
-    The inverse of :func:`to_tensor`. Raises ValueError where a value is not a number: that is no picture.
+    The inverse of :func:`to_tensor`.
+
+    Raises:
+        ValueError: A value is not a number, or the shape is another.
     """
     if tensor.ndim < 3 or tensor.shape[-3] != 3:
         raise ValueError(f"expected a tensor of shape (..., 3, H, W), got {tuple(tensor.shape)}")

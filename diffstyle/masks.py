@@ -15,9 +15,17 @@ def reference_mask() -> Tensor:
 
 
 def rectangle_mask(top: float, left: float, bottom: float, right: float, size: int = 256) -> Tensor:
-    """A rectangle in fractions of the picture's side, (1, 1, size, size).
+    """A rectangle in fractions of the picture's side.
 
-    Raises ValueError unless 0 <= top < bottom <= 1 and 0 <= left < right <= 1.
+    Args:
+        top, left, bottom, right: Its edges; 0 is the picture's top or left, 1 its bottom or right.
+        size: Side of the mask in pixels.
+
+    Returns:
+        (1, 1, size, size) float32: 1 inside, 0 outside.
+
+    Raises:
+        ValueError: Unless 0 <= top < bottom <= 1 and 0 <= left < right <= 1.
     """
     if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
         raise ValueError(f"not a rectangle of fractions (top, left, bottom, right): {(top, left, bottom, right)}")

@@ -88,11 +88,17 @@ class Plan:
 
 
 def inversion_plan(n_steps: int = 50, t_0: int = T_0, keep: Iterable[int] | None = None, *, order: int = 1) -> Plan:
-    """Picture -> x_T over seq(n_steps): n_steps - 1 network calls, none of them at ``t_0``.
+    """The steps of an inversion, picture -> x_T, over seq(n_steps): n_steps - 1 network calls, none at ``t_0``.
 
-    ``keep``: the timesteps of seq(n_steps) whose h is wanted; None keeps all. ValueError for one that isn't visited.
-    ``order``: 1 is the reference's DDIM. 2 follows the trend of e as well and makes up to four calls more inside the
-    first interval, where sigma grows tenfold: measured, five times nearer to the 1000-step x_T (docs/speed.md).
+    Args:
+        n_steps: Timesteps of the walk, 2 to t_0 + 1.
+        t_0: The timestep of x_T, 999 at most.
+        keep: The timesteps of seq(n_steps) whose h is wanted; None keeps all.
+        order: 1 is the reference's DDIM. 2 follows the trend of e as well and makes up to four calls more inside the
+            first interval, where sigma grows tenfold: measured, five times nearer to the 1000-step x_T (docs/speed.md).
+
+    Raises:
+        ValueError: A timestep of ``keep`` is not visited, or there are not so many steps.
     """
     grid = timesteps(n_steps, t_0)
     wanted = set(grid[:-1]) if keep is None else set(keep)
@@ -105,7 +111,17 @@ def inversion_plan(n_steps: int = 50, t_0: int = T_0, keep: Iterable[int] | None
 
 
 def sampling_plan(n_steps: int = 50, t_0: int = T_0, keep: Iterable[int] = (), *, order: int = 1) -> Plan:
-    """x_T -> picture over seq(n_steps). ``keep`` and ``order`` as above, but the h of any visited timestep."""
+    """The steps of plain sampling, x_T -> picture, over seq(n_steps): n_steps network calls.
+
+    Args:
+        n_steps: Timesteps of the walk, 2 to t_0 + 1.
+        t_0: The timestep of x_T, 999 at most.
+        keep: The timesteps of seq(n_steps) whose h is wanted.
+        order: 1 is DDIM; 2 follows the trend of e as well.
+
+    Raises:
+        ValueError: A timestep of ``keep`` is not visited, or there are not so many steps.
+    """
     grid = timesteps(n_steps, t_0)
     wanted = set(keep)
     if wanted - set(grid):
@@ -120,11 +136,13 @@ def sampling_plan(n_steps: int = 50, t_0: int = T_0, keep: Iterable[int] = (), *
 class Injection:
     """The knobs of content injection that decide what happens at which timestep (METHOD: arXiv 2303.15403, section 4).
 
-    events      timesteps at which the method acts, ascending; see :func:`event_timesteps`
-    t_edit      content is injected at events at or above it
-    t_boost     events at or below it draw noise (eta = 1); 0: none
-    dt_lambda   scale of the direction term at events at or above ``dt_end``
-    calibrate   style calibration at injections (omega != 0); it replaces dt_lambda
+    Attributes:
+        events: Timesteps at which the method acts, ascending; see :func:`event_timesteps`.
+        t_edit: Content is injected at events at or above it.
+        t_boost: Events at or below it draw noise (eta = 1); 0: none.
+        dt_lambda: Scale of the direction term at events at or above ``dt_end``.
+        dt_end: See ``dt_lambda``.
+        calibrate: Style calibration at injections (omega != 0); it replaces dt_lambda.
     """
 
     events: tuple[int, ...]
@@ -154,7 +172,15 @@ def grid_plan(injection: Injection, kept: Sequence[int], n_steps: int = 1000, t_
     """The reference's walk over seq(n_steps), with every event in it.
 
     In the reference an event fires only where the grid happens to contain it; here the grid is joined with the events.
-    ``kept``: the timesteps whose h the content bank holds; each injection reads the nearest.
+
+    Args:
+        injection: What happens at which timestep.
+        kept: The timesteps whose h the content's inversion kept; each injection reads the nearest.
+        n_steps: Timesteps of the grid, 2 to t_0 + 1.
+        t_0: The timestep of x_T, 999 at most.
+
+    Raises:
+        ValueError: ``kept`` is empty, or there are not so many steps.
     """
     return _marked(sorted(set(timesteps(n_steps, t_0)) | set(injection.events)), injection, kept)
 
@@ -165,11 +191,21 @@ def aligned_plan(
     """The event-aligned short grid: near the 1000-step result in a tenth of the calls or less.
 
     What an event does to the picture does not depend on its step's length, so each event that acts stays a step of
-    length 1, as on the 1000-step grid, and only the plain steps grow longer: ``between`` of them over each gap between
-    injections, and about ``tail`` from the last injection down to the picture. These are spaced quadratically (Song et
-    al. 2020, arXiv 2010.02502, appendix D.2), since sigma changes fastest near the picture; docs/speed.md has what that
-    is worth. ``order`` is that of the plain steps. A calibrated event calls the network once more after its change, so
-    its own step is a plain one already and counts as the first of those over its gap.
+    length 1, as on the 1000-step grid, and only the plain steps grow longer. Those below the last injection are spaced
+    quadratically (Song et al. 2020, arXiv 2010.02502, appendix D.2), since sigma changes fastest near the picture;
+    docs/speed.md has what that is worth. A calibrated event calls the network once more after its change, so its own
+    step is a plain one already and counts as the first of those over its gap.
+
+    Args:
+        injection: What happens at which timestep.
+        kept: The timesteps whose h the content's inversion kept; each injection reads the nearest.
+        between: Plain steps over each gap between injections.
+        tail: Plain steps, about so many, from the last injection down to the picture.
+        t_0: The timestep of x_T, 999 at most.
+        order: Of the plain steps: 1 is DDIM, 2 follows the trend of e as well.
+
+    Raises:
+        ValueError: ``kept`` is empty.
     """
     acting = [t for t in sorted(injection.events, reverse=True) if injection.acts_at(t)]
     visited = {t_0, 0}

@@ -28,8 +28,15 @@ OnStep = Callable[[int, int], None]
 def ddim_walk(model: UNet, x: Tensor, plan: Plan, on_step: OnStep | None = None) -> tuple[Tensor, Tensor]:
     """Deterministic DDIM along ``plan``, up (inversion) or down (sampling), keeping h where the plan says so.
 
-    x        (B, 3, H, W) float32: the picture in [-1, 1] for an inversion plan, x_T for a sampling plan
-    returns  the state at the end (B, 3, H, W), and h (B, K, C, h, w) float32 at ``plan.kept``, in that order
+    Args:
+        model: The network; ``x`` must be on its device.
+        x: (B, 3, H, W) float32: the picture in [-1, 1] for an inversion plan, x_T for a sampling plan.
+        plan: The steps.
+        on_step: Called after each step with the number of steps done and their total; may raise to stop the walk.
+
+    Returns:
+        The state at the end (B, 3, H, W), and h (B, K, C, h, w) float32 at the K timesteps of ``plan.kept``, in that
+        order.
     """
     kept = []
     trend = Trend()
@@ -51,12 +58,32 @@ def ddim_walk(model: UNet, x: Tensor, plan: Plan, on_step: OnStep | None = None)
 
 
 def ddim_invert(model: UNet, x_0: Tensor, plan: Plan, on_step: OnStep | None = None) -> tuple[Tensor, Tensor]:
-    """Pictures -> their x_T and kept h, by ``plan.inversion_plan``. Shapes as in :func:`ddim_walk`."""
+    """Invert pictures: their x_T, and the h that the plan keeps.
+
+    Args:
+        model: The network, on the device of ``x_0``.
+        x_0: The pictures, (B, 3, H, W) float32 in [-1, 1].
+        plan: Of :func:`inversion_plan`.
+        on_step: Called after each step with the number of steps done and their total.
+
+    Returns:
+        x_T (B, 3, H, W) float32, and h (B, K, C, h, w) float32 at the K timesteps of ``plan.kept``.
+    """
     return ddim_walk(model, x_0, plan, on_step)
 
 
 def ddim_sample(model: UNet, x_T: Tensor, plan: Plan, on_step: OnStep | None = None) -> tuple[Tensor, Tensor]:
-    """x_T -> pictures and kept h, by ``plan.sampling_plan``. Shapes as in :func:`ddim_walk`."""
+    """Sample pictures from their x_T, by plain DDIM.
+
+    Args:
+        model: The network, on the device of ``x_T``.
+        x_T: (B, 3, H, W) float32: of an inversion, or standard normal noise.
+        plan: Of :func:`sampling_plan`.
+        on_step: Called after each step with the number of steps done and their total.
+
+    Returns:
+        Pictures (B, 3, H, W) float32 in about [-1, 1], not clipped, and h (B, K, C, h, w) at ``plan.kept``.
+    """
     return ddim_walk(model, x_T, plan, on_step)
 
 
@@ -74,17 +101,26 @@ def inject(
     noise: Callable[[int], Tensor] | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Generate from the style images' x_T with the content images' h injected: (B, 3, H, W) float32, not clipped.
+    """Generate from the style images' x_T with the content images' h injected.
 
-    x_T          (B, 3, H, W), the inverted style images
-    h_content    (B, K, C, h, w), the content images' h at ``h_timesteps`` (K of them, any order)
-    plan         an injection plan (``grid_plan`` or ``aligned_plan``)
-    gamma        a number; (B,); or (B or 1, n) with a value for each of the n ``plan.injections``
-    omega        strength of style calibration, a number or (B,); read only where the plan calibrates
-    mask         (B or 1, 1, h, w) in [0, 1] on the h grid, or None
-    noise        t -> (B, 3, H, W) standard normal; needed if the plan draws noise
+    Args:
+        model: The network, on the device of the tensors.
+        x_T: The inverted style images, (B, 3, H, W).
+        h_content: The content images' h at ``h_timesteps``, (B, K, C, h, w).
+        h_timesteps: The K timesteps of ``h_content``, in any order.
+        plan: An injection plan, of :func:`grid_plan` or :func:`aligned_plan`.
+        gamma: How strongly content is blended in, 0 to 1: a number; (B,); or (B or 1, n) with a value for each of the
+            n ``plan.injections``.
+        omega: Strength of style calibration, a number or (B,); read only where the plan calibrates.
+        mask: Where content goes, (B or 1, 1, h, w) in [0, 1] on the h grid (see :func:`to_h_grid`); None: everywhere.
+        noise: t -> (B, 3, H, W) standard normal; needed if the plan draws noise (see :func:`seeded_noise`).
+        on_step: Called after each step with the number of steps done and their total; may raise to stop.
 
-    Raises ValueError where shapes do not fit, or the plan needs an h or noise that was not given.
+    Returns:
+        The results, (B, 3, H, W) float32 in about [-1, 1], not clipped.
+
+    Raises:
+        ValueError: Shapes do not fit, or the plan needs an h or noise that was not given.
     """
     _check(x_T, h_content, h_timesteps, plan, noise)
     x = x_T.float()
@@ -219,7 +255,9 @@ def _per_injection(gamma: float | Tensor, batch: int, n: int, x: Tensor) -> Tens
     return gamma.expand(batch, max(n, 1))
 
 
-def _check(x_T: Tensor, h: Tensor, h_timesteps: Sequence[int], plan: Plan, noise: Callable[[int], Tensor] | None) -> None:
+def _check(
+    x_T: Tensor, h: Tensor, h_timesteps: Sequence[int], plan: Plan, noise: Callable[[int], Tensor] | None
+) -> None:
     if h.ndim != 5 or h.shape[:2] != (len(x_T), len(h_timesteps)):
         raise ValueError(
             f"h_content must be (B, K, C, h, w) with B = {len(x_T)} and K = {len(h_timesteps)}, got {tuple(h.shape)}"

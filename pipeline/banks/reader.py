@@ -77,7 +77,12 @@ class LatentBank:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | Place) -> LatentBank:
-        """The bank at an address. Raises DescriptionError where there is none, BankError if this code can't read it."""
+        """The bank at an address: a folder, or its address on S3 or GCS.
+
+        Raises:
+            DescriptionError: There is no bank.
+            BankError: This code can't read it.
+        """
         return cls(Place.parse(path))
 
     def refresh(self) -> None:

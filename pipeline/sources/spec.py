@@ -87,10 +87,16 @@ list_type: type = type([])  # the class above has a field called `list`
 
 
 def open_source(spec: SourceSpec | str, base: str | Path | None = None) -> Source:
-    """Open a data set. Relative paths are taken from ``base`` (default: the working directory).
+    """Open a data set.
 
-    Raises SourceError, in one line that names the address and the mend, for one that is missing or not of its kind;
-    one that is empty shows when its blocks are asked for.
+    Args:
+        spec: An address (a folder, ``.tar``, ``.parquet``, ``.csv`` or LSUN lmdb; on a disk, S3 or GCS), or a
+            :class:`SourceSpec` as ``content`` and ``style`` of a job have.
+        base: The folder that relative paths are taken from; default: the working directory.
+
+    Raises:
+        SourceError: It is missing or not of its kind, in one line that names the address and the mend. One that is
+            empty shows when its blocks are asked for.
     """
     if isinstance(spec, str):
         spec = SourceSpec(any=spec)
