@@ -42,18 +42,6 @@ class _Slot:
     running: dict[Any, Ticket] = field(default_factory=dict)
 
 
-class _PackingWorker(Worker):
-    """The actor's class: failures go home in a form that survives the way."""
-
-    def setup(self) -> dict[str, Any] | Failure:
-        value = super().setup()
-        return value.packed() if isinstance(value, Failure) else value
-
-    def run(self, unit: Any) -> tuple[Any, Timing]:
-        value, timing = super().run(unit)
-        return (value.packed() if isinstance(value, Failure) else value), timing
-
-
 class RayPool:
     """Workers that stay alive over several :meth:`run` calls. Use as a context manager; needs ``ray.init`` before.
 
@@ -98,7 +86,7 @@ class RayPool:
         self._slots = [_Slot(number) for number in range(n)]
         self._start_failures = 0
         self._pids: dict[int, int] = {}
-        remote = ray.remote(_PackingWorker)
+        remote = ray.remote(Worker)
         self._actor_class = remote.options(  # type: ignore[attr-defined]
             num_cpus=resources.num_cpus,
             num_gpus=resources.num_gpus,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
 from diffstyle.errors import DiffStyleError
@@ -91,16 +91,13 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
+        stop = fatal(error)
+        if isinstance(stop, DiffStyleError) and not _travels(stop):
+            plain = DiffStyleError(str(stop))
+            plain.exit_code = stop.exit_code
+            stop = plain
         where = "".join(traceback.format_exception(error))[-4000:]
-        return cls(f"{type(error).__name__}: {one_line(error)}", where, fatal(error))
-
-    def packed(self) -> Failure:
-        """The same, fit for the way to another process: an error that can't be pickled goes as a plain one."""
-        if not isinstance(self.stop, DiffStyleError) or _travels(self.stop):
-            return self
-        plain = DiffStyleError(str(self.stop))
-        plain.exit_code = self.stop.exit_code
-        return replace(self, stop=plain)
+        return cls(f"{type(error).__name__}: {one_line(error)}", where, stop)
 
 
 def _travels(error: DiffStyleError) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from support.whole_jobs import here, job_file, manifest, paint, run_job  # noqa: F401
+from support.whole_jobs import job_file, manifest, paint, run_job
 
 import diffstyle.sampling
 from pipeline.banks.reader import LatentBank
@@ -17,8 +17,6 @@ from pipeline.cli.main import main
 from pipeline.monitoring.summary import RunCounts
 from pipeline.stages.inject_unit import InjectUnit
 from pipeline.storage.errors import Stopped
-
-pytestmark = pytest.mark.usefixtures("here")
 
 QUICKER = {
     "inversion": {"steps": 4},
@@ -51,7 +49,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, numbers: set[int], value: float = flo
 
 
 def command(*words: object) -> tuple[int, str]:
-    result = CliRunner().invoke(main, [*map(str, words), "--quiet"])
+    result = CliRunner().invoke(main, [*map(str, words), "--local", "--quiet"])
     return result.exit_code, result.output
 
 

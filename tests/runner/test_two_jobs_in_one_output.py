@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.whole_jobs import CONTENTS, STYLES, here, manifest, run_job  # noqa: F401
-
-pytestmark = pytest.mark.usefixtures("here")
+from support.whole_jobs import CONTENTS, STYLES, manifest, run_job
 
 ONE: dict[str, Any] = {
     "content": {"folder": str(CONTENTS), "limit": 1},
@@ -66,7 +64,7 @@ SAME: dict[str, tuple[str, list[str]]] = {
 
 
 @pytest.fixture(scope="module")
-def banks(tmp_path_factory, here) -> Iterator[dict[str, Path]]:  # noqa: F811
+def banks(tmp_path_factory) -> Iterator[dict[str, Path]]:
     folder = tmp_path_factory.mktemp("banks")
     for name, overrides in BANKS.items():
         run_job(folder / name, *overrides, stages=("shard", "precompute"), **ONE)

@@ -7,7 +7,7 @@ import re
 import pytest
 from click.testing import CliRunner
 from support.data_sets import encoded, member, tar_bytes, write
-from support.whole_jobs import STYLES, here, manifest, paint, run_job  # noqa: F401
+from support.whole_jobs import STYLES, manifest, paint, run_job
 
 from diffstyle.errors import ConfigError
 from pipeline.cli.main import main
@@ -15,6 +15,7 @@ from pipeline.shards.passed_over import read_passed_over, total
 from pipeline.sources import SourceSpec, open_source
 from pipeline.stages.shard import shard_stage
 from pipeline.storage.place import Place
+from pipeline.workers.local import LocalPool
 
 
 def test_counts_stay_with_tars_that_are_not_walked_again(tmp_path):
@@ -27,7 +28,7 @@ def test_counts_stay_with_tars_that_are_not_walked_again(tmp_path):
     def stage():
         from pipeline.sources import SourceSpec
 
-        return shard_stage(open_source(SourceSpec(**source)), out, 16)
+        return shard_stage(LocalPool(), open_source(SourceSpec(**source)), out, 16)
 
     first = stage()
     assert first.passed_over.line() == "passed over 2: 2 members of unknown suffix (.npy, .md)"
@@ -39,7 +40,7 @@ def test_counts_stay_with_tars_that_are_not_walked_again(tmp_path):
     write(tmp_path / "set", {"a.tar": data})
 
     def stage():
-        return shard_stage(open_source(SourceSpec(webdataset=str(tmp_path / "set"))), out, 16)
+        return shard_stage(LocalPool(), open_source(SourceSpec(webdataset=str(tmp_path / "set"))), out, 16)
 
     first = stage()
     assert first.passed_over.line() == "passed over 2: 2 members of unknown suffix (.npy, .md)"
@@ -57,14 +58,13 @@ def test_counts_stay_with_tars_that_are_not_walked_again(tmp_path):
 def test_damaged_counts_are_counted_anew(tmp_path):
     out = Place.parse(tmp_path / "shards")
     write(tmp_path / "set", {"a.png": encoded(), "b.xmp": b"x"})
-    line = shard_stage(open_source(str(tmp_path / "set")), out, 16).passed_over.line()
+    line = shard_stage(LocalPool(), open_source(str(tmp_path / "set")), out, 16).passed_over.line()
     (out / "passed_over.parquet").write_bytes(b"junk")
     assert read_passed_over(out) == {}
-    assert shard_stage(open_source(str(tmp_path / "set")), out, 16).passed_over.line() == line
+    assert shard_stage(LocalPool(), open_source(str(tmp_path / "set")), out, 16).passed_over.line() == line
     assert total(read_passed_over(out)).line() == line
 
 
-@pytest.mark.usefixtures("here")
 class TestJobs:
     def test_a_run_and_status_say_so_in_one_line(self, tmp_path, caplog):
         paint(tmp_path / "set" / "a.png", 1)
