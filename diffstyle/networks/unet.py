@@ -38,6 +38,7 @@ class UNet(nn.Module):
         image_size: side of the images in pixels.
         h_shape: channels, height and width of h.
         fingerprint: names the weights; set by :func:`diffstyle.checkpoint.load_unet`, "" on a fresh network.
+        weights: which of a file's sets of weights these are, "" where it held one.
 
     After ``cast`` to bf16 or fp16 the convolutions, linear layers and attentions run in that type; the network's ends
     and every GroupNorm's statistics stay float32, and so are its outputs.
@@ -49,6 +50,7 @@ class UNet(nn.Module):
         self.image_size = architecture.image_size
         self.h_shape = architecture.h_shape
         self.fingerprint = ""
+        self.weights = ""
 
     @property
     def dtype(self) -> torch.dtype:

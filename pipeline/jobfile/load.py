@@ -9,7 +9,7 @@ from typing import Any
 
 from diffstyle.errors import ConfigError
 from pipeline.jobfile.schema import BankSpec, Job, ListedPairs, MaskSpec, SampleSpec
-from pipeline.models.config import RANDOM_WEIGHTS, is_config_name, load_model_config
+from pipeline.models.config import RANDOM_WEIGHTS, WeightsChoice, is_config_name, load_model_config
 from pipeline.storage.place import Place
 from pipeline.storage.shipped import shipped_files
 from pipeline.storage.yamlfile import Document, Loc, MistakesError, read_yaml, unknown
@@ -89,6 +89,7 @@ def _resolve_paths(document: Document, base: Path) -> None:
     _replace(document, ("output",), absolute)
     _replace(document, ("model",), model)
     _replace(document, ("weights",), weights)
+    _replace(document, ("weights", "path"), absolute)
     _replace(document, ("pairs", "list"), absolute)
     for source in _SOURCES:
         _replace(document, source, absolute, lists=True)
@@ -136,7 +137,9 @@ def _input_mistakes(document: Document, job: Job) -> dict[Loc, str]:
             wanted.append((loc, getattr(mask, mask.kind)))
     if isinstance(job.pairs, ListedPairs):
         wanted.append((("pairs", "list"), job.pairs.file))
-    if job.weights and not RANDOM_WEIGHTS.fullmatch(job.weights):
+    if isinstance(job.weights, WeightsChoice):
+        wanted.append((("weights", "path"), job.weights.path))
+    elif job.weights and not RANDOM_WEIGHTS.fullmatch(job.weights):
         wanted.append((("weights",), job.weights))
     return {
         _written(document, loc): f"{text}: no such file or folder"

@@ -41,6 +41,7 @@ from pipeline.jobfile.fields import (
     only,
     plain_if_single,
 )
+from pipeline.models.config import WeightsChoice
 from pipeline.sources import SourceSpec
 from pipeline.storage.yamlfile import shown, unknown
 
@@ -307,11 +308,17 @@ class Compute(Strict):
     tile_seconds: Annotated[Number, Field(gt=0)] = 120.0
 
 
+Weights = Annotated[
+    Annotated[WeightsChoice, Tag("<WeightsChoice>")] | Annotated[Text, Tag("<word>")],
+    Discriminator(lambda value: "<WeightsChoice>" if is_mapping(value) else "<word>"),
+]
+
+
 class Job(Strict):
     """A job: one model, contents, styles, and what to make of them."""
 
     model: Text
-    weights: Text | None = None
+    weights: Weights | None = None
     output: Text
     content: Source
     style: Source

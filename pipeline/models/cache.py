@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pipeline.models.config import HUB_WEIGHTS, ModelConfig
+from diffstyle.diffusers_files import folder_weights
+from pipeline.models.config import ModelConfig
 from pipeline.storage.cache import cache_folder
 
 
@@ -25,8 +26,7 @@ def weights_place(config: ModelConfig, override: str | os.PathLike[str] | None =
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-        inside = [candidate / name for name in HUB_WEIGHTS] + [candidate / "unet" / name for name in HUB_WEIGHTS]
-        if any(file.is_file() for file in inside):
+        if any(folder_weights(root) for root in (candidate, candidate / "unet_ema", candidate / "unet")):
             return candidate
     return None
 

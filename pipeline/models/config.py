@@ -27,6 +27,18 @@ HUB_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.b
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
+class WeightsChoice(BaseModel):
+    """One of the sets of weights that a checkpoint holds: the file or diffusers folder, and the set's key in it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Annotated[str, Field(min_length=1)]
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.path} (key {self.key})"
+
+
 class Weights(BaseModel):
     """Where a model's weights come from: an address, a hub repository, a page to fetch them from by hand, or a path."""
 
@@ -38,6 +50,7 @@ class Weights(BaseModel):
     revision: str = "main"
     page: Annotated[str, Field(pattern=r"^https?://")] | None = None
     path: str | None = None
+    key: str | None = None
     sha256: Annotated[str, Field(pattern=_SHA256)] | None = None
     size: Annotated[int, Field(ge=1)] | None = None
     note: str | None = None

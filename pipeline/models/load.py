@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from diffstyle.errors import CheckpointError
 from pipeline.models.cache import cache_place, missing_weights, weights_place
-from pipeline.models.config import RANDOM_WEIGHTS, ModelConfig, all_model_configs
+from pipeline.models.config import RANDOM_WEIGHTS, ModelConfig, WeightsChoice, all_model_configs
 from pipeline.models.download import check_cached
 from pipeline.storage.identity import digest
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def load_model(
     config: ModelConfig,
-    weights: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | WeightsChoice | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> UNet:
@@ -28,7 +28,8 @@ def load_model(
 
     Args:
         config: the model.
-        weights: a path, or ``random`` or ``random:SEED``; None takes the config's own, see :func:`weights_place`.
+        weights: a path, or a path and the key of a set in it, or ``random`` or ``random:SEED``; None takes the
+            config's own, see :func:`weights_place`.
         device: where the network goes.
         dtype: type of its weights, float32 by default.
 
@@ -40,16 +41,22 @@ def load_model(
     from diffstyle.checkpoint import load_unet
 
     dtype = dtype or torch.float32
-    random = RANDOM_WEIGHTS.fullmatch(os.fspath(weights)) if weights is not None else None
+    file: str | os.PathLike[str] | None
+    key: str | None
+    if isinstance(weights, WeightsChoice):
+        file, key = weights.path, weights.key
+    else:
+        file, key = weights, config.weights.key if weights is None else None
+    random = RANDOM_WEIGHTS.fullmatch(os.fspath(file)) if file is not None else None
     if random:
         return random_unet(config.unet_architecture, int(random[1] or 0)).cast(dtype).to(device)
-    place = weights_place(config, weights)
+    place = weights_place(config, file)
     if place is None:
-        raise CheckpointError(missing_weights(config, weights))
+        raise CheckpointError(missing_weights(config, file))
     if place == cache_place(config):
         check_cached(config)
     others = {name: other.unet_architecture for name, other in all_model_configs().items()}
-    return load_unet(place, config.unet_architecture, candidates=others, device=device, dtype=dtype)
+    return load_unet(place, config.unet_architecture, candidates=others, device=device, dtype=dtype, key=key)
 
 
 def random_unet(architecture: Architecture, seed: int = 0) -> UNet:

@@ -15,7 +15,7 @@ import numpy as np
 
 from diffstyle.errors import CheckpointError
 from pipeline.models.accelerate import speed_up_halves, tuned
-from pipeline.models.config import load_model_config
+from pipeline.models.config import WeightsChoice, load_model_config
 from pipeline.models.load import load_model
 from pipeline.workers.unit import Device
 
@@ -36,13 +36,14 @@ class ModelFacts:
     fingerprint: str
     image_size: int
     h_shape: tuple[int, int, int]
+    weights: str = ""  # which of a file's sets of weights, where it holds several
 
 
-def model_facts(model: str, weights: str | None) -> ModelFacts:
+def model_facts(model: str, weights: str | WeightsChoice | None) -> ModelFacts:
     """Load a model once, strictly, to learn its fingerprint. CheckpointError as ``load_model``."""
     config = load_model_config(model)
     unet = load_model(config, weights)
-    return ModelFacts(config.name, unet.fingerprint, unet.image_size, unet.h_shape)
+    return ModelFacts(config.name, unet.fingerprint, unet.image_size, unet.h_shape, unet.weights)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class ModelLoader:
     """Makes a worker's context; picklable. ``fingerprint``: what the driver loaded, and every worker must load too."""
 
     model: str
-    weights: str | None
+    weights: str | WeightsChoice | None
     fingerprint: str
     device: str
     precision: str

@@ -13,7 +13,7 @@ from pipeline.jobfile.load import load_job
 from pipeline.jobfile.schema import Compute, Job
 from pipeline.models.accelerate import compiles
 from pipeline.models.batch_size import batch_for
-from pipeline.models.config import load_model_config
+from pipeline.models.config import WeightsChoice, load_model_config
 from pipeline.models.session import LoadedModel, ModelLoader, model_facts, resolve_device
 from pipeline.runner.pools import crew
 from pipeline.shards.store import ShardStore, open_shards
@@ -32,7 +32,7 @@ class BankModel:
     """How to load a bank's model, checked against the bank's fingerprint, and on what to compute."""
 
     model: str
-    weights: str | None
+    weights: str | WeightsChoice | None
     fingerprint: str
     image_size: int
     compute: Compute
@@ -60,7 +60,7 @@ class BankModel:
 
 
 def find_model(
-    bank: LatentBank, job: str | None = None, model: str | None = None, weights: str | None = None
+    bank: LatentBank, job: str | None = None, model: str | None = None, weights: str | WeightsChoice | None = None
 ) -> BankModel:
     """The model of ``bank``: as given, else as the job says, else by the name in the bank's description.
 

@@ -117,6 +117,8 @@ class Run:
         if self._facts is None:
             self._facts = model_facts(self.job.model, self.job.weights)
             self._log("model", **vars(self._facts))
+            if self._facts.weights:
+                log.info("model %s: of the checkpoint's weights, the %s", self._facts.name, self._facts.weights)
         return self._facts
 
     def _on_event(self, name: str, /, **fields: Any) -> None:
@@ -228,6 +230,7 @@ class Run:
                 raise ConfigError(f"{side.shards}: no prepared pictures yet; run `diffstyle shard` on the job first")
             about = {
                 **versions(),
+                **({"weights": self.facts.weights} if self.facts.weights else {}),
                 "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }
             writer = open_bank(side.bank, bank_description(self.job, side, self.facts), about)

@@ -99,6 +99,136 @@ def test_wrapped_weights_are_found(wrapping: str, unet: UNet, tensors: dict[str,
     assert loaded.fingerprint == fingerprint(unet)
 
 
+COUNT = torch.tensor(3)
+AVERAGES: dict[str, tuple[str, Callable[[dict[str, Tensor], dict[str, Tensor]], Any]]] = {
+    "a counter beside": ("ema", lambda raw, ema: {"model": raw, "ema": {**ema, "num_updates": COUNT}}),
+    "a decay beside": ("ema", lambda raw, ema: {"model": raw, "ema": {**ema, "decay": torch.tensor(0.99)}}),
+    "ema_model and online_model": (
+        "ema.ema_model",
+        lambda raw, ema: {
+            "model": {"betas": torch.ones(9), **{f"model.{n}": v for n, v in raw.items()}},
+            "opt": {"state": {0: {"exp_avg.x": torch.ones(3)}}, "param_groups": []},
+            "ema": {
+                "initted": torch.tensor(True),
+                "step": COUNT,
+                "ema_model.betas": torch.ones(9),
+                "online_model.betas": torch.ones(9),
+                **{f"ema_model.model.{n}": v for n, v in ema.items()},
+                **{f"online_model.model.{n}": v for n, v in raw.items()},
+            },
+        },
+    ),
+    "shadow_params": (
+        "ema.shadow_params",
+        lambda raw, ema: {"model": raw, "ema": {"decay": 0.9, "shadow_params": list(ema.values())}},
+    ),
+    "by rate": ("ema.0.9999", lambda raw, ema: {"model": raw, "ema": {"0.9999": ema}}),
+    "unet and unet_ema": (
+        "unet_ema",
+        lambda raw, ema: {"unet": raw, "unet_ema": ema, "vae": {"a.b": torch.ones(2, 2)}},
+    ),
+    "prefixes in one mapping": (
+        "model_ema",
+        lambda raw, ema: {f"model.{n}": v for n, v in raw.items()} | {f"model_ema.{n}": v for n, v in ema.items()},
+    ),
+    "names without dots": (
+        "state_dict.model_ema",
+        lambda raw, ema: {
+            "state_dict": {
+                "betas": torch.ones(9),
+                **{f"model.diffusion_model.{n}": v for n, v in raw.items()},
+                **{"model_ema." + f"diffusion_model.{n}".replace(".", ""): v for n, v in ema.items()},
+                "model_ema.decay": torch.tensor(0.9),
+                "model_ema.num_updates": COUNT,
+            }
+        },
+    ),
+    "a callback": (
+        "callbacks.EMA.ema_state_dict",
+        lambda raw, ema: {"state_dict": raw, "callbacks": {"EMA": {"ema_state_dict": ema}}},
+    ),
+    "a list": ("4", lambda raw, ema: [raw, {"state": {}, "param_groups": []}, 1, 2, ema]),
+    "averages alike": ("ema", lambda raw, ema: {"model": raw, "ema": ema, "params_ema": {**ema}}),
+}
+
+
+@pytest.mark.parametrize("form", AVERAGES)
+def test_of_several_sets_the_averaged_one_is_taken_and_told(
+    form: str, unet: UNet, tensors: dict[str, Tensor], tmp_path: Path
+) -> None:
+    key, wrap = AVERAGES[form]
+    raw = random_unet(seed=1)
+    path = saved(tmp_path, wrap(dict(raw.state_dict()), tensors))
+    loaded = load_unet(path, DDPM)
+    assert loaded.fingerprint == fingerprint(unet)
+    assert loaded.weights == f"averaged weights '{key}'"
+    assert load_unet(path, DDPM, key=key).fingerprint == fingerprint(unet)
+    assert read_state_dict(path, key).keys() == tensors.keys()
+
+
+@pytest.mark.parametrize("kind", ["list", "mapping", "plain"])
+def test_several_sets_that_could_be_meant_are_named_and_a_key_chooses(
+    kind: str, unet: UNet, tensors: dict[str, Tensor], tmp_path: Path
+) -> None:
+    one, other = (dict(random_unet(seed=seed).state_dict()) for seed in (1, 2))
+    contents: dict[str, tuple[Any, str, str]] = {
+        "list": ([one, {}, 3, tensors, other], "3", "4"),
+        "mapping": ({"model": one, "ema": {"0.999": tensors, "0.9999": other}}, "ema.0.999", "ema.0.9999"),
+        "plain": ({"first": tensors, "second": other}, "first", "second"),
+    }
+    content, key, another = contents[kind]
+    path = saved(tmp_path, content)
+    text = message_of(lambda: load_unet(path, DDPM))
+    assert "several sets of weights that could be meant" in text
+    assert f"'{key}' (" in text
+    assert f"'{another}' (" in text
+    assert f"key: {key}}}" in text
+    assert load_unet(path, DDPM, key=key).fingerprint == fingerprint(unet)
+    assert load_unet(path, DDPM, key=another).fingerprint == fingerprint(random_unet(seed=2))
+    text = message_of(lambda: load_unet(path, DDPM, key="none"))
+    assert "no weights under the key 'none'; it has " in text
+    assert f"'{key}'" in text
+
+
+def test_an_average_that_cannot_be_used_is_not_passed_over(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    for ema in ({"shadow_params": list(tensors.values())[1:]}, dict(list(tensors.items())[1:])):
+        path = saved(tmp_path, {"model": tensors, "ema": ema})
+        text = message_of(lambda path=path: load_unet(path, DDPM))
+        assert "that can't be used, beside 'model' (not averaged)" in text
+        assert load_unet(path, DDPM, key="model").weights == "weights 'model'"
+    path = saved(tmp_path, {"model": tensors, "ema": {"shadow_params": list(tensors.values())[1:]}})
+    text = message_of(lambda: load_unet(path, DDPM, key="ema.shadow_params"))
+    assert f"a list of {len(tensors) - 1} parameters without names" in text
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "model.diffusion_model.", "unet.", "a.b.c."])
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_any_prefix_before_every_name_is_removed(
+    prefix: str, suffix: str, unet: UNet, tensors: dict[str, Tensor], tmp_path: Path
+) -> None:
+    prefixed = {prefix + name: tensor for name, tensor in tensors.items()}
+    path = tmp_path / f"model{suffix}"
+    if suffix == ".ckpt":
+        torch.save({"epoch": 1, "state_dict": prefixed}, path)
+    else:
+        save_file(prefixed, path)
+    loaded = load_unet(path, DDPM)
+    assert (loaded.fingerprint, loaded.weights) == (fingerprint(unet), "")
+
+
+def test_a_network_beside_others_is_named_and_taken_by_its_key(
+    unet: UNet, tensors: dict[str, Tensor], tmp_path: Path
+) -> None:
+    content = {f"unet.{n}": v for n, v in tensors.items()} | {
+        "vae.a.weight": torch.ones(2),
+        "text.b.weight": torch.ones(2),
+    }
+    path = saved(tmp_path, content)
+    text = message_of(lambda: load_unet(path, DDPM))
+    assert "more than one network; 'unet' (not averaged) would fit: say weights: {path: ..., key: unet}" in text
+    assert load_unet(path, DDPM, key="unet").fingerprint == fingerprint(unet)
+
+
 def test_old_torch_format(unet: UNet, tensors: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
     assert load_unet(tmp_path / "old.ckpt", DDPM).fingerprint == fingerprint(unet)
@@ -220,18 +350,55 @@ def test_a_short_type_keeps_the_files_fingerprint(unet: UNet, tensors: dict[str,
 # Tensors that do not fit
 
 
-def test_misfits_are_counted_and_named(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+def test_missing_tensors_are_counted_and_the_first_named(tensors: dict[str, Tensor], tmp_path: Path) -> None:
     content = dict(tensors)
     for name in ("conv_in.bias", "norm_out.weight", "norm_out.bias", "conv_out.bias"):
         del content[name]
-    content["extra"] = torch.zeros(5)
-    content["conv_in.weight"] = torch.zeros(32, 1, 3, 3)
     path = saved(tmp_path, content)
     assert message_of(lambda: load_unet(path, DDPM)) == (
         f"{path} does not fit the ddpm architecture, of {len(tensors)} tensors: "
-        "4 missing (conv_in.bias (32,), norm_out.weight (32,), norm_out.bias (32,), ...), "
-        "1 surplus (extra (5,)), 1 misshapen (conv_in.weight (32, 1, 3, 3) for (32, 3, 3, 3))"
+        "4 missing (conv_in.bias (32,), norm_out.weight (32,), norm_out.bias (32,), ...)"
     )
+
+
+@pytest.mark.parametrize("name", ["extra", "mid.extra.weight"])
+@pytest.mark.parametrize("value", [torch.zeros(5), torch.zeros(())], ids=["vector", "number"])
+def test_one_surplus_tensor_is_refused(name: str, value: Tensor, tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    path = saved(tmp_path, tensors | {name: value})
+    assert message_of(lambda: load_unet(path, DDPM)) == (
+        f"{path} does not fit the ddpm architecture, of {len(tensors)} tensors: 1 surplus ({name} {tuple(value.shape)})"
+    )
+
+
+def test_a_misshapen_tensor_is_named_with_both_shapes(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    path = saved(tmp_path, tensors | {"conv_in.weight": torch.zeros(32, 1, 3, 3)})
+    assert message_of(lambda: load_unet(path, DDPM)) == (
+        f"{path} does not fit the ddpm architecture, of {len(tensors)} tensors: "
+        "1 misshapen (conv_in.weight (32, 1, 3, 3) for (32, 3, 3, 3))"
+    )
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_learned_variances_are_named_by_the_outputs_channels(learned: bool, tmp_path: Path) -> None:
+    other = ADMArchitecture(8, 32, (1, 2), 1, (4,), 16, learn_sigma=not learned)
+    path = saved(
+        tmp_path, dict(random_unet(ADMArchitecture(8, 32, (1, 2), 1, (4,), 16, learn_sigma=learned)).state_dict())
+    )
+    text = message_of(lambda: load_unet(path, other))
+    cure = f"say learn_sigma: {str(learned).lower()} in the model's architecture"
+    assert text.endswith(f"; its output has {6 if learned else 3} channels: {cure}")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(value: float, tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    broken = tensors["conv_out.weight"].clone()
+    broken[1, 2] = value
+    path = saved(tmp_path, {"model": tensors, "ema": tensors | {"conv_out.weight": broken}})
+    text = message_of(lambda: load_unet(path, DDPM))
+    assert (
+        f"1 of {len(tensors)} tensors hold NaN or infinity (conv_out.weight, 9 of 864 values) in the averaged" in text
+    )
+    assert load_unet(path, DDPM, key="model").weights == "weights 'model'"
 
 
 def test_the_fitting_config_is_named(tensors: dict[str, Tensor], tmp_path: Path) -> None:
@@ -318,7 +485,16 @@ def test_refused_pickles_name_their_object(content: object, culprit: str, tmp_pa
 def test_a_pickle_without_torch(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(pickle.dumps({"a": np.ones(3)}))
-    assert "is not a torch checkpoint (Unsupported operand" in message_of(lambda: read_state_dict(path))
+    for protocol in range(2, 6):
+        path.write_bytes(pickle.dumps({"a": np.ones(3)}, protocol=protocol))
+        text = message_of(lambda: read_state_dict(path))
+        assert "is a Python pickle that torch.save did not write" in text
+        assert "save them with torch.save or as .safetensors" in text
+
+
+def test_a_torchscript_program_is_named(tmp_path: Path) -> None:
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "model.pt"))
+    assert "TorchScript" in message_of(lambda: read_state_dict(tmp_path / "model.pt"))
 
 
 @pytest.mark.parametrize(

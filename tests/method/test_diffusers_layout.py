@@ -77,6 +77,35 @@ def test_outputs_equal_diffusers(oracle: Any, safe: bool, subfolder: str, tmp_pa
     assert_equals_the_oracle(oracle, tmp_path)
 
 
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
+@pytest.mark.parametrize("variant", [None, "fp16"])
+@pytest.mark.parametrize("shards", ["5GB", "100KB"], ids=["whole", "shards"])
+def test_half_precision_and_shards(oracle: Any, safe: bool, variant: str | None, shards: str, tmp_path: Path) -> None:
+    oracle.save_pretrained(tmp_path, safe_serialization=safe, variant=variant, max_shard_size=shards)
+    files = [file.name for file in tmp_path.iterdir()]
+    assert any("index" in name for name in files) == (shards == "100KB")
+    assert_equals_the_oracle(oracle, tmp_path)
+
+
+def test_a_missing_shard_is_named(oracle: Any, tmp_path: Path) -> None:
+    oracle.save_pretrained(tmp_path, max_shard_size="100KB")
+    lost = sorted(tmp_path.glob("*-00002-of-*"))[0]
+    lost.unlink()
+    with pytest.raises(CheckpointError, match=rf"{lost.name} is missing, a shard that the index names"):
+        load_unet(tmp_path, None)
+
+
+def test_of_unet_and_unet_ema_the_average_is_taken_and_a_key_chooses(oracle: Any, tmp_path: Path) -> None:
+    oracle.save_pretrained(tmp_path / "unet_ema")
+    oracle.save_pretrained(tmp_path / "unet")
+    raw = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(raw).items()}, raw)
+    assert_equals_the_oracle(oracle, tmp_path)
+    averaged = load_unet(tmp_path, None)
+    assert averaged.weights == "averaged weights 'unet_ema'"
+    assert load_unet(tmp_path, None, key="unet").fingerprint != averaged.fingerprint
+
+
 def test_old_attention_names(oracle: Any, tmp_path: Path) -> None:
     oracle.save_pretrained(tmp_path)
     weights = tmp_path / "diffusion_pytorch_model.safetensors"
