@@ -26,8 +26,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.banks.description import BankDescription, Latents, part_name
+from pipeline.banks.description import BankDescription, Latents, entry_of, part_name
 from pipeline.banks.reader import LatentBank
+from pipeline.banks.tensors import role_tensors
 from pipeline.banks.writer import BankWriter
 from pipeline.bench.pages import publish
 from pipeline.bench.peak import peak_mib
@@ -43,22 +44,22 @@ def description(format: str, tiny: bool = False) -> BankDescription:
         model_fingerprint="0" * 32,
         model_name="bench",
         image_size=4 if tiny else 256,
-        role="both",
         format=format,
         inversion={"steps": 50, "t_0": 999},
         preprocessing={},
-        h_timesteps=(999,) if tiny else tuple(range(400, 1000, 60)),
-        h_shape=(4, 1, 1) if tiny else (512, 8, 8),
+        tensors=role_tensors("both", 4, (4, 1, 1), (999,))
+        if tiny
+        else role_tensors("both", 256, (512, 8, 8), range(400, 1000, 60)),
     )
 
 
 def entries(what: BankDescription, count: int) -> Iterator[Latents]:
     random = np.random.default_rng(0)
-    x_t = random.standard_normal(what.x_t_shape).astype(np.float32)
-    h = random.standard_normal(what.h_stack_shape).astype(np.float16)
+    tensors = {one.name: random.standard_normal(one.stored_shape).astype(one.dtype) for one in what.tensors}
     for number in range(count):
         image = digest(str(number))
-        yield Latents(f"picture_{number}-{image[:8]}", image, x_t, h, what.h_timesteps, {"source": f"{number}.png"})
+        row = {"key": f"picture_{number}-{image[:8]}", "image": image, "source": f"{number}.png"}
+        yield entry_of(what, row, **tensors)
 
 
 def write_bank(root: Path, what: BankDescription, count: int) -> None:
@@ -82,7 +83,7 @@ def sync(file: Path) -> None:
 # ---- plain files ----
 def write_numpy(root: Path, count: int) -> None:
     for entry in entries(description("parquet"), count):
-        for name, tensor in (("x_t", entry.x_t), ("h", entry.h)):
+        for name, tensor in entry.tensors.items():
             np.save(root / f"{entry.image}.{name}.npy", tensor)
             sync(root / f"{entry.image}.{name}.npy")
 
@@ -94,14 +95,16 @@ def read_numpy(root: Path, image: str) -> None:
 
 def write_torch(root: Path, count: int) -> None:
     for entry in entries(description("parquet"), count):
-        torch.save({"x_t": torch.from_numpy(entry.x_t), "h": torch.from_numpy(entry.h)}, root / f"{entry.image}.pt")
+        torch.save(
+            {name: torch.from_numpy(tensor) for name, tensor in entry.tensors.items()}, root / f"{entry.image}.pt"
+        )
         sync(root / f"{entry.image}.pt")
 
 
 def write_everything(root: Path, count: int) -> None:
     steps = {t: torch.randn(512, 8, 8) for t in range(49)}
     for entry in entries(description("parquet"), count):
-        torch.save({"x_t": torch.from_numpy(entry.x_t), "h": steps}, root / f"{entry.image}.pt")
+        torch.save({"x_t": torch.from_numpy(entry.tensors["x_t"]), "h": steps}, root / f"{entry.image}.pt")
         sync(root / f"{entry.image}.pt")
 
 

@@ -31,8 +31,9 @@ from diffstyle.networks.unet import UNet
 from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan, inversion_plan
 from diffstyle.sampling import ddim_invert, inject
 from diffstyle.schedule import timesteps
-from pipeline.banks.description import BankDescription, Latents
+from pipeline.banks.description import BankDescription, entry_of
 from pipeline.banks.reader import LatentBank
+from pipeline.banks.tensors import role_tensors
 from pipeline.banks.writer import BankWriter
 from pipeline.bench.pages import publish
 from pipeline.stages.reconstruct import psnr
@@ -97,19 +98,16 @@ def through_a_bank(
         model_fingerprint=unet.fingerprint,
         model_name="bench",
         image_size=unet.image_size,
-        role="both",
         format="parquet",
         inversion={"steps": INVERSION_STEPS, "t_0": 999},
         preprocessing={},
-        h_timesteps=kept,
-        h_shape=unet.h_shape,
-        **dtypes,
+        tensors=role_tensors("both", unet.image_size, unet.h_shape, kept, **dtypes),
     )
     writer = BankWriter.create_or_open(folder, what)
-    items = [Latents(str(n), image, x_T[n], h[n], kept) for n, image in enumerate(images)]
+    items = [entry_of(what, {"key": str(n), "image": image}, x_t=x_T[n], h=h[n]) for n, image in enumerate(images)]
     writer.commit("part", writer.write_payload(folder, what, "part", items))
     entries = LatentBank.open(folder).get_many(images)
-    return np.stack([entry.x_t for entry in entries]), np.stack([entry.h for entry in entries])
+    return tuple(np.stack([entry.tensors[name] for entry in entries]) for name in ("x_t", "h"))
 
 
 def results(unet: UNet, x_T: np.ndarray, h: np.ndarray, kept: tuple[int, ...], plan: Plan) -> np.ndarray:

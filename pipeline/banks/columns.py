@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.banks.description import INDEX_SCHEMA, BankError
+from pipeline.banks.description import INDEX_COLUMNS
+from pipeline.banks.tensors import BankError
 from pipeline.storage.place import Place
+from pipeline.storage.tables import DamagedError, read_table, write_table
 
 
 def write_column(root: str | Place, name: str, values: Mapping[str, Any]) -> None:
@@ -22,7 +23,7 @@ def write_column(root: str | Place, name: str, values: Mapping[str, Any]) -> Non
 
     Values are all numbers, all strings or all bytes. Raises BankError for a name that is the index's own or no word.
     """
-    if name in INDEX_SCHEMA.names or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    if name in INDEX_COLUMNS or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise BankError(f"column {name!r}: use a lower-case word that is no column of the index")
     place = _folder(root) / f"{name}.parquet"
     if not values:
@@ -34,12 +35,28 @@ def write_column(root: str | Place, name: str, values: Mapping[str, Any]) -> Non
     except pa.ArrowException as error:
         raise BankError(f"column {name!r}: values of different kinds ({error})") from error
     with place.writer() as stream:
-        pq.write_table(table, stream, compression="zstd")
+        write_table(stream, table)
 
 
 def read_columns(root: str | Place) -> dict[str, dict[str, Any]]:
     """Name -> image hash -> value, of all columns."""
     return {entry.place.name.removesuffix(".parquet"): _read(entry.place) for entry in _folder(root).list(".parquet")}
+
+
+def damaged_columns(root: str | Place) -> dict[str, str]:
+    """File name -> what is wrong with it, of the columns that can't be read."""
+    wrong = {}
+    for entry in _folder(root).list(".parquet"):
+        try:
+            _read(entry.place)
+        except BankError as error:
+            wrong[entry.place.name] = str(error)
+    return wrong
+
+
+def drop_column(root: str | Place, file: str) -> None:
+    """Delete a column's file."""
+    (_folder(root) / file).delete()
 
 
 def _folder(root: str | Place) -> Place:
@@ -48,10 +65,7 @@ def _folder(root: str | Place) -> Place:
 
 def _read(place: Place) -> dict[str, Any]:
     try:
-        with place.open() as stream:
-            table = pq.read_table(stream)
-    except pa.ArrowInvalid as error:
-        raise BankError(
-            f"{place}: not readable ({str(error).splitlines()[0]}); delete it, it can be made again"
-        ) from error
+        table = read_table(place, None, ("image", "value"), cure="delete it, it can be made again")
+    except DamagedError as error:
+        raise BankError(str(error)) from error
     return dict(zip(table["image"].to_pylist(), table["value"].to_pylist(), strict=True))

@@ -1,4 +1,4 @@
-"""Copying banks as a whole into another: merge, export; moving one to a new version (upgrade).
+"""Copying banks as a whole into another: merge, export.
 
 All of it goes part by part through the commit protocol, new part first and old part last, so a kill leaves a bank that
 opens, and doing it again ends where it would have ended. Not while another job writes the same bank.
@@ -7,24 +7,18 @@ opens, and doing it again ends where it would have ended. Not while another job 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.banks.columns import read_columns, write_column
-from pipeline.banks.description import (
-    BANK_FORMAT_VERSION,
-    BankDescription,
-    BankError,
-    Latents,
-    part_name,
-)
-from pipeline.banks.index import read_index, tensor_parts
+from pipeline.banks.description import BankDescription, Latents, part_name
+from pipeline.banks.index import BankIndex
 from pipeline.banks.payload import PAYLOADS, Payloads
 from pipeline.banks.reader import LatentBank
+from pipeline.banks.tensors import BankError, TensorSpec
 from pipeline.banks.writer import BankWriter
 from pipeline.storage.parts import PartStore, differences
 from pipeline.storage.place import Place
@@ -41,37 +35,53 @@ def export(
     target: str | Place,
     *,
     format: str | None = None,
-    role: str | None = None,
-    h_timesteps: Sequence[int] | None = None,
-    h_dtype: str | None = None,
-    x_t_dtype: str | None = None,
+    tensors: Sequence[str] | None = None,
+    timesteps: Mapping[str, Sequence[int]] | None = None,
+    dtypes: Mapping[str, str] | None = None,
     progress: Progress = _quiet,
 ) -> int:
-    """Copy a bank into another format, or one that keeps less: another role, fewer timesteps, smaller dtypes.
+    """Copy a bank into another format, or one that keeps less: fewer tensors, fewer timesteps, smaller dtypes.
 
-    Goes on where an earlier export was stopped. Returns how many images were copied. Raises BankError for something
-    that the source does not have (a role that needs tensors it lacks, a timestep it did not keep).
+    Goes on where an earlier export was stopped.
+
+    Args:
+        source: The bank to copy.
+        target: The bank to make, or to go on with.
+        format: "parquet" or "webdataset"; None: the source's.
+        tensors: The names of those to keep; None: all.
+        timesteps: Name of a tensor -> the timesteps to keep of it; those not named keep all.
+        dtypes: Name of a tensor -> its dtype in the target; those not named keep theirs.
+        progress: Called with a line for each part.
+
+    Returns:
+        How many images were copied.
+
+    Raises:
+        BankError: For something that the source does not have (a tensor, a timestep).
     """
     bank = LatentBank.open(source)
-    there = bank.description
-    role = role or there.role
-    if there.role not in (role, "both"):
-        raise BankError(f"{bank.place}: a {there.role} bank can't be exported as {role}; it lacks the tensors")
-    kept = () if role == "style" else there.h_timesteps if h_timesteps is None else tuple(h_timesteps)
-    absent = sorted(set(kept) - set(there.h_timesteps))
-    if absent:
-        raise BankError(f"{bank.place}: h at timesteps {absent} is not kept; kept are {list(there.h_timesteps)}")
-    description = dataclasses.replace(
-        there,
-        format=format or there.format,
-        role=role,
-        h_timesteps=kept,
-        h_dtype=h_dtype or there.h_dtype,
-        x_t_dtype=x_t_dtype or there.x_t_dtype,
-    )
+    timesteps, dtypes = dict(timesteps or {}), dict(dtypes or {})
+    names = bank.description.names if tensors is None else tuple(dict.fromkeys(tensors))
+    for name in sorted({*names, *timesteps, *dtypes}):
+        if not bank.description.keeps(name):
+            raise BankError(f"{bank.place}: keeps no {name}; it keeps {' and '.join(bank.description.names)}")
+        if name not in names:
+            raise BankError(f"{name}: is not exported; name it among the tensors, or give it no timesteps or dtype")
+    specs = [_less(bank, bank.description.tensor(name), timesteps.get(name), dtypes.get(name)) for name in names]
+    description = dataclasses.replace(bank.description, format=format or bank.description.format, tensors=tuple(specs))
     writer = BankWriter.create_or_open(target, description, {**bank.about, "exported_from": str(bank.place)})
     writer.remove_uncommitted()
     return _pour(bank, writer, progress)
+
+
+def _less(bank: LatentBank, spec: TensorSpec, timesteps: Sequence[int] | None, dtype: str | None) -> TensorSpec:
+    if timesteps is not None:
+        absent = sorted(set(timesteps) - set(spec.timesteps or ()))
+        if absent:
+            kept = "none" if spec.timesteps is None else list(spec.timesteps)
+            raise BankError(f"{bank.place}: {spec.name} at timesteps {absent} is not kept; kept are {kept}")
+        spec = dataclasses.replace(spec, timesteps=tuple(timesteps))
+    return dataclasses.replace(spec, dtype=dtype or spec.dtype)
 
 
 def merge(
@@ -106,8 +116,9 @@ def merge(
 def _pour(bank: LatentBank, writer: BankWriter, progress: Progress) -> int:
     """Copy what the writer's bank lacks: images, then other names of them, then failures."""
     known = writer.known_images()
+    source = BankIndex(PartStore(bank.place), bank.description)
     copied = 0
-    for part, rows in tensor_parts(PartStore(bank.place)).items():
+    for part, rows in source.tensor_parts().items():
         new = [row for row in rows if row["image"] not in known]
         if new:
             whole = len(new) == len(rows) and bank.description == writer.description
@@ -118,7 +129,7 @@ def _pour(bank: LatentBank, writer: BankWriter, progress: Progress) -> int:
             known.update(row["image"] for row in new)
             copied += len(new)
             progress(f"{part}: {len(new)} of {len(rows)} images copied")
-    index = read_index(PartStore(bank.place))
+    index = source.read()
     ok = index.filter(pc.equal(index["status"], "ok"))
     writer.commit_aliases(ok.to_pylist())
     failures = index.filter(pc.not_equal(index["status"], "ok")).to_pylist()
@@ -147,47 +158,19 @@ def _copy_part(source: Place, writer: BankWriter, part: str, rows: list[dict[str
 
 
 def repack(payloads: Payloads, writer: BankWriter, rows: list[dict[str, Any]]) -> None:
-    items = [_fitted(entry, writer.description) for entry in payloads.read_rows(rows)]
+    """Write the entries of ``rows``, read from ``payloads``, as a new part of the writer's bank."""
+    items = [_fitted(entry, writer.description) for entry in payloads.read_rows(rows, writer.description.names)]
     name = part_name([item.image for item in items])
     writer.commit(name, writer.write_payload(writer.root, writer.description, name, items))
 
 
 def _fitted(entry: Latents, wanted: BankDescription) -> Latents:
-    """The entry with no more timesteps than wanted; dtypes and roles are the writer's business."""
-    if entry.h is None or not wanted.keeps_h:
-        return dataclasses.replace(entry, h_timesteps=wanted.h_timesteps)
-    slices = [entry.h_timesteps.index(timestep) for timestep in wanted.h_timesteps]
-    return dataclasses.replace(entry, h=np.ascontiguousarray(entry.h[slices]), h_timesteps=wanted.h_timesteps)
-
-
-# ---- versions ----
-# Format version -> the step from it to the next one. A step gets the store and the description's identity, changes what
-# it must so that doing it twice does no harm, and returns the identity of the next version (its number aside). The
-# description is written after the step: a kill between them repeats the step.
-Migration = Callable[[PartStore, dict[str, Any]], dict[str, Any]]
-MIGRATIONS: dict[int, Migration] = {}
-
-
-def upgrade(path: str | Place, *, progress: Progress = _quiet) -> list[int]:
-    """Bring a bank to this release's format version; returns the versions it went through ([]: nothing to do).
-
-    Raises BankError for a newer bank, and for one that is too old for any release that knows the way.
-    """
-    store = PartStore(Place.parse(path))
-    stored = store.description()
-    identity = stored.get("identity", {})
-    version = identity.get("format_version")
-    if identity.get("kind") != "bank" or not isinstance(version, int) or version >= BANK_FORMAT_VERSION:
-        BankDescription.from_dict(identity, str(store.root))  # says what is wrong, if something is
-        return []
-    passed = []
-    while version < BANK_FORMAT_VERSION:
-        if version not in MIGRATIONS:
-            raise BankError(f"{store.root}: no way is known from format version {version}; make the bank again")
-        identity = {**MIGRATIONS[version](store, identity), "format_version": version + 1}
-        text = json.dumps({**stored, "identity": identity}, indent=2, sort_keys=True)
-        (store.root / "description.json").write_bytes(text.encode() + b"\n")
-        version += 1
-        passed.append(version)
-        progress(f"now format version {version}")
-    return passed
+    """The entry with no more timesteps than wanted; dtypes are the writer's business."""
+    tensors, timesteps = dict(entry.tensors), dict(entry.timesteps)
+    for one in wanted.tensors:
+        have = entry.timesteps.get(one.name)
+        if one.timesteps is not None and have is not None and have != one.timesteps:
+            slices = [have.index(timestep) for timestep in one.timesteps]
+            tensors[one.name] = np.ascontiguousarray(tensors[one.name][slices])
+            timesteps[one.name] = one.timesteps
+    return dataclasses.replace(entry, tensors=tensors, timesteps=timesteps)

@@ -2,60 +2,50 @@
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from diffstyle.errors import DiffStyleError
+from pipeline.banks.tensors import BankError, TensorSpec, read_tensors
 from pipeline.storage.identity import digest
 
 BANK_FORMAT_VERSION = 1
 
-ROLES = ("content", "style", "both")
 FORMATS = ("parquet", "webdataset")
-DTYPES = ("float16", "float32")
-TENSORS = ("x_t", "h")
-
-# data_hash and data_size are the SHA-256 and the bytes of the whole payload file, the same in all rows of a part: a
-# column, and not metadata of the index file, since tables lose their metadata on the way through casts and joins.
-# The offsets give the tensor's place in the payload, so that one ranged read fetches it in either format: for a tar
-# the `.npy` member, for Parquet the value's raw bytes (rows are alone in their group and uncompressed).
-INDEX_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("image", pa.string()),
-        ("source", pa.string()),
-        ("source_hash", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("label", pa.string()),
-        ("caption", pa.string()),
-        ("meta", pa.string()),
-        ("data", pa.string()),
-        ("row", pa.int32()),
-        ("x_t_offset", pa.int64()),
-        ("x_t_size", pa.int64()),
-        ("h_offset", pa.int64()),
-        ("h_size", pa.int64()),
-        ("data_size", pa.int64()),
-        ("data_hash", pa.string()),
-        ("status", pa.string()),
-        ("error", pa.string()),
-        ("created", pa.timestamp("us", tz="UTC")),
-    ]
-)
 
 # What a row says about the picture, as opposed to where its tensors are.
-PICTURE_COLUMNS = ("key", "image", "source", "source_hash", "width", "height", "label", "caption", "meta")
-PLACE_COLUMNS = ("data", "row", "x_t_offset", "x_t_size", "h_offset", "h_size", "data_size", "data_hash")
+PICTURE_FIELDS = (
+    ("key", pa.string()),
+    ("image", pa.string()),
+    ("source", pa.string()),
+    ("source_hash", pa.string()),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("label", pa.string()),
+    ("caption", pa.string()),
+    ("meta", pa.string()),
+)
+PICTURE_COLUMNS = tuple(name for name, _ in PICTURE_FIELDS)
 
+# Where the payload is. data_hash and data_size are the SHA-256 and the bytes of the whole file, the same in all rows of
+# a part: columns, and not metadata of the index file, since tables lose their metadata on the way through casts and
+# joins. Between them come the places of the tensors, NAME_offset and NAME_size, so that one ranged read fetches a
+# tensor in either format: for a tar the `.npy` member, for Parquet the value's raw bytes (rows are alone in their group
+# and uncompressed).
+PAYLOAD_FIELDS = (
+    ("data", pa.string()),
+    ("row", pa.int32()),
+    ("data_size", pa.int64()),
+    ("data_hash", pa.string()),
+)
+STATE_FIELDS = (("status", pa.string()), ("error", pa.string()), ("created", pa.timestamp("us", tz="UTC")))
 
-class BankError(DiffStyleError):
-    """A bank that is missing, broken, of another version, or asked for what it does not hold."""
+#: The columns that every bank's index has, whatever tensors it keeps.
+INDEX_COLUMNS = tuple(name for name, _ in (*PICTURE_FIELDS, *PAYLOAD_FIELDS, *STATE_FIELDS))
 
 
 class UnknownKeyError(BankError, KeyError):
@@ -69,64 +59,94 @@ class UnknownKeyError(BankError, KeyError):
 class BankDescription:
     """All that must be equal for two entries to be in one bank; ``description.json`` holds it under ``identity``.
 
-    ``h_timesteps`` are the kept ones (empty in a style bank), ``h_shape`` is (C, h, w) of one bottleneck tensor,
-    ``image_size`` the side of x_T in pixels. Raises BankError for a value that is not possible.
+    ``tensors`` are what is kept for each image, sorted by name; ``image_size`` is the side of the prepared pictures in
+    pixels. Raises BankError for a value that is not possible.
     """
 
     model_fingerprint: str
     model_name: str
     image_size: int
-    role: str  # "content": h alone, "style": x_T alone, "both"
     format: str  # "parquet" or "webdataset"
     inversion: dict[str, Any]
     preprocessing: dict[str, Any]
-    h_timesteps: tuple[int, ...]
-    h_shape: tuple[int, int, int]
-    h_dtype: str = "float16"
-    x_t_dtype: str = "float32"
+    tensors: tuple[TensorSpec, ...]
     format_version: int = field(default=BANK_FORMAT_VERSION)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "h_timesteps", tuple(int(t) for t in self.h_timesteps))
-        object.__setattr__(self, "h_shape", tuple(int(n) for n in self.h_shape))
-        for name, allowed in (("role", ROLES), ("format", FORMATS), ("h_dtype", DTYPES), ("x_t_dtype", DTYPES)):
-            if getattr(self, name) not in allowed:
-                raise BankError(f"bank description: {name} is {getattr(self, name)!r}; use {' or '.join(allowed)}")
-        if self.keeps_h and not self.h_timesteps:
-            raise BankError(f"bank description: h_timesteps is empty; a {self.role} bank keeps at least one")
-        if not self.keeps_h and self.h_timesteps:
-            raise BankError("bank description: h_timesteps must be empty in a style bank, which keeps no h")
-        if len(set(self.h_timesteps)) != len(self.h_timesteps):
-            raise BankError("bank description: h_timesteps names a timestep twice")
+        if self.format not in FORMATS:
+            raise BankError(f"bank description: format is {self.format!r}; use {' or '.join(FORMATS)}")
+        object.__setattr__(self, "tensors", tuple(sorted(self.tensors, key=lambda one: one.name)))
+        if not self.tensors:
+            raise BankError("bank description: tensors is empty; a bank keeps at least one")
+        # Columns of the index, of a Parquet payload, of a data frame and of a batch: no name may mean two things.
+        names = list(INDEX_COLUMNS)
+        for one in self.tensors:
+            names += [one.name, *(f"{one.name}_{what}" for what in ("offset", "size", "shape", "dtype", "timesteps"))]
+        clashes = sorted({name for name in names if names.count(name) > 1})
+        if clashes:
+            raise BankError(f"bank description: tensors: the column {clashes[0]!r} would be there twice; rename one")
+
+    # ---- the tensors ----
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the tensors, sorted."""
+        return tuple(one.name for one in self.tensors)
+
+    def keeps(self, name: str) -> bool:
+        """Whether the bank keeps a tensor of this name."""
+        return name in self.names
+
+    def tensor(self, name: str) -> TensorSpec:
+        """The tensor of this name; BankError, naming those that are kept, if it is none of them."""
+        for one in self.tensors:
+            if one.name == name:
+                return one
+        raise BankError(f"no tensor {name!r} in this bank; it keeps {' and '.join(self.names)}")
 
     @property
     def keeps_x_t(self) -> bool:
-        return self.role != "content"
+        return self.keeps("x_t")
 
     @property
     def keeps_h(self) -> bool:
-        return self.role != "style"
+        return self.keeps("h")
 
     @property
-    def x_t_shape(self) -> tuple[int, int, int]:
-        """(3, H, W)."""
-        return (3, self.image_size, self.image_size)
-
-    @property
-    def h_stack_shape(self) -> tuple[int, ...]:
-        """(K, C, h, w)."""
-        return (len(self.h_timesteps), *self.h_shape)
+    def h_timesteps(self) -> tuple[int, ...]:
+        """The timesteps at which h is kept; () where none is."""
+        return (self.tensor("h").timesteps or ()) if self.keeps_h else ()
 
     @property
     def bytes_per_image(self) -> int:
-        """Bytes of the tensors of one entry, without what a format adds (see :func:`payload_bytes`)."""
-        return sum(_tensor_sizes(self))
+        """Bytes of the tensors of one entry, without what a format adds (see ``payload.payload_bytes``)."""
+        return sum(one.nbytes for one in self.tensors)
 
+    # ---- the index ----
+    @functools.cached_property
+    def place_columns(self) -> tuple[str, ...]:
+        """The columns of the index that say where the tensors are."""
+        places = (name for one in self.tensors for name in (f"{one.name}_offset", f"{one.name}_size"))
+        return ("data", "row", *places, "data_size", "data_hash")
+
+    @functools.cached_property
+    def index_schema(self) -> pa.Schema:
+        """The columns of the index."""
+        types = dict(PAYLOAD_FIELDS)
+        payload = [(name, types.get(name, pa.int64())) for name in self.place_columns]
+        return pa.schema([*PICTURE_FIELDS, *payload, *STATE_FIELDS])
+
+    def index_rows(self, rows: Iterable[Mapping[str, Any]] | pa.Table) -> pa.Table:
+        """Rows as a table of the index: missing columns are null, columns that are none of the index's are omitted."""
+        if isinstance(rows, pa.Table):
+            rows = rows.to_pylist()
+        names = self.index_schema.names
+        return pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows], self.index_schema)
+
+    # ---- as JSON ----
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; ``kind`` tells a bank from the other stores of parts."""
-        values = asdict(self)
-        values.update(kind="bank", h_timesteps=list(self.h_timesteps), h_shape=list(self.h_shape))
-        return values
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {**values, "kind": "bank", "tensors": {one.name: one.to_dict() for one in self.tensors}}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "bank description") -> BankDescription:
@@ -134,37 +154,58 @@ class BankDescription:
         if values.get("kind") != "bank":
             raise BankError(f"{where}: not a latent bank (kind is {values.get('kind')!r}); is this the right folder?")
         version = values.get("format_version")
-        if not isinstance(version, int) or version > BANK_FORMAT_VERSION:
+        if version != BANK_FORMAT_VERSION:
             raise BankError(
-                f"{where}: format_version is {version!r}, this release reads up to {BANK_FORMAT_VERSION}; "
-                "install a newer diffstyle"
-            )
-        if version < BANK_FORMAT_VERSION:
-            raise BankError(
-                f"{where}: format_version is {version}, this release reads {BANK_FORMAT_VERSION}; "
-                "run `diffstyle bank upgrade` on the bank"
+                f"{where}: format_version is {version!r}, this release reads {BANK_FORMAT_VERSION}; "
+                "install the diffstyle that wrote it"
             )
         names = {one.name for one in fields(cls)}
         missing, surplus = sorted(names - set(values)), sorted(set(values) - names - {"kind"})
         if missing or surplus:
             raise BankError(f"{where}: missing fields {missing}, unknown fields {surplus}; restore the description")
-        return cls(**{name: values[name] for name in names})
+        kinds = {
+            "model_fingerprint": str,
+            "model_name": str,
+            "image_size": int,
+            "inversion": dict,
+            "preprocessing": dict,
+        }
+        for name, kind in kinds.items():
+            if not isinstance(values[name], kind):
+                raise BankError(f"{where}: {name} is {values[name]!r}, no {kind.__name__}; restore the description")
+        tensors = read_tensors(values["tensors"], where)
+        return cls(**{**{name: values[name] for name in names}, "tensors": tensors})
 
 
 @dataclass
 class Latents:
-    """One entry. What the bank's role does not keep, or was not asked for, is None.
+    """One entry of a bank.
 
-    ``x_t``: (3, H, W); ``h``: (K, C, h, w), one slice for each of ``h_timesteps``, in that order; ``row``: the row of
-    the index, as a dict.
+    tensors    name -> array: what the bank keeps and was asked for
+    timesteps  name -> the timesteps of the array's slices, for tensors that are kept per timestep
+    row        the row of the index
     """
 
     key: str
     image: str
-    x_t: np.ndarray | None
-    h: np.ndarray | None
-    h_timesteps: tuple[int, ...]
+    tensors: dict[str, np.ndarray]
+    timesteps: dict[str, tuple[int, ...]] = field(default_factory=dict)
     row: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def x_t(self) -> np.ndarray | None:
+        """(3, H, W); None where it is not kept or was not asked for."""
+        return self.tensors.get("x_t")
+
+    @property
+    def h(self) -> np.ndarray | None:
+        """(K, C, h, w), one slice for each of ``h_timesteps``; None where it is not kept or was not asked for."""
+        return self.tensors.get("h")
+
+    @property
+    def h_timesteps(self) -> tuple[int, ...]:
+        """The timesteps of h's slices."""
+        return self.timesteps.get("h", ())
 
 
 def part_name(images: Sequence[str]) -> str:
@@ -172,70 +213,34 @@ def part_name(images: Sequence[str]) -> str:
     return f"part-{digest(*images)[:24]}"
 
 
-def index_rows(rows: Iterable[Mapping[str, Any]] | pa.Table) -> pa.Table:
-    """Rows as a table of INDEX_SCHEMA: missing columns are null, columns that are none of the index's are left out."""
-    if isinstance(rows, pa.Table):
-        rows = rows.to_pylist()
-    return pa.Table.from_pylist([{name: row.get(name) for name in INDEX_SCHEMA.names} for row in rows], INDEX_SCHEMA)
+def entry_of(description: BankDescription, row: Mapping[str, Any], **tensors: np.ndarray) -> Latents:
+    """An entry with those of ``tensors`` that the bank keeps, their slices at the bank's timesteps.
+
+    Args:
+        row: What is known of the picture, ``key`` and ``image`` at least.
+        tensors: By name; those that the bank does not keep are left out.
+    """
+    kept = {name: tensor for name, tensor in tensors.items() if description.keeps(name)}
+    timesteps = {one.name: one.timesteps for one in description.tensors if one.timesteps is not None}
+    return Latents(row["key"], row["image"], kept, timesteps, dict(row))
 
 
-def stored_tensors(item: Latents, description: BankDescription) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """(x_t, h) of an entry as the bank stores them: cast, contiguous, little-endian; None where not kept.
+def stored_tensors(item: Latents, description: BankDescription) -> dict[str, np.ndarray]:
+    """The tensors of an entry as the bank stores them, in the bank's order: cast, contiguous, little-endian.
 
     Raises BankError naming the entry and the tensor: missing, another shape, other timesteps, or values that are not
     finite (or not any more, once cast to the bank's dtype).
     """
-    if description.keeps_h and tuple(item.h_timesteps) != description.h_timesteps:
-        raise BankError(
-            f"{item.key}: h is for timesteps {list(item.h_timesteps)}, the bank keeps {list(description.h_timesteps)}"
-        )
-    x_t = h = None
-    if description.keeps_x_t:
-        x_t = _stored(item.key, "x_t", item.x_t, description.x_t_shape, description.x_t_dtype)
-    if description.keeps_h:
-        h = _stored(item.key, "h", item.h, description.h_stack_shape, description.h_dtype)
-    return x_t, h
-
-
-def _stored(key: str, name: str, tensor: np.ndarray | None, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    if tensor is None:
-        raise BankError(f"{key}: {name} is missing; the bank's role asks for it")
-    if tuple(tensor.shape) != shape:
-        raise BankError(f"{key}: {name} has shape {tuple(tensor.shape)}, the bank holds {shape}")
-    with np.errstate(over="ignore"):  # told below, with the entry's name
-        stored = np.ascontiguousarray(tensor, dtype=np.dtype(dtype).newbyteorder("<"))
-    if not np.isfinite(stored).all():
-        finite_before = bool(np.isfinite(np.asarray(tensor)).all())
-        reason = f"beyond the range of {dtype}" if finite_before else "not finite"
-        raise BankError(f"{key}: {name} has values that are {reason}")
+    stored = {}
+    for one in description.tensors:
+        timesteps = item.timesteps.get(one.name)
+        if one.name in item.tensors and timesteps != one.timesteps:
+            raise BankError(
+                f"{item.key}: {one.name} is for timesteps {_listed(timesteps)}, the bank keeps {_listed(one.timesteps)}"
+            )
+        stored[one.name] = one.stored(item.key, item.tensors.get(one.name))
     return stored
 
 
-def payload_bytes(description: BankDescription, images: int, part_size: int) -> int:
-    """Bytes of the payloads of a bank of so many images in parts of ``part_size``, before any is made.
-
-    Right within a few hundred bytes an image (which depend on the length of names and captions): far below 1 % at
-    256 px, and within 5 % down to tensors of some 20 KB.
-    """
-    tensors = int(description.keeps_x_t) + int(description.keeps_h)
-    full, rest = divmod(images, part_size)
-    parts = [(full, part_size)] + [(1, rest)] * bool(rest)
-    if description.format == "webdataset":
-        # A header and a rounded-up body for each member, the .npy header of 128 bytes, and a tar ends on a record.
-        each = 1024 + sum(512 + _round_up(128 + size, 512) for size in _tensor_sizes(description))
-        return sum(count * _round_up(size * each + 1024, 10240) for count, size in parts)
-    # Page headers, the small columns and the row group's entry in the footer, as measured; then the footer's schema.
-    each = description.bytes_per_image + 217 + 300 * tensors + 123 * description.keeps_h
-    return sum(count * (size * each + 336 + 339 * tensors + 163 * description.keeps_h) for count, size in parts)
-
-
-def _tensor_sizes(description: BankDescription) -> list[int]:
-    shapes = ((description.x_t_shape, description.x_t_dtype), (description.h_stack_shape, description.h_dtype))
-    kept = (description.keeps_x_t, description.keeps_h)
-    return [
-        math.prod(shape) * np.dtype(dtype).itemsize for (shape, dtype), keep in zip(shapes, kept, strict=True) if keep
-    ]
-
-
-def _round_up(size: int, block: int) -> int:
-    return size + -size % block
+def _listed(timesteps: tuple[int, ...] | None) -> str:
+    return "none" if timesteps is None else str(list(timesteps))

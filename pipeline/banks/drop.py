@@ -9,11 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import pyarrow as pa
-
 from pipeline.banks.copy import Progress, _quiet, repack
-from pipeline.banks.description import INDEX_SCHEMA, PLACE_COLUMNS
-from pipeline.banks.index import delete_snapshot, read_description, read_index, read_index_part, tensor_parts
+from pipeline.banks.index import BankIndex, read_description
 from pipeline.banks.payload import PAYLOADS, Payloads
 from pipeline.banks.writer import BankWriter
 from pipeline.storage.parts import PartStore
@@ -26,9 +23,9 @@ def prune(path: str | Place, keep: Iterable[str], *, dry_run: bool = False, prog
     Parts that lose some of their images are written anew without them, so the space is free afterwards.
     """
     store = PartStore(Place.parse(path))
-    read_description(store)
+    index = BankIndex(store, read_description(store)[0])
     kept = set(keep)
-    images = set(read_index(store, ["image"])["image"].to_pylist())
+    images = set(index.read(["image"])["image"].to_pylist())
     dropped = sorted(images - kept)
     if dropped and not dry_run:
         drop(store.root, lambda row: row["image"] not in kept, progress)
@@ -46,11 +43,11 @@ def drop(root: Place, unwanted: Callable[[dict[str, Any]], bool], progress: Prog
     writer = BankWriter(root, read_description(store)[0])
     payloads = Payloads(store, writer.description)
     writer.remove_uncommitted()
-    delete_snapshot(store)
+    writer.index.delete_snapshot()
     old: set[str] = set()
     others: list[str] = []  # parts without a payload of their own: other names, and failures
     for part in store.parts():
-        rows = read_index_part(store, part).to_pylist()
+        rows = writer.index.part(part).to_pylist()
         if not any(row["data"] == part for row in rows):
             others.append(part)
             continue
@@ -60,7 +57,7 @@ def drop(root: Place, unwanted: Callable[[dict[str, Any]], bool], progress: Prog
             if rest:
                 repack(payloads, writer, rest)
             progress(f"{part}: {len(rows) - len(rest)} of {len(rows)} images dropped")
-    names = _follow(store, others, old, unwanted)
+    names = _follow(writer.index, others, old, unwanted)
     for part in sorted(old):
         delete_part(writer, part)
     writer.snapshot()
@@ -68,30 +65,30 @@ def drop(root: Place, unwanted: Callable[[dict[str, Any]], bool], progress: Prog
 
 
 def _follow(
-    store: PartStore, others: list[str], old: set[str], unwanted: Callable[[dict[str, Any]], bool]
+    index: BankIndex, others: list[str], old: set[str], unwanted: Callable[[dict[str, Any]], bool]
 ) -> list[str]:
     """Lead other names to where the tensors are once the ``old`` parts are gone; returns those that lead nowhere."""
-    parts = tensor_parts(store)
+    parts = index.tensor_parts()
     tensors = {row["image"]: row for part in sorted(parts) if part not in old for row in parts[part]}
     dropped = []
     for part in others:
-        rows = read_index_part(store, part).to_pylist()
+        rows = index.part(part).to_pylist()
         rest = []
         for row in rows:
             if row["status"] != "ok":
                 rest += [] if unwanted(row) else [row]
             elif row["image"] in tensors:
-                rest.append({**row, **{name: tensors[row["image"]][name] for name in PLACE_COLUMNS}})
+                rest.append({**row, **{name: tensors[row["image"]][name] for name in index.description.place_columns}})
             else:
                 dropped.append(f"{part}: {row['key']} dropped, another name of an image that is gone")
         if not rest:
-            (store.index_folder / f"{part}.parquet").delete()
+            index.store.drop(part)
         elif rest != rows:
-            store.commit(part, pa.Table.from_pylist(rest, INDEX_SCHEMA))
+            index.commit(part, rest)
     return dropped
 
 
 def delete_part(writer: BankWriter, part: str) -> None:
     """Take a part out of the index, then delete its payload."""
-    (writer.store.index_folder / f"{part}.parquet").delete()
+    writer.store.drop(part)
     writer.store.data(part, PAYLOADS[writer.description.format].EXTENSION).delete()

@@ -6,40 +6,67 @@ import dataclasses
 import heapq
 
 import numpy as np
+import torch
 
-from pipeline.banks.description import BankError, Latents
+from diffstyle.blend import slerp
+from pipeline.banks.description import Latents
 from pipeline.banks.reader import LatentBank
+from pipeline.banks.tensors import BankError
 
 
 def similar(
-    bank: LatentBank, query: str | np.ndarray, top: int = 10, timestep: int | None = None, batch: int = 64
+    bank: LatentBank,
+    query: str | np.ndarray,
+    top: int = 10,
+    timestep: int | None = None,
+    batch: int = 64,
+    tensor: str = "h",
 ) -> list[tuple[str, float]]:
-    """The ``top`` entries nearest to ``query`` by the cosine between bottleneck tensors: (key, cosine), nearest first.
+    """The entries nearest to ``query`` by the cosine between their tensors of one name.
 
-    ``query``: a key or image hash of the bank (itself left out), or an h of shape (K, C, h, w). Compared is the mean
-    over the kept timesteps, or the one at ``timestep``. Streams through the bank's h, ``batch`` entries in memory at a
-    time. An image with several names counts once. Raises BankError for a bank without h or a timestep not kept.
+    Streams through the bank, ``batch`` entries in memory at a time. An image with several names counts once.
+
+    Args:
+        bank: The bank to search.
+        query: A key or image hash of the bank (itself left out), or an array of the tensor's stored shape, as of h
+            (K, C, h, w).
+        top: How many.
+        timestep: Compare the slice at this timestep; None: the mean over the kept ones.
+        batch: Entries read at a time.
+        tensor: The tensor's name.
+
+    Returns:
+        (key, cosine), nearest first.
+
+    Raises:
+        BankError: The bank does not keep the tensor, or not at that timestep.
     """
-    what = bank.description
-    if not what.keeps_h:
-        raise BankError(f"{bank.place}: a style bank keeps no h; ask a bank of role content or both")
-    if timestep is not None and timestep not in what.h_timesteps:
-        raise BankError(f"{bank.place}: h at timestep {timestep} is not kept; kept are {list(what.h_timesteps)}")
-    chosen = None if timestep is None else what.h_timesteps.index(timestep)
+    spec = bank.description.tensor(tensor)
+    kept = spec.timesteps or ()
+    if timestep is not None and timestep not in kept:
+        raise BankError(f"{bank.place}: {tensor} at timestep {timestep} is not kept; kept are {list(kept)}")
+    chosen = slice(None) if timestep is None else slice(kept.index(timestep), kept.index(timestep) + 1)
+
+    def directions(arrays: list[np.ndarray]) -> np.ndarray:
+        """(N, values) float32 of length 1."""
+        slices = np.stack(arrays).astype(np.float32).reshape(len(arrays), len(spec.timesteps or (0,)), -1)
+        vectors = slices[:, chosen].mean(axis=1)
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
     own = None
     if isinstance(query, str):
-        (entry,) = bank.get_many([query], tensors=("h",))
-        own, query = entry.image, _of(entry)
-    target = _direction(np.asarray(query)[None], chosen)[0]
+        (entry,) = bank.get_many([query], tensors=(tensor,))
+        own, query = entry.image, entry.tensors[tensor]
+    (target,) = directions([np.asarray(query)])
     best: list[tuple[float, str]] = []
     seen: set[bytes] = set()
-    for entries in bank.batches(batch, tensors=("h",)):
+    for entries in bank.batches(batch, tensors=(tensor,)):
         new = [one for one in entries if one.image != own and bytes.fromhex(one.image) not in seen]
         new = list({one.image: one for one in reversed(new)}.values())[::-1]
         if not new:
             continue
         seen.update(bytes.fromhex(one.image) for one in new)
-        cosines = _direction(np.stack([_of(one) for one in new]), chosen) @ target
+        cosines = directions([one.tensors[tensor] for one in new]) @ target
         for one, cosine in zip(new, cosines.tolist(), strict=True):
             # Ties go to the key that sorts first, whatever the batch.
             heapq.heappush(best, (cosine, _Descending(one.key)))
@@ -60,48 +87,24 @@ class _Descending(str):
         return str.__lt__(self, other)
 
 
-def _of(entry: Latents) -> np.ndarray:
-    assert entry.h is not None
-    return entry.h
-
-
-def _direction(h: np.ndarray, chosen: int | None) -> np.ndarray:
-    """(N, K, C, h, w) -> (N, C*h*w) float32 of length 1."""
-    flat = h.astype(np.float32).reshape(len(h), h.shape[1], -1)
-    vector = flat.mean(axis=1) if chosen is None else flat[:, chosen]
-    return vector / np.maximum(np.linalg.norm(vector, axis=1, keepdims=True), 1e-12)
-
-
 def interpolate(a: Latents, b: Latents, amount: float) -> Latents:
-    """The point between two entries of one bank: slerp of x_T, and of h at each timestep, in float32.
+    """The point between two entries of one bank: slerp of each of their tensors, at each timestep, in float32.
 
-    ``amount`` 0 gives ``a``, 1 gives ``b``. What either lacks is None. Its image is no picture's hash: it must not be
-    written to a bank of pictures. Raises BankError for entries of different shapes or timesteps.
+    ``amount`` 0 gives ``a``, 1 gives ``b``. A tensor that either lacks is left out. Its image is no picture's hash: it
+    must not be written to a bank of pictures. Raises BankError for entries of different shapes or timesteps, and for
+    tensors of whole numbers, between which there is nothing.
     """
-    if a.h_timesteps != b.h_timesteps:
-        raise BankError(f"{a.key} and {b.key} keep h at different timesteps")
-    x_t = h = None
-    if a.x_t is not None and b.x_t is not None:
-        x_t = _slerp(a.x_t[None], b.x_t[None], amount, a, b)[0]
-    if a.h is not None and b.h is not None:
-        h = _slerp(a.h, b.h, amount, a, b)
-    return dataclasses.replace(a, key=f"{a.key}__{b.key}__{amount:g}", image="", x_t=x_t, h=h, row={})
-
-
-def _slerp(u: np.ndarray, v: np.ndarray, amount: float, a: Latents, b: Latents) -> np.ndarray:
-    """Over all axes but the first."""
-    if u.shape != v.shape:
-        raise BankError(f"{a.key} and {b.key} differ in shape: {u.shape} and {v.shape}")
-    u, v = u.astype(np.float32), v.astype(np.float32)
-    axes = tuple(range(1, u.ndim))
-    dot = (u * v).sum(axes, keepdims=True, dtype=np.float64)
-    norms = np.sqrt(
-        (u * u).sum(axes, keepdims=True, dtype=np.float64) * (v * v).sum(axes, keepdims=True, dtype=np.float64)
-    )
-    angle = np.arccos(np.clip(dot / np.maximum(norms, 1e-12), -1, 1))
-    sine = np.sin(angle)
-    parallel = sine < 1e-4  # the formula divides by the sine: a straight line is the same there
-    safe = np.where(parallel, 1, sine)
-    left = np.where(parallel, 1 - amount, np.sin((1 - amount) * angle) / safe)
-    right = np.where(parallel, amount, np.sin(amount * angle) / safe)
-    return (left * u + right * v).astype(np.float32)
+    tensors = {}
+    for name in sorted(a.tensors.keys() & b.tensors.keys()):
+        u, v = a.tensors[name], b.tensors[name]
+        if a.timesteps.get(name) != b.timesteps.get(name):
+            raise BankError(f"{a.key} and {b.key} keep {name} at different timesteps")
+        if u.shape != v.shape:
+            raise BankError(f"{a.key} and {b.key} differ in the shape of {name}: {u.shape} and {v.shape}")
+        if u.dtype.kind != "f":
+            raise BankError(f"{name} holds whole numbers ({u.dtype}); nothing lies between two of them")
+        # An axis of slices to go over, as a tensor that is kept per timestep has.
+        slices = (1, *u.shape) if a.timesteps.get(name) is None else u.shape
+        pair = [torch.from_numpy(one.astype(np.float32)).reshape(slices) for one in (u, v)]
+        tensors[name] = slerp(torch.full((slices[0],), float(amount)), *pair).numpy().reshape(u.shape)
+    return dataclasses.replace(a, key=f"{a.key}__{b.key}__{amount:g}", image="", tensors=tensors, row={})

@@ -1,4 +1,4 @@
-"""The latent bank: x_T and h of many images, known by the images' content. One reader for both formats.
+"""The latent bank: the tensors of many images (x_T, h, ...), known by the images' content. One reader for both formats.
 
 A bank is a folder of parts (``storage/parts.py``) on a disk or an object store. Opening it reads the index and no
 tensors; an entry is one ranged read for each of its tensors, at the place that the index gives. Writing is in
@@ -19,19 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.banks.columns import read_columns
-from pipeline.banks.description import (
-    BANK_FORMAT_VERSION,
-    INDEX_SCHEMA,
-    TENSORS,
-    BankDescription,
-    BankError,
-    Latents,
-    UnknownKeyError,
-    index_rows,
-    part_name,
-)
-from pipeline.banks.index import read_description, read_index
+from pipeline.banks.description import BANK_FORMAT_VERSION, BankDescription, Latents, UnknownKeyError, part_name
+from pipeline.banks.index import BankIndex, read_description
 from pipeline.banks.payload import Payloads
+from pipeline.banks.tensors import BankError, TensorSpec
 from pipeline.banks.writer import BankWriter, latest_failures
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
@@ -45,15 +36,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BANK_FORMAT_VERSION",
-    "INDEX_SCHEMA",
-    "TENSORS",
     "BankDescription",
     "BankError",
     "BankWriter",
     "LatentBank",
     "Latents",
+    "TensorSpec",
     "UnknownKeyError",
-    "index_rows",
     "part_name",
 ]
 
@@ -87,7 +76,7 @@ class LatentBank:
 
     def refresh(self) -> None:
         """Read the index again, for entries that a running job has committed since."""
-        everything = read_index(self._store)
+        everything = BankIndex(self._store, self.description).read()
         self._failed = latest_failures(everything, "key")
         self._index = _entries(everything)
         self._keys, self._images = self._index["key"], self._index["image"]
@@ -98,11 +87,11 @@ class LatentBank:
     # ---- the index ----
     @property
     def index(self) -> pa.Table:
-        """A row for each entry, sorted by key, with the columns of INDEX_SCHEMA."""
+        """A row for each entry, sorted by key, with the columns of ``description.index_schema``."""
         return self._index
 
     def to_pandas(self) -> pd.DataFrame:
-        """Everything but the tensors: the index, and the columns added by ``bank_columns.write_column``."""
+        """Everything but the tensors: the index, and the columns added by ``columns.write_column``."""
         frame = self._index.to_pandas()
         for name, values in read_columns(self.place).items():
             frame[name] = frame["image"].map(values)
@@ -124,7 +113,8 @@ class LatentBank:
 
     def __repr__(self) -> str:
         what = self.description
-        return f"<LatentBank {self.place}: {len(self)} entries, {what.role}, {what.format}, {what.model_name}>"
+        names = " and ".join(what.names)
+        return f"<LatentBank {self.place}: {len(self)} entries, {names}, {what.format}, {what.model_name}>"
 
     def _find(self, name: str) -> int | None:
         """The entry's number by key or image hash: a binary search, no dictionary of Python strings to hold."""
@@ -168,17 +158,17 @@ class LatentBank:
             return self.read_rows([self._row(number) for number in range(len(self))[key]])
         return self.read_rows([self._row(self._position(key))])[0]
 
-    def get_many(self, keys: Sequence[str | int], tensors: Sequence[str] = TENSORS) -> list[Latents]:
+    def get_many(self, keys: Sequence[str | int], tensors: Sequence[str] | None = None) -> list[Latents]:
         """The entries of these keys (or image hashes, or numbers), in their order.
 
-        Every payload is opened once, only the rows asked for are read, front to back. ``tensors`` names those wanted:
-        ``("h",)`` spares reading x_T. Names of the same image share its arrays. Raises UnknownKeyError, and BankError
-        for a payload that is not as the index says.
+        Every payload is opened once, only the rows asked for are read, front to back. ``tensors`` names those wanted
+        (None: all): ``("h",)`` spares reading x_T. Names of the same image share its arrays. Raises UnknownKeyError,
+        and BankError for a payload that is not as the index says.
         """
         return self.read_rows([self._row(self._position(key)) for key in keys], tensors)
 
     def batches(
-        self, size: int, shuffle: bool | int = False, tensors: Sequence[str] = TENSORS
+        self, size: int, shuffle: bool | int = False, tensors: Sequence[str] | None = None
     ) -> Iterator[list[Latents]]:
         """All entries in lists of ``size`` (the last may be shorter), in key order.
 
@@ -196,7 +186,7 @@ class LatentBank:
         for batch in self.batches(16):
             yield from batch
 
-    def read_rows(self, rows: Sequence[dict[str, Any]], tensors: Sequence[str] = TENSORS) -> list[Latents]:
+    def read_rows(self, rows: Sequence[dict[str, Any]], tensors: Sequence[str] | None = None) -> list[Latents]:
         """The entries of these rows of the index, as :meth:`get_many` reads them."""
         return self.payloads.read_rows(rows, tensors)
 
@@ -205,19 +195,19 @@ class LatentBank:
         return {name: column[number].as_py() for name, column in columns}
 
     # ---- as other libraries want it; the imports are theirs to pay ----
-    def torch_dataset(self, tensors: Sequence[str] = TENSORS) -> BankDataset:
+    def torch_dataset(self, tensors: Sequence[str] | None = None) -> BankDataset:
         """A map-style ``torch.utils.data.Dataset``; see :class:`pipeline.banks.views.BankDataset`."""
         from pipeline.banks.views import BankDataset
 
         return BankDataset(self, tensors)
 
-    def ray_dataset(self, tensors: Sequence[str] = TENSORS, batch_size: int = 32) -> ray.data.Dataset:
+    def ray_dataset(self, tensors: Sequence[str] | None = None, batch_size: int = 32) -> ray.data.Dataset:
         """A Ray dataset that reads tensors as it is consumed; see :func:`pipeline.banks.views.ray_dataset`."""
         from pipeline.banks.views import ray_dataset
 
         return ray_dataset(self, tensors, batch_size)
 
-    def webdataset(self, shuffle: bool | int = False, tensors: Sequence[str] = TENSORS) -> wds.DataPipeline:
+    def webdataset(self, shuffle: bool | int = False, tensors: Sequence[str] | None = None) -> wds.DataPipeline:
         """A WebDataset pipeline over either format; see :func:`pipeline.banks.views.webdataset_pipeline`."""
         from pipeline.banks.views import webdataset_pipeline
 
@@ -225,7 +215,7 @@ class LatentBank:
 
 
 @functools.lru_cache(maxsize=8)
-def cached_bank(path: str) -> Any:
+def cached_bank(path: str) -> LatentBank:
     """A bank opened once in this process. Banks only grow, so a worker that misses a key refreshes it."""
     return LatentBank.open(path)
 

@@ -1,6 +1,6 @@
 """Is a bank what it says it is? ``verify`` looks at everything, ``repair`` drops what is broken.
 
-What is dropped is missing, and what is missing the next ``precompute`` makes anew: a bank is never mended by guessing.
+What is dropped is missing, and what is missing the next ``precompute`` makes anew: a bank is never fixed by guessing.
 """
 
 from __future__ import annotations
@@ -14,18 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.banks.description import PLACE_COLUMNS, BankDescription, BankError, Latents
+from pipeline.banks.columns import damaged_columns, drop_column
+from pipeline.banks.description import BankDescription, Latents
 from pipeline.banks.drop import delete_part, drop
-from pipeline.banks.index import (
-    SNAPSHOT,
-    check_snapshot,
-    delete_snapshot,
-    read_description,
-    read_index_part,
-    tensor_parts,
-)
+from pipeline.banks.index import SNAPSHOT, BankIndex, read_description
 from pipeline.banks.payload import PAYLOADS, Payloads
 from pipeline.banks.reader import LatentBank
+from pipeline.banks.tensors import BankError, TensorSpec
 from pipeline.banks.writer import BankWriter
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
@@ -38,6 +33,7 @@ class Problem:
     ``index`` (an index file that can't be read), ``part`` (a payload that is missing, changed, or not what the index
     says): the part goes. ``alias`` (a name that leads nowhere): the name goes. ``doubled`` (an image with tensors in
     two parts): all but the first go. ``snapshot`` (a copy of the index that differs from it): the copy goes.
+    ``column`` (one that was computed later and can't be read): its file goes.
     ``inversion`` (a sample that inverts to something else): nothing, since it says that the model or the code differs,
     not which entries do.
     """
@@ -86,11 +82,12 @@ def verify(
     place = Place.parse(path)
     store = PartStore(place)
     description, _ = read_description(store)
+    index = BankIndex(store, description)
     report = BankReport()
     indexed: dict[str, list[dict[str, Any]]] = {}
     for part in store.parts():
         try:
-            indexed[part] = read_index_part(store, part).to_pylist()
+            indexed[part] = index.part(part).to_pylist()
         except BankError as error:
             report.problems.append(Problem("index", part, str(error)))
     rows = [row for part_rows in indexed.values() for row in part_rows]
@@ -118,22 +115,27 @@ def verify(
     report.images = len(first)
     for part, part_rows in indexed.items():
         for row in part_rows:
-            if row["status"] == "ok" and row["data"] != part and not _leads_to(row, own.get(row["data"], [])):
+            if (
+                row["status"] == "ok"
+                and row["data"] != part
+                and not _leads_to(row, own.get(row["data"], []), description)
+            ):
                 what = f"{row['key']} is a name for an image that is not in {row['data']}"
                 report.problems.append(Problem("alias", part, what, row["image"]))
     for entry in store.data_folder.list():
         if entry.place.name not in {f"{part}.{PAYLOADS[description.format].EXTENSION}" for part in own}:
             report.notes.append(f"{entry.place}: no part of the index names it; left by a killed writer, or in work")
-    if not any(problem.kind == "index" for problem in report.problems) and (wrong := check_snapshot(store)):
+    if not any(problem.kind == "index" for problem in report.problems) and (wrong := index.check_snapshot()):
         report.problems.append(Problem("snapshot", SNAPSHOT, wrong))
+    report.problems += [Problem("column", file, message) for file, message in damaged_columns(place).items()]
     if reinvert and sample and report.ok:
         _sample(place, report, reinvert, sample, seed)
     return report
 
 
-def _leads_to(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
-    place = [row[name] for name in ("image", *PLACE_COLUMNS)]
-    return any([there[name] for name in ("image", *PLACE_COLUMNS)] == place for there in rows)
+def _leads_to(row: dict[str, Any], rows: list[dict[str, Any]], description: BankDescription) -> bool:
+    names = ("image", *description.place_columns)
+    return any(all(there[name] == row[name] for name in names) for there in rows)
 
 
 def _check_part(store: PartStore, description: BankDescription, part: str, rows: list[dict[str, Any]]) -> list[Problem]:
@@ -165,31 +167,38 @@ def _check_entries(
     by_row = {row["row"]: row for row in rows}
     payloads = Payloads(store, description)
     seen = set()
-    for head, x_t, h in payload.read_all(place):
-        row = by_row.get(head["row"])
-        seen.add(head["row"])
-        if row is None or (row["image"], row["key"]) != (head["image"], head["key"]):
-            found.append(f"row {head['row']} holds {head['key']}, the index says {row['key'] if row else 'nothing'}")
+    for entry in payload.read_all(place):
+        at = entry.row["row"]
+        row = by_row.get(at)
+        seen.add(at)
+        if row is None or (row["image"], row["key"]) != (entry.image, entry.key):
+            found.append(f"row {at} holds {entry.key}, the index says {row['key'] if row else 'nothing'}")
             continue
-        if tuple(head["h_timesteps"]) != description.h_timesteps:
-            found.append(f"{head['key']}: h is for timesteps {head['h_timesteps']}")
+        surplus = sorted(set(entry.tensors) - set(description.names))
+        if surplus:
+            found.append(f"{entry.key}: holds {' and '.join(surplus)}, which the description does not name")
         (indexed,) = payloads.read_rows([row])
-        for name, tensor, shape, dtype, other in (
-            ("x_t", x_t, description.x_t_shape, description.x_t_dtype, indexed.x_t),
-            ("h", h, description.h_stack_shape, description.h_dtype, indexed.h),
-        ):
-            if (tensor is None) != (other is None):
-                found.append(f"{head['key']}: {name} is {'missing' if tensor is None else 'there against the role'}")
-            if tensor is None or other is None:
-                continue
-            if tensor.shape != shape or tensor.dtype != np.dtype(dtype):
-                found.append(f"{head['key']}: {name} is {tensor.dtype} {tensor.shape}, not {dtype} {shape}")
-            elif tensor.tobytes() != other.tobytes():
-                found.append(f"{head['key']}: the index does not point at its {name}")
-            elif not np.isfinite(tensor).all():
-                found.append(f"{head['key']}: {name} has values that are not finite")
+        for spec in description.tensors:
+            found += _check_tensor(entry, spec, indexed.tensors[spec.name])
     found += [f"{row['key']} is in the index, not in the payload" for at, row in by_row.items() if at not in seen]
     return found
+
+
+def _check_tensor(entry: Latents, spec: TensorSpec, indexed: np.ndarray) -> list[str]:
+    """What is wrong with a tensor as the format has it; ``indexed`` is what the index's offsets give."""
+    tensor = entry.tensors.get(spec.name)
+    if tensor is None:
+        return [f"{entry.key}: {spec.name} is missing"]
+    wrong = []
+    if entry.timesteps.get(spec.name) != spec.timesteps:
+        wrong.append(f"{entry.key}: {spec.name} is for timesteps {entry.timesteps.get(spec.name)}")
+    if tensor.shape != spec.stored_shape or tensor.dtype != spec.stored_dtype:
+        wrong.append(f"{entry.key}: {spec.name} is {tensor.dtype} {tensor.shape}, not {spec}")
+    elif tensor.tobytes() != indexed.tobytes():
+        wrong.append(f"{entry.key}: the index does not point at its {spec.name}")
+    elif not np.isfinite(tensor).all():
+        wrong.append(f"{entry.key}: {spec.name} has values that are not finite")
+    return wrong
 
 
 def _hash(place: Place) -> tuple[int, str]:
@@ -224,19 +233,22 @@ def repair(path: str | Place, report: BankReport | None = None) -> list[str]:
     writer = BankWriter(place, read_description(store)[0])
     done = []
     for part in sorted({problem.part for problem in report.problems if problem.kind == "index"}):
-        (store.index_folder / f"{part}.parquet").delete()
+        store.drop(part)
         done.append(f"{part}: index file dropped")
+    for file in sorted(problem.part for problem in report.problems if problem.kind == "column"):
+        drop_column(place, file)
+        done.append(f"columns/{file}: dropped, it can be made again")
     broken = {problem.part for problem in report.problems if problem.kind == "part"}
     for part in sorted(broken):
-        lost = len(read_index_part(store, part))
+        lost = len(writer.index.part(part))
         delete_part(writer, part)
         done.append(f"{part}: dropped with its {lost} images")
     if any(problem.kind == "snapshot" for problem in report.problems):
-        delete_snapshot(store)
+        writer.index.delete_snapshot()
         done.append(f"{SNAPSHOT}: dropped, the index itself is whole")
     seen: set[str] = set()
     second: set[tuple[str, str]] = set()
-    for part, rows in tensor_parts(store).items():
+    for part, rows in writer.index.tensor_parts().items():
         images = {row["image"] for row in rows}
         second.update((part, image) for image in images & seen)
         seen |= images

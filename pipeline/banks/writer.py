@@ -10,16 +10,10 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.banks.description import (
-    PICTURE_COLUMNS,
-    PLACE_COLUMNS,
-    BankDescription,
-    BankError,
-    Latents,
-    index_rows,
-)
-from pipeline.banks.index import read_index, write_snapshot
+from pipeline.banks.description import PICTURE_COLUMNS, BankDescription, Latents
+from pipeline.banks.index import BankIndex
 from pipeline.banks.payload import PAYLOADS
+from pipeline.banks.tensors import BankError
 from pipeline.storage.identity import digest
 from pipeline.storage.parts import PartStore, now
 from pipeline.storage.place import Place
@@ -32,6 +26,7 @@ class BankWriter:
         self.root = root
         self.description = description
         self.store = PartStore(root)
+        self.index = BankIndex(self.store, description)
 
     @classmethod
     def create_or_open(
@@ -68,7 +63,7 @@ class BankWriter:
             row.update(data_size=stream.size, data_hash=stream.hexdigest())
             row["created"] = item.row.get("created") or now()
             rows.append(row)
-        return index_rows(rows)
+        return description.index_rows(rows)
 
     @contextlib.contextmanager
     def hashing_payload(self, part: str) -> Iterator[HashingStream]:
@@ -78,7 +73,7 @@ class BankWriter:
 
     def commit(self, part: str, rows: pa.Table | Sequence[Mapping[str, Any]]) -> None:
         """Make a part count. Raises BankError if its payload is not there as the rows say, or rows are of another."""
-        table = index_rows(rows)
+        table = self.description.index_rows(rows)
         if set(table["data"].to_pylist()) != {part} or set(table["status"].to_pylist()) != {"ok"}:
             raise BankError(f"{part}: rows that are not of this part, or not ok")
         place = self.store.data(part, PAYLOADS[self.description.format].EXTENSION)
@@ -86,7 +81,7 @@ class BankWriter:
         if size != table["data_size"][0].as_py():
             there = "is missing" if size is None else f"has {size} bytes, its writer wrote {table['data_size'][0]}"
             raise BankError(f"{place}: {there}; do all machines of the job share this folder?")
-        self.store.commit(part, table)
+        self.index.commit(part, table)
 
     def commit_aliases(self, rows: Iterable[Mapping[str, Any]]) -> int:
         """Other names (``key``, ``image`` and what the shards say) of images that are in the bank. Index only.
@@ -94,7 +89,7 @@ class BankWriter:
         Names that are known already are left out, so doing it again adds nothing; returns how many were new. Raises
         BankError for an image that is not in the bank.
         """
-        index = self._ok(["key", "image", *PLACE_COLUMNS])
+        index = self._ok(["key", "image", *self.description.place_columns])
         known = set(zip(index["key"].to_pylist(), index["image"].to_pylist(), strict=True))
         new = {(row["key"], row["image"]): row for row in rows if (row["key"], row["image"]) not in known}
         if not new:
@@ -105,11 +100,11 @@ class BankWriter:
         for (key, image), row in sorted(new.items()):
             if image not in places:
                 raise BankError(f"{key}: an alias of image {image}, which is not in {self.root}")
-            where = {name: places[image][name] for name in PLACE_COLUMNS}
+            where = {name: places[image][name] for name in self.description.place_columns}
             table.append(
                 {**{name: row.get(name) for name in PICTURE_COLUMNS}, **where, "status": "ok", "created": now()}
             )
-        self.store.commit(f"alias-{digest(*(part for pair in sorted(new) for part in pair))[:24]}", index_rows(table))
+        self.index.commit(f"alias-{digest(*(part for pair in sorted(new) for part in pair))[:24]}", table)
         return len(table)
 
     def commit_failures(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -124,14 +119,14 @@ class BankWriter:
             said = {name: row.get(name) for name in PICTURE_COLUMNS}
             table.append({**said, "status": "failed", "error": row["error"], "created": row.get("created") or now()})
         if table:
-            self.store.commit(f"failed-{digest(*(row['image'] for row in table))[:24]}", index_rows(table))
+            self.index.commit(f"failed-{digest(*(row['image'] for row in table))[:24]}", table)
 
     def snapshot(self) -> None:
-        """Keep opening quick, after many commits; see ``bank_index``. Call it at the end of a stage."""
-        write_snapshot(self.store)
+        """Keep opening quick, after many commits; see ``index.py``. Call it at the end of a stage."""
+        self.index.write_snapshot()
 
     def _ok(self, columns: list[str]) -> pa.Table:
-        index = read_index(self.store, [*columns, "status"])
+        index = self.index.read([*columns, "status"])
         return index.filter(pc.equal(index["status"], "ok"))
 
     def known_images(self) -> set[str]:
@@ -149,7 +144,7 @@ class BankWriter:
 
     def failed_images(self) -> dict[str, str]:
         """Image hash -> error, of those that failed and have not succeeded since."""
-        return latest_failures(read_index(self.store, ["image", "status", "error", "created"]), "image")
+        return latest_failures(self.index.read(["image", "status", "error", "created"]), "image")
 
     def remove_uncommitted(self) -> list[str]:
         """Delete what killed writers left; returns the files' names. Call it while no other writer is at work."""

@@ -140,13 +140,12 @@ def _figures(entry: Latents) -> list[str]:
     import numpy as np
 
     lines = []
-    if entry.x_t is not None:
-        x = entry.x_t.astype(np.float64)
-        lines.append(f"x_t: {entry.x_t.dtype} {entry.x_t.shape}, mean {x.mean():.4f}, standard deviation {x.std():.4f}")
-    if entry.h is not None:
-        lines.append(f"h: {entry.h.dtype} {entry.h.shape}")
-        for timestep, h in zip(entry.h_timesteps, entry.h.astype(np.float64), strict=True):
-            lines.append(f"  t = {timestep}: norm {np.linalg.norm(h):.3f}, largest {np.abs(h).max():.3f}")
+    for name, tensor in sorted(entry.tensors.items()):
+        values = tensor.astype(np.float64)
+        line = f"{name}: {tensor.dtype} {tensor.shape}, mean {values.mean():.4f}, standard deviation {values.std():.4f}"
+        lines.append(line)
+        for timestep, part in zip(entry.timesteps.get(name, ()), values, strict=False):
+            lines.append(f"  t = {timestep}: norm {np.linalg.norm(part):.3f}, largest {np.abs(part).max():.3f}")
     return lines
 
 
@@ -307,16 +306,11 @@ def prune(path: str, job: str | None, shards: tuple[str, ...], keep: Path | None
 
 
 def _images_of_shards(shards: tuple[str, ...]) -> set[str]:
-    import pyarrow as pa
-
-    from pipeline.storage.parts import PartStore
-    from pipeline.storage.place import Place
+    from pipeline.shards.store import open_shards
 
     images: set[str] = set()
     for address in shards:
-        store = PartStore(Place.parse(address))
-        store.description()  # says so if it is no such folder: else all would leave
-        images.update(store.rows(pa.schema([("image", pa.string())]))["image"].to_pylist())
+        images.update(open_shards(address).rows(["image"])["image"].to_pylist())
     return images
 
 
@@ -340,56 +334,61 @@ def _images_of_list(path: str, keep: Path) -> set[str]:
 @click.argument("source")
 @click.argument("target")
 @click.option("--format", type=click.Choice(["parquet", "webdataset"]), help="Default: the source's.")
-@click.option("--role", type=click.Choice(["content", "style", "both"]), help="Keep only what this role needs.")
-@click.option("--timestep", "timesteps", type=int, multiple=True, help="Keep h at this timestep; may be repeated.")
-@click.option("--h-dtype", type=click.Choice(["float16", "float32"]))
-@click.option("--x-t-dtype", type=click.Choice(["float16", "float32"]))
+@click.option(
+    "--tensor", "tensors", multiple=True, help="Keep this tensor (h, x_t, ...); may be repeated. Default: all."
+)
+@click.option(
+    "--timestep", "timesteps", multiple=True, metavar="NAME=T", help="As h=999, keep its slice; may be repeated."
+)
+@click.option("--dtype", "dtypes", multiple=True, metavar="NAME=DTYPE", help="As h=float16; may be repeated.")
 def export(
     source: str,
     target: str,
     format: str | None,
-    role: str | None,
-    timesteps: tuple[int, ...],
-    h_dtype: str | None,
-    x_t_dtype: str | None,
+    tensors: tuple[str, ...],
+    timesteps: tuple[str, ...],
+    dtypes: tuple[str, ...],
 ) -> None:
     """Copy a bank into the other format, or one that keeps less. Goes on where it was stopped."""
     from pipeline.banks.copy import export as copy
 
+    kept: dict[str, list[int]] = {}
+    for name, value in _named(timesteps, "--timestep"):
+        if not value.lstrip("-").isdigit():
+            raise ConfigError(f"--timestep {name}={value}: not a whole number")
+        kept.setdefault(name, []).append(int(value))
     with holding(target, made=True):
         copied = copy(
             source,
             target,
             format=format,
-            role=role,
-            h_timesteps=timesteps or None,
-            h_dtype=h_dtype,
-            x_t_dtype=x_t_dtype,
+            tensors=tensors or None,
+            timesteps=kept,
+            dtypes=dict(_named(dtypes, "--dtype")),
             progress=_say,
         )
     click.echo(f"{copied} images copied into {target}")
 
 
-@bank.command()
-@click.argument("path", metavar="BANK")
-def upgrade(path: str) -> None:
-    """Bring a bank to the format version of this release."""
-    from pipeline.banks.copy import upgrade as move_on
-
-    with holding(path):
-        passed = move_on(path, progress=_say)
-    click.echo(f"now format version {passed[-1]}" if passed else "nothing to do: the format version is this release's")
+def _named(values: tuple[str, ...], option: str) -> list[tuple[str, str]]:
+    """(name, value) of options written NAME=VALUE."""
+    pairs = [value.partition("=") for value in values]
+    for name, equals, value in pairs:
+        if not name or not equals or not value:
+            raise ConfigError(f"{option} {name}{equals}{value}: write NAME=VALUE, as h=...")
+    return [(name, value) for name, _, value in pairs]
 
 
 @bank.command()
 @click.argument("path", metavar="BANK")
 @click.argument("key")
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many neighbours.")
-@click.option("--timestep", type=int, help="Compare h at this timestep; default: the mean over all kept ones.")
-def similar(path: str, key: str, top: int, timestep: int | None) -> None:
-    """The nearest neighbours of an entry in h-space, by cosine."""
+@click.option("--timestep", type=int, help="Compare at this timestep; default: the mean over all kept ones.")
+@click.option("--tensor", default="h", show_default=True, help="Compare this tensor.")
+def similar(path: str, key: str, top: int, timestep: int | None, tensor: str) -> None:
+    """The nearest neighbours of an entry, by the cosine of h or another tensor."""
     from pipeline.banks.neighbours import similar as nearest
     from pipeline.banks.reader import LatentBank
 
-    for name, cosine in nearest(LatentBank.open(path), key, top=top, timestep=timestep):
+    for name, cosine in nearest(LatentBank.open(path), key, top=top, timestep=timestep, tensor=tensor):
         click.echo(f"{cosine:.4f}  {name}")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from diffstyle.errors import ConfigError
-from pipeline.banks.description import BankError
 from pipeline.banks.reader import LatentBank
+from pipeline.banks.tensors import BankError
 from pipeline.jobfile.load import load_job
 from pipeline.jobfile.schema import Compute, Job
 from pipeline.models.accelerate import compiles

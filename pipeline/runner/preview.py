@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.banks.description import payload_bytes
+from pipeline.banks.payload import payload_bytes
 from pipeline.banks.reader import LatentBank
 from pipeline.jobfile.schema import BankSpec, Job, ListedPairs, RandomPairs, SampleSpec
 from pipeline.models.config import load_model_config

@@ -10,6 +10,7 @@ from typing import Any
 
 from diffstyle.errors import ConfigError
 from pipeline.banks.description import BankDescription
+from pipeline.banks.tensors import role_tensors
 from pipeline.jobfile.schema import BankSpec, Job, SampleSpec
 from pipeline.models.session import ModelFacts
 from pipeline.shards.decode import preparation
@@ -89,12 +90,15 @@ def bank_description(job: Job, side: Side, facts: ModelFacts) -> BankDescription
         model_fingerprint=facts.fingerprint,
         model_name=facts.name,
         image_size=facts.image_size,
-        role=side.role,
         format=job.bank.format,
         inversion=walk.to_dict(),
         preprocessing=preparation(facts.image_size),
-        h_timesteps=() if side.role == "style" else needed_h(job, walk),
-        h_shape=facts.h_shape,
-        h_dtype=job.bank.h,
-        x_t_dtype=job.bank.x_t,
+        tensors=role_tensors(
+            side.role,
+            facts.image_size,
+            facts.h_shape,
+            () if side.role == "style" else needed_h(job, walk),
+            h_dtype=job.bank.h,
+            x_t_dtype=job.bank.x_t,
+        ),
     )

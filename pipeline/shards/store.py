@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 import diffstyle
 from diffstyle.errors import DiffStyleError
 from pipeline.shards.write import INDEX_SCHEMA, REJECTS_SCHEMA, read_png
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
+from pipeline.storage.tables import read_table, write_table
 
 FORMAT_VERSION = 1
 
@@ -39,14 +39,24 @@ class ShardStore:
     def preparation(self) -> dict[str, Any]:
         """How the pictures were prepared (``shards.decode.preparation``). DescriptionError where nothing is here."""
         identity = self._store.description().get("identity", {})
-        if identity.get("kind") != "shards":
+        preparation = identity.get("preparation")
+        if identity.get("kind") != "shards" or not isinstance(preparation, dict):
             raise ShardError(f"{self.root}: this is no folder of shards; check the path")
-        return identity["preparation"]
+        return preparation
 
     def describe(self, prepared: Mapping[str, Any]) -> None:
         """Open the store for pictures prepared so, or raise DescriptionError naming the field that differs."""
         identity = {"kind": "shards", "format": FORMAT_VERSION, "preparation": dict(prepared)}
         self._store.describe(identity, {"diffstyle": diffstyle.__version__})
+
+    @property
+    def parts(self) -> PartStore:
+        """The parts themselves, for checking and repairing."""
+        return self._store
+
+    def rejects_of(self, part: str) -> Place:
+        """The table of a part's rejects; a part without any has none."""
+        return self._rejects / f"{part}.parquet"
 
     # ---- tables ----
     def rows(self, columns: list[str] | None = None) -> pa.Table:
@@ -82,8 +92,7 @@ class ShardStore:
         for entry in self._rejects.list(".parquet"):
             if entry.place.name.removesuffix(".parquet") not in committed:
                 continue
-            with entry.place.open() as stream:
-                table = pq.read_table(stream, schema=REJECTS_SCHEMA)
+            table = read_table(entry.place, REJECTS_SCHEMA, cure=self._store.cure)
             for source, version, reason in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 if source in good and _time(good[source]) >= _time(version):
                     continue
@@ -119,19 +128,16 @@ class ShardStore:
                         pixels[n] = read_png(stream.read_at(rows[n]["size"], rows[n]["offset"]), rows[n])
             except (OSError, ValueError) as error:
                 text = " ".join(str(error).split())
-                raise ShardError(
-                    f"{place}: a picture can't be read ({text}); delete {part}.* in index/, data/ and rejects/ and run "
-                    "the shard stage again"
-                ) from error
+                raise ShardError(f"{place}: a picture can't be read ({text}); {self._store.cure}") from error
         return pixels
 
     # ---- writing, for the driver ----
     def commit(self, part: str, rows: pa.Table, rejects: pa.Table) -> None:
         """Make a part count, once its payload is whole: the rejects first, then the index, which is the commit."""
-        place = self._rejects / f"{part}.parquet"
+        place = self.rejects_of(part)
         if len(rejects):
             with place.writer() as stream:
-                pq.write_table(rejects, stream, compression="zstd")
+                write_table(stream, rejects)
         elif place.exists():  # of an earlier try at the same pictures
             place.delete()
         self._store.commit(part, rows)

@@ -47,10 +47,20 @@ def check_banks(facts: ModelFacts, content: LatentBank, style: LatentBank) -> No
             raise BankMismatchError(
                 f"the {side} bank {bank.place} has pictures of {what.image_size} px, the model takes {facts.image_size}"
             )
-        if not (what.keeps_h if side == "content" else what.keeps_x_t):
-            lacking = "h" if side == "content" else "x_T"
+        pixels = (3, facts.image_size, facts.image_size)
+        name, shape = ("h", tuple(facts.h_shape)) if side == "content" else ("x_t", pixels)
+        if not what.keeps(name):
             raise BankMismatchError(
-                f"the {side} bank {bank.place} has role {what.role} and keeps no {lacking}; make one with role both"
+                f"the {side} bank {bank.place} keeps {' and '.join(what.names)} and no {name}; make one that does"
+            )
+        if what.tensor(name).shape != shape:
+            raise BankMismatchError(
+                f"the {side} bank {bank.place} keeps {name} of shape {what.tensor(name).shape}, the model's is {shape}"
+            )
+        if not {"steps", "t_0"} <= set(what.inversion):
+            raise BankMismatchError(
+                f"the {side} bank {bank.place} does not say in how many steps up to which t_0 it was inverted; "
+                "make a new bank"
             )
     if content.description.preprocessing != style.description.preprocessing:
         from pipeline.storage.parts import differences
@@ -92,8 +102,8 @@ def recipes(job: Job, facts: ModelFacts, content: LatentBank, style: LatentBank,
     """The job's sweep, resolved against its banks."""
     shared = {
         "model": facts.fingerprint,
-        "content": _bank_identity(content, "h_dtype"),
-        "style": _bank_identity(style, "x_t_dtype"),
+        "content": _bank_identity(content, "h"),
+        "style": _bank_identity(style, "x_t"),
         "precision": job.compute.precision,
         "pictures": picture_settings(job.pictures),
     }
@@ -109,9 +119,9 @@ def recipes(job: Job, facts: ModelFacts, content: LatentBank, style: LatentBank,
     return found
 
 
-def _bank_identity(bank: LatentBank, dtype: str) -> dict[str, Any]:
+def _bank_identity(bank: LatentBank, tensor: str) -> dict[str, Any]:
     what = bank.description
-    return {"inversion": what.inversion, "preprocessing": what.preprocessing, "dtype": getattr(what, dtype)}
+    return {"inversion": what.inversion, "preprocessing": what.preprocessing, "dtype": what.tensor(tensor).dtype}
 
 
 def manifest_columns(job: Job, facts: ModelFacts, recipe: Recipe, content: LatentBank) -> dict[str, Any]:

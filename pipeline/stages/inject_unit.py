@@ -59,8 +59,8 @@ class InjectUnit:
         styles = sorted({pair.style["image"] for pair in self.pairs})
         content_bank, style_bank = cached_bank(self.content_bank), cached_bank(self.style_bank)
         slots = [content_bank.description.h_timesteps.index(t) for t in self.recipe.plan.content_timesteps]
-        h = {entry.image: entry.h[slots] for entry in content_bank.get_many(contents, ("h",))}
-        x_T = {entry.image: entry.x_t for entry in style_bank.get_many(styles, ("x_t",))}
+        h = {entry.image: entry.tensors["h"][slots] for entry in content_bank.get_many(contents, ("h",))}
+        x_T = {entry.image: entry.tensors["x_t"] for entry in style_bank.get_many(styles, ("x_t",))}
         return h, x_T
 
     def compute(self, context: LoadedModel, loaded: tuple[dict, dict]) -> list[tuple[np.ndarray | None, float]]:

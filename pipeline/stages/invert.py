@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.banks.description import BankDescription, BankError, Latents, part_name, stored_tensors
+from pipeline.banks.description import BankDescription, entry_of, part_name, stored_tensors
 from pipeline.banks.reader import LatentBank
+from pipeline.banks.tensors import BankError
 from pipeline.banks.writer import BankWriter
 from pipeline.jobfile.schema import SampleSpec
 from pipeline.models.session import LoadedModel
@@ -50,11 +51,9 @@ class InvertUnit:
         items, failures = [], []
         # The walk keeps h in its own order, which ascends; so do a description's timesteps.
         for row, x_T, h in zip(self.rows, *computed, strict=True):
-            what = self.description
-            x_T, h = (x_T if what.keeps_x_t else None), (h if what.keeps_h else None)
-            item = Latents(row["key"], row["image"], x_T, h, what.h_timesteps, row)
+            item = entry_of(self.description, row, x_t=x_T, h=h)
             try:
-                stored_tensors(item, what)
+                stored_tensors(item, self.description)
             except BankError as error:  # not finite, or beyond the bank's dtype: this picture's failure alone
                 failures.append({**row, "error": str(error)})
             else:
@@ -71,8 +70,16 @@ def open_bank(root: Place, description: BankDescription, about: dict[str, Any]) 
     """Open a bank for growing. One that keeps h at more timesteps than asked for serves as well, and stays as it is."""
     if PartStore(root).exists():
         there = LatentBank.open(root).description
-        if set(description.h_timesteps) <= set(there.h_timesteps):
-            description = replace(description, h_timesteps=there.h_timesteps)
+        tensors = {one.name: one for one in there.tensors}
+        description = replace(
+            description,
+            tensors=tuple(
+                replace(one, timesteps=tensors[one.name].timesteps)
+                if one.name in tensors and set(one.timesteps or ()) <= set(tensors[one.name].timesteps or ())
+                else one
+                for one in description.tensors
+            ),
+        )
     return BankWriter.create_or_open(root, description, about)
 
 

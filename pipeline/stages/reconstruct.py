@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline.banks.columns import read_columns, write_column
-from pipeline.banks.description import BankError
 from pipeline.banks.reader import LatentBank, cached_bank
+from pipeline.banks.tensors import BankError
 from pipeline.models.session import LoadedModel
 from pipeline.shards.store import open_shards
 from pipeline.stages.commit import OnDone, commit_outcomes
@@ -51,7 +51,7 @@ class ReconstructUnit:
 
     def load(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         entries = cached_bank(self.bank).read_rows(self.rows, ("x_t",))
-        x_T = np.stack([entry.x_t for entry in entries]).astype(np.float32)
+        x_T = np.stack([entry.tensors["x_t"] for entry in entries]).astype(np.float32)
         if self.shards is None or not self.pictures:
             return x_T, {}
         pixels = open_shards(self.shards).read_many(list(self.pictures.values()))
@@ -125,9 +125,7 @@ def missing_rows(
     BankError for a bank without x_T.
     """
     if not bank.description.keeps_x_t:
-        raise BankError(
-            f"{bank.place}: a content bank keeps no x_T to sample from; reconstruct the style bank, or one of role both"
-        )
+        raise BankError(f"{bank.place}: keeps no x_t to sample from; reconstruct the style bank, or one that keeps it")
     first: dict[str, dict[str, Any]] = {}
     for row in bank.index.to_pylist():
         first.setdefault(row["image"], row)

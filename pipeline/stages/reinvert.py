@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.banks.description import BankError, Latents
+from pipeline.banks.description import Latents
 from pipeline.banks.reader import LatentBank
+from pipeline.banks.tensors import BankError
 from pipeline.models.session import LoadedModel
 from pipeline.shards.store import open_shards
 from pipeline.stages.walk import Walk
@@ -24,7 +25,7 @@ _COMPUTED = {"float32": 2e-3, "float16": 3e-2, "bfloat16": 1e-1}
 
 
 class Reinvert:
-    """Called with an entry, says what is wrong with it or None; the callable that ``bank_check.verify`` takes.
+    """Called with an entry, says what is wrong with it or None; the callable that ``banks.verify`` takes.
 
     ``open_model`` loads the bank's model; ``rows``: image -> row of the shards in ``shards``. ``compared`` counts the
     entries, ``absent`` those without a picture, of which nothing can be said.
@@ -54,15 +55,12 @@ class Reinvert:
         what = self._description
         precision = _COMPUTED[self._walk.precision]
         wrong = []
-        for name, stored, computed, dtype in (
-            ("x_T", entry.x_t, x_T[0], what.x_t_dtype),
-            ("h", entry.h, h[0], what.h_dtype),
-        ):
-            if stored is None:
+        for name, computed in (("x_t", x_T[0]), ("h", h[0])):
+            if not what.keeps(name):
                 continue
-            error = relative_error(stored, computed)
+            error = relative_error(entry.tensors[name], computed)
             self.largest = max(self.largest, error)
-            if not error <= precision + _STORED[dtype]:
+            if not error <= precision + _STORED[what.tensor(name).dtype]:
                 wrong.append(f"{name} differs by {error:.1%} from a new inversion")
         return f"{' and '.join(wrong)}: another model, picture or code made it" if wrong else None
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.banks.description import BankDescription, BankError, Latents, stored_tensors
+from pipeline.banks.description import BankDescription, entry_of, stored_tensors
+from pipeline.banks.tensors import BankError
 from pipeline.banks.writer import BankWriter
 from pipeline.models.session import LoadedModel
 from pipeline.stages.walk import Walk
@@ -47,7 +48,7 @@ class SampleUnit:
         what = self.description
         walk = Walk.of_bank(what)
         seeds = [int(digest(str(self.seed), str(n))[:16], 16) >> 1 for n in self.numbers]
-        x_T = seeded_noise(seeds, walk.t_0, what.x_t_shape)
+        x_T = seeded_noise(seeds, walk.t_0, (3, what.image_size, what.image_size))
         x_0, h = context.walk(x_T, walk.plan(keep=what.h_timesteps))
         import torch
 
@@ -61,13 +62,11 @@ class SampleUnit:
             source = sample_source(self.seed, number)
             key = picture_key(f"sample-{number:06d}", image)
             row = {"key": key, "image": image, "source": source, "width": pixels.shape[1], "height": pixels.shape[0]}
-            what = self.description
-            x_T, h = (x_T if what.keeps_x_t else None), (h if what.keeps_h else None)
-            item = Latents(key, image, x_T, h, what.h_timesteps, row)
+            item = entry_of(self.description, row, x_t=x_T, h=h)
             try:
                 if not finite:
                     raise BankError(f"{key}: the sample is not finite")
-                stored_tensors(item, what)
+                stored_tensors(item, self.description)
             except BankError as error:  # this sample's failure alone
                 failures.append({**row, "error": str(error)})
             else:

@@ -15,17 +15,25 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from diffstyle.errors import DiffStyleError
+from pipeline.storage.identity import digest_of
+from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Place
+from pipeline.storage.tables import DamagedError, read_table, write_table
 
 
 class DescriptionError(DiffStyleError):
     """A store that is missing, unreadable, or was made with other settings than those asked for."""
+
+
+# Parts are called by what made them and a hash; a name from a table must not lead out of the folder.
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class PartStore:
@@ -37,18 +45,33 @@ class PartStore:
         self.index_folder = root / index
         self._description = root / description
 
+    @property
+    def cure(self) -> str:
+        """What to do about a damaged file of the store; the end of an error's line."""
+        output = self.root.parent.parent if self.root.parent.name in ("shards", "banks") else self.root
+        if output == self.root and self._description.name != OutputLayout.DESCRIPTION:
+            return "delete the files of its part, in index/ first, and make them again"
+        return f"run `diffstyle verify {output} --repair`, which drops it, then the job again"
+
     # ---- description ----
     def description(self) -> dict[str, Any]:
         """The store's description; DescriptionError where there is none or it is not JSON."""
         try:
-            return json.loads(self._description.read_bytes())
+            stored = json.loads(self._description.read_bytes())
+            if not isinstance(stored, dict) or not all(
+                isinstance(stored.get(n, {}), dict) for n in ("identity", "about")
+            ):
+                raise ValueError("no object with identity and about")
+            if stored.get("hash", _hash(stored)) != _hash(stored):
+                raise ValueError("it was changed since it was written")
+            return stored
         except FileNotFoundError:
             raise DescriptionError(
                 f"{self.root}: no {self._description.name} here; is this the right folder?"
             ) from None
         except ValueError as error:
             raise DescriptionError(
-                f"{self._description}: not readable as JSON ({error}); restore or delete it"
+                f"{self._description}: not readable ({error}); restore it from a copy, or make this folder anew"
             ) from error
 
     def exists(self) -> bool:
@@ -61,7 +84,8 @@ class PartStore:
         Raises DescriptionError that names every field in which an existing store differs.
         """
         if not self.exists():
-            text = json.dumps({"identity": identity, "about": about}, indent=2, sort_keys=True)
+            stored = {"identity": identity, "about": about}
+            text = json.dumps({**stored, "hash": _hash(stored)}, indent=2, sort_keys=True)
             self._description.write_bytes(text.encode() + b"\n")
             return
         there = self.description().get("identity", {})
@@ -79,32 +103,31 @@ class PartStore:
         return [entry.place.name.removesuffix(".parquet") for entry in self.index_folder.list(".parquet")]
 
     def data(self, part: str, extension: str) -> Place:
-        """Where the payload of a part lies."""
+        """Where the payload of a part lies. DamagedError for a name, as a table may hold, that leads elsewhere."""
+        if not _PART.fullmatch(part):
+            raise DamagedError(f"{self.root}: its index names a part {part!r}, which is no name of a part; {self.cure}")
         return self.data_folder / f"{part}.{extension}"
 
     def commit(self, part: str, rows: pa.Table) -> None:
         """Make a part count. Its payload must be whole by now."""
         with (self.index_folder / f"{part}.parquet").writer() as stream:
-            pq.write_table(rows, stream, compression="zstd")
+            write_table(stream, rows)
 
     def rows(self, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         """The rows of all committed parts, in the order of the parts' names, read with ``schema``.
 
-        A column that older parts lack reads as null. Memory: the index alone, never a payload.
+        A column that older parts lack reads as null. Memory: the ``columns`` (None: all) of the index, never a payload.
+        Raises DamagedError, naming the file, for a part that is not as it was written.
         """
         wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-        files = [entry.place.path for entry in self.index_folder.list(".parquet")]
-        if not files:
-            return wanted.empty_table()
-        import pyarrow.dataset as ds
+        with ThreadPoolExecutor(4 if self.root.is_local else 16) as pool:
+            tables = list(pool.map(lambda part: self.part_rows(part, schema, columns), self.parts()))
+        return pa.concat_tables(tables) if tables else wanted.empty_table()
 
-        dataset = ds.dataset(files, filesystem=self.index_folder.fs, format="parquet", schema=schema)
-        return dataset.to_table(columns=wanted.names)
-
-    def part_rows(self, part: str, schema: pa.Schema) -> pa.Table:
-        """The rows of one committed part."""
-        with (self.index_folder / f"{part}.parquet").open() as stream:
-            return pq.read_table(stream, schema=schema)
+    def part_rows(self, part: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+        """The rows of one committed part; as :meth:`rows`."""
+        place = self.index_folder / f"{part}.parquet"
+        return read_table(place, schema, columns, cure=self.cure)
 
     def drop(self, part: str) -> None:
         """Take a part's rows out of the store. Its payload, if it has one, is then uncommitted."""
@@ -127,6 +150,11 @@ class PartStore:
 def now() -> datetime.datetime:
     """The time, in UTC, for a row's column ``created``."""
     return datetime.datetime.now(datetime.UTC)
+
+
+def _hash(stored: dict[str, Any]) -> str:
+    """Over what a description says; a description without one, such as one written by hand, is taken as it is."""
+    return digest_of({name: stored.get(name, {}) for name in ("identity", "about")})
 
 
 def differences(there: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:

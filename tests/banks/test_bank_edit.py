@@ -1,24 +1,24 @@
-"""Verify, repair, merge, prune, export, upgrade: each against what could be wrong with a bank."""
+"""Verify, repair, merge, prune, export: each against what could be wrong with a bank."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support.bank_samples import FORMATS, describe, fill, latents
+from support.bank_samples import FORMATS, OTHER_TENSORS, describe, fill, latents
 
-from pipeline.banks.copy import MIGRATIONS, export, merge, upgrade
-from pipeline.banks.description import BankError
+from pipeline.banks.copy import export, merge
 from pipeline.banks.drop import prune
 from pipeline.banks.reader import LatentBank
+from pipeline.banks.tensors import BankError
 from pipeline.banks.verify import repair, verify
 from pipeline.banks.writer import BankWriter
 from pipeline.storage.identity import digest
 from pipeline.storage.parts import DescriptionError
+from pipeline.storage.tables import write_table
 
 
 @pytest.fixture(autouse=True)
@@ -45,10 +45,10 @@ def assert_equal_banks(a: Path, b: Path, same_dtype: bool = True) -> None:
     for left, right in zip(one, two, strict=True):
         assert left.image == right.image
         assert left.row["source"] == right.row["source"]
-        for name in ("x_t", "h"):
-            x, y = getattr(left, name), getattr(right, name)
-            assert (x is None) == (y is None)
-            assert x is None or np.array_equal(x, y)
+        assert left.tensors.keys() == right.tensors.keys()
+        assert left.timesteps == right.timesteps
+        for name in left.tensors:
+            np.testing.assert_array_equal(left.tensors[name], right.tensors[name])
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -137,12 +137,14 @@ def test_index_against_files_both_ways(root):
     part = payload_of(root, 5).name.partition(".")[0]
     file = root / "index" / f"{part}.parquet"
     rows = pq.read_table(file)
-    pq.write_table(rows.slice(0, 3), file)  # a payload with an entry that the index lacks
+    with file.open("wb") as stream:
+        write_table(stream, rows.slice(0, 3))  # a payload with an entry that the index lacks
     (problem,) = (one for one in verify(root).problems if one.kind == "part")
     assert "the index says nothing" in problem.message
     offsets = rows["x_t_offset"].to_pylist()
     swapped = rows.set_column(rows.schema.get_field_index("x_t_offset"), "x_t_offset", [offsets[::-1]])
-    pq.write_table(swapped, file)
+    with file.open("wb") as stream:
+        write_table(stream, swapped)
     assert any("does not point at its x_t" in one.message for one in verify(root).problems)
 
 
@@ -211,21 +213,52 @@ def test_export_and_back(tmp_path, format, other):
 def test_export_of_less(tmp_path):
     fill(tmp_path / "a", describe(), range(6))
     wanted = LatentBank.open(tmp_path / "a")[0]
-    export(tmp_path / "a", tmp_path / "content", role="content", h_timesteps=[999])
+    export(tmp_path / "a", tmp_path / "content", tensors=["h"], timesteps={"h": [999]})
     entry = LatentBank.open(tmp_path / "content")[0]
     assert entry.x_t is None
     assert entry.h_timesteps == (999,)
     np.testing.assert_array_equal(entry.h, wanted.h[1:])
-    export(tmp_path / "a", tmp_path / "style", role="style", x_t_dtype="float16")
+    export(tmp_path / "a", tmp_path / "style", tensors=["x_t"], dtypes={"x_t": "float16"})
     entry = LatentBank.open(tmp_path / "style")[0]
     assert entry.h is None
     np.testing.assert_array_equal(entry.x_t, wanted.x_t.astype(np.float16))
-    with pytest.raises(BankError, match="lacks the tensors"):
-        export(tmp_path / "style", tmp_path / "d", role="both")
+    with pytest.raises(BankError, match="keeps no h; it keeps x_t"):
+        export(tmp_path / "style", tmp_path / "d", tensors=["x_t", "h"])
+    with pytest.raises(BankError, match="x_t: is not exported"):
+        export(tmp_path / "a", tmp_path / "d", tensors=["h"], dtypes={"x_t": "float16"})
+    with pytest.raises(BankError, match=r"x_t at timesteps \[3\] is not kept; kept are none"):
+        export(tmp_path / "a", tmp_path / "d", timesteps={"x_t": [3]})
     with pytest.raises(BankError, match=r"\[300\] is not kept"):
-        export(tmp_path / "a", tmp_path / "d", h_timesteps=[300])
-    with pytest.raises(DescriptionError, match="role is"):
+        export(tmp_path / "a", tmp_path / "d", timesteps={"h": [300]})
+    with pytest.raises(DescriptionError, match=r"tensors\.h is null there"):
         export(tmp_path / "a", tmp_path / "style")
+
+
+@pytest.mark.parametrize(("format", "other"), [FORMATS, FORMATS[::-1]])
+def test_tensors_of_any_name_are_verified_exported_and_merged(tmp_path, format, other):
+    description = describe(format, tensors=OTHER_TENSORS)
+    fill(tmp_path / "a", description, range(6))
+    fill(tmp_path / "b", description, range(4, 9))
+    assert verify(tmp_path / "a").ok
+    export(tmp_path / "a", tmp_path / "tars", format=other)
+    assert verify(tmp_path / "tars").ok
+    assert_equal_banks(tmp_path / "a", tmp_path / "tars")
+    assert merge(tmp_path / "out", [tmp_path / "tars", tmp_path / "b"]) == 9
+    fill(tmp_path / "whole", description, range(9))
+    assert verify(tmp_path / "out").ok
+    assert_equal_banks(tmp_path / "out", tmp_path / "whole")
+    less = {"tensors": ["features", "z"], "timesteps": {"features": [999, 10]}, "dtypes": {"features": "float16"}}
+    export(tmp_path / "a", tmp_path / "less", **less)
+    assert verify(tmp_path / "less").ok
+    entry, wanted = LatentBank.open(tmp_path / "less")[0], LatentBank.open(tmp_path / "a")[0]
+    assert entry.timesteps == {"features": (999, 10)}
+    np.testing.assert_array_equal(entry.tensors["features"], wanted.tensors["features"][[2, 0]].astype(np.float16))
+    np.testing.assert_array_equal(entry.tensors["z"], wanted.tensors["z"])
+    file = payload_of(tmp_path / "less", 2)
+    flip_a_byte(file, LatentBank.open(tmp_path / "less")[image(2)].row["z_offset"] + 200)
+    assert not verify(tmp_path / "less").ok
+    repair(tmp_path / "less")
+    assert verify(tmp_path / "less").ok
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -333,38 +366,6 @@ def test_prune_killed_at_every_write_and_delete(root, monkeypatch):
         for file in root.rglob("*.*"):
             file.unlink()
     assert steps >= 6
-
-
-# ---- upgrade ----
-def test_upgrade(root, monkeypatch):
-    assert upgrade(root) == []
-    file = root / "description.json"
-    text = json.loads(file.read_text())
-    old = json.loads(json.dumps(text))
-    old["identity"]["format_version"] = -1
-    old["identity"]["latent_dtype"] = old["identity"].pop("x_t_dtype")
-    file.write_text(json.dumps(old))
-    with pytest.raises(BankError, match="bank upgrade"):
-        LatentBank.open(root)
-    with pytest.raises(BankError, match="no way is known from format version -1"):
-        upgrade(root)
-
-    def rename(store, identity):
-        return {("x_t_dtype" if name == "latent_dtype" else name): value for name, value in identity.items()}
-
-    monkeypatch.setitem(MIGRATIONS, -1, rename)
-    monkeypatch.setitem(MIGRATIONS, 0, lambda store, identity: identity)
-    assert upgrade(root) == [0, 1]
-    assert json.loads(file.read_text()) == text
-    assert len(LatentBank.open(root)) == 11
-    text["identity"]["format_version"] = 7
-    file.write_text(json.dumps(text))
-    for action in (upgrade, LatentBank.open):
-        with pytest.raises(BankError, match=r"format_version is 7.*newer diffstyle"):
-            action(root)
-    file.write_text('{"identity": {"kind": "shards"}}')
-    with pytest.raises(BankError, match="not a latent bank"):
-        upgrade(root)
 
 
 def test_repack_of_a_part_needs_no_equal_description(tmp_path):

@@ -10,7 +10,7 @@ from support.bank_samples import describe, fill, latents
 from pipeline.banks import index
 from pipeline.banks.copy import merge
 from pipeline.banks.drop import drop
-from pipeline.banks.index import SNAPSHOT, read_index
+from pipeline.banks.index import SNAPSHOT, BankIndex
 from pipeline.banks.reader import LatentBank
 from pipeline.banks.verify import repair, verify
 from pipeline.storage.parts import PartStore
@@ -25,6 +25,10 @@ def store(tmp_path, monkeypatch):
     writer.snapshot()
     assert (tmp_path / "bank" / SNAPSHOT).is_file()
     return PartStore(Place.parse(tmp_path / "bank"))
+
+
+def read_index(store, columns=None):
+    return BankIndex(store, describe()).read(columns)
 
 
 def plain(store):
@@ -42,10 +46,13 @@ def plain(store):
 
 def decoded(monkeypatch) -> list[str]:
     seen: list[str] = []
-    decode = index._decode
-    monkeypatch.setattr(
-        index, "_decode", lambda data, place, columns: seen.append(place.name) or decode(data, place, columns)
-    )
+    decode = BankIndex._decode
+
+    def noted(self, part, data, columns):
+        seen.append(part)
+        return decode(self, part, data, columns)
+
+    monkeypatch.setattr(BankIndex, "_decode", noted)
     return seen
 
 
@@ -74,7 +81,7 @@ def test_parts_that_came_later(store, monkeypatch):
 def test_a_part_that_was_written_anew(store, monkeypatch):
     """Of the same name, and other rows: the snapshot's are not taken."""
     part = store.parts()[2]
-    rows = index.read_index_part(store, part).to_pylist()
+    rows = BankIndex(store, describe()).part(part).to_pylist()
     table = read_index(store).schema.empty_table().from_pylist([{**row, "label": "cat"} for row in rows])
     store.commit(part, table.cast(read_index(store).schema))
     wanted = plain(store)
@@ -122,7 +129,7 @@ def test_what_is_dropped_is_in_no_file(store):
     drop(store.root, lambda row: row["image"] == gone.image)
     snapshot = store.root / SNAPSHOT
     assert snapshot.is_file()
-    assert gone.image not in set(index._read_snapshot(store, None).table["image"].to_pylist())
+    assert gone.image not in set(BankIndex(store, describe())._snapshot(None).table["image"].to_pylist())
     assert len(LatentBank.open(store.root)) == 9
     assert verify(store.root).ok
 

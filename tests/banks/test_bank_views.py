@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,14 @@ import pytest
 import torch
 import webdataset as wds
 from click.testing import CliRunner
-from support.bank_samples import FORMATS, describe, fill, latents
+from support.bank_samples import FORMATS, OTHER_TENSORS, describe, fill, latents
 from support.s3 import s3_bucket, s3_endpoint  # noqa: F401 - fixtures
 
 from pipeline.banks.copy import export
-from pipeline.banks.description import BankError
 from pipeline.banks.drop import prune
 from pipeline.banks.neighbours import interpolate, similar
 from pipeline.banks.reader import LatentBank
+from pipeline.banks.tensors import BankError
 from pipeline.banks.verify import repair, verify
 from pipeline.cli.main import main
 
@@ -146,7 +147,7 @@ def test_similar(tmp_path):
     with pytest.raises(BankError, match="not kept"):
         similar(bank, base.key, timestep=5)
     fill(tmp_path / "style", describe(role="style"), range(2))
-    with pytest.raises(BankError, match="keeps no h"):
+    with pytest.raises(BankError, match="no tensor 'h'"):
         similar(LatentBank.open(tmp_path / "style"), base.h)
 
 
@@ -166,8 +167,49 @@ def test_interpolate():
     np.testing.assert_allclose(interpolate(a, a, 0.3).x_t, a.x_t, atol=1e-6)  # parallel
     with pytest.raises(BankError, match="different timesteps"):
         interpolate(a, latents(1, describe(h_timesteps=(1, 2))), 0.5)
-    with pytest.raises(BankError, match="differ in shape"):
+    with pytest.raises(BankError, match="differ in the shape of x_t"):
         interpolate(a, latents(1, describe(image_size=16)), 0.5)
+
+
+def test_views_and_neighbours_of_tensors_of_any_name(tmp_path):
+    description = describe(tensors=OTHER_TENSORS)
+    fill(tmp_path, description, range(12))
+    bank = LatentBank.open(tmp_path)
+    assert set(bank.torch_dataset()[0]) == {"key", "image", "z", "features", "codes"}
+    sample = next(iter(bank.webdataset(tensors=("features", "z"))))
+    assert sample.keys() == {"__key__", "__url__", "json", "features.npy", "z.npy"}
+    base = latents(3, description)
+    for tensor, timestep in (("z", None), ("features", None), ("features", 500)):
+        vectors = {}
+        for entry in bank:
+            values = entry.tensors[tensor].astype(np.float64)
+            if tensor == "features":
+                values = values.mean(0) if timestep is None else values[1]
+            vectors[entry.key] = values.ravel() / np.linalg.norm(values)
+        own = vectors.pop(base.key)
+        wanted = max(vectors, key=lambda key: vectors[key] @ own)
+        ((key, cosine),) = similar(bank, base.key, top=1, timestep=timestep, tensor=tensor)
+        assert key == wanted
+        assert cosine == pytest.approx(vectors[key] @ own, abs=1e-3)
+    a, b = bank.get_many([0, 1], tensors=("z", "features"))
+    middle = interpolate(a, b, 0.5)
+    assert middle.tensors["features"].shape == (3, 6)
+    assert middle.timesteps == a.timesteps
+    with pytest.raises(BankError, match="whole numbers"):
+        interpolate(bank[0], bank[1], 0.5)
+
+
+def test_points_between_nearly_equal_entries_are_exact():
+    """Where arccos has lost its digits: the point lies on the arc as float64 has it."""
+    description = describe()
+    a = latents(0, description)
+    turned = a.x_t + 1e-3 * latents(1, description).x_t
+    b = replace(a, tensors={"x_t": turned, "h": a.h})
+    u, v = a.x_t.astype(np.float64), turned.astype(np.float64)
+    half = np.linalg.norm(u / np.linalg.norm(u) - v / np.linalg.norm(v)) / 2
+    angle = 2 * np.arcsin(half)
+    wanted = (np.sin(0.7 * angle) * u + np.sin(0.3 * angle) * v) / np.sin(angle)
+    np.testing.assert_allclose(interpolate(a, b, 0.3).x_t, wanted, atol=3e-7)
 
 
 # ---- an object store ----

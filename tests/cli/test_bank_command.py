@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -18,6 +19,8 @@ from pipeline.banks.columns import write_column
 from pipeline.banks.reader import LatentBank
 from pipeline.cli.bank import _in_blocks
 from pipeline.cli.bank import bank as command
+from pipeline.shards.store import ShardStore
+from pipeline.shards.write import INDEX_SCHEMA, REJECTS_SCHEMA
 from pipeline.storage.lock import OutputLock
 from pipeline.storage.place import Place
 
@@ -49,7 +52,7 @@ def test_info(root):
     assert summary["last_made"].startswith("20")
     text = run("info", root)
     assert "entries: 11" in text
-    assert "  role: both" in text
+    assert "tensors:" in text
     run("info", root / "nowhere", fails="no description.json here")
 
 
@@ -99,17 +102,19 @@ def test_verify_and_repair(root):
     run("verify", root, returns=0)
 
 
-def test_merge_export_upgrade(root, tmp_path):
+def test_merge_export(root, tmp_path):
     fill(tmp_path / "b", describe(), range(8, 12))
     write_column(root, "psnr", {latents(3, describe()).image: 31.5})
     assert "12 images copied" in run("merge", tmp_path / "out", root, tmp_path / "b")
     assert "12 images copied" in run("export", tmp_path / "out", tmp_path / "tars", "--format", "webdataset")
     assert "12 images" in run("verify", tmp_path / "tars", returns=0)
-    run("export", tmp_path / "out", tmp_path / "less", "--role", "content", "--timestep", "999")
+    run("export", tmp_path / "out", tmp_path / "less", "--tensor", "h", "--timestep", "h=999")
     assert LatentBank.open(tmp_path / "less").description.h_timesteps == (999,)
     for copy, there in (("out", True), ("tars", True), ("less", False)):
         assert ("psnr" in LatentBank.open(tmp_path / copy).to_pandas()) == there
-    assert "nothing to do" in run("upgrade", root)
+    run("export", tmp_path / "out", tmp_path / "x", "--timestep", "999", fails="write NAME=VALUE")
+    run("export", tmp_path / "out", tmp_path / "x", "--timestep", "h=all", fails="not a whole number")
+    run("export", tmp_path / "out", tmp_path / "x", "--dtype", "z=float16", fails="keeps no z; it keeps h and x_t")
 
 
 def test_prune(root, tmp_path):
@@ -120,8 +125,10 @@ def test_prune(root, tmp_path):
     assert "8 images leave" in run("prune", root, "--keep", listed, "--dry-run")
     run("prune", root, "--keep", listed, answer="n\n")
     assert len(LatentBank.open(root)) == 11
-    # a bank's index has the same column as that of shards
-    fill(tmp_path / "shards", describe(), range(1, 3))
+    shards = ShardStore(tmp_path / "shards")
+    shards.describe({"size": 8})
+    rows = [{"image": latents(number, describe()).image, "source": f"{number}.png"} for number in (1, 2)]
+    shards.commit("part", pa.Table.from_pylist(rows, INDEX_SCHEMA), REJECTS_SCHEMA.empty_table())
     run("prune", root, "--keep", listed, "--shards", tmp_path / "shards", "--yes")
     assert len(LatentBank.open(root)) == 5
     run("prune", root, "--shards", tmp_path / "nowhere", "--yes", fails="right folder")

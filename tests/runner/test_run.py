@@ -87,21 +87,22 @@ def members(path: Path):
 
 def test_the_banks_tensors(out, description):
     what = description["identity"]
+    spec = what["tensors"]["h"]
     index = pd.read_parquet(out / "banks" / "content" / "index")
     assert set(index["status"].dropna()) <= {"ok"}
-    assert what["h_timesteps"] == sorted(what["h_timesteps"])
+    assert spec["timesteps"] == sorted(spec["timesteps"])
     found = {}
     if what["format"] == "parquet":
         for row in pd.read_parquet(out / "banks" / "content" / "data").itertuples():
             found[row.image] = np.frombuffer(row.h, row.h_dtype).reshape(row.h_shape)
-            assert list(row.h_timesteps) == what["h_timesteps"]
+            assert list(row.h_timesteps) == spec["timesteps"]
     else:
         for tar in (out / "banks" / "content" / "data").glob("*.tar"):
             for sample in wds.WebDataset(str(tar), shardshuffle=False):
                 found[sample["__key__"]] = np.load(io.BytesIO(sample["h.npy"]))
     assert set(found) == set(index["image"])
     for h in found.values():
-        assert h.shape == (len(what["h_timesteps"]), *what["h_shape"])
+        assert h.shape == (len(spec["timesteps"]), *spec["shape"])
         assert h.dtype == np.float32
         assert np.isfinite(h).all()
 
@@ -109,12 +110,8 @@ def test_the_banks_tensors(out, description):
 def test_what_the_bank_says_of_itself(description):
     what = description["identity"]
     assert len(what["model_fingerprint"]) == 32
-    assert (what["image_size"], what["role"], what["h_dtype"], what["inversion"]["steps"]) == (
-        32,
-        "content",
-        "float32",
-        6,
-    )
+    assert list(what["tensors"]) == ["h"]
+    assert (what["image_size"], what["tensors"]["h"]["dtype"], what["inversion"]["steps"]) == (32, "float32", 6)
     assert what["preprocessing"]["crop"] == "centre"
     assert {"torch", "numpy", "diffstyle"} <= set(description["about"])
 

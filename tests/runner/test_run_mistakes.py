@@ -125,12 +125,15 @@ def test_a_bank_of_another_size_or_preprocessing(there, tmp_path):
     for name, change, expected in (
         ("size", lambda what: what.update(image_size=64), "has pictures of 64 px, the model takes 32"),
         ("crop", lambda what: what["preprocessing"].update(crop="none"), "preprocessed differently"),
+        ("h", lambda what: what["tensors"]["h"].update(shape=[4, 2, 2]), "keeps h of shape (4, 2, 2), the model's is"),
+        ("walk", lambda what: what["inversion"].clear(), "does not say in how many steps"),
         ("t_0", lambda what: what["inversion"].update(t_0=900), "inverted up to different timesteps"),
     ):
         bank = tmp_path / name
         shutil.copytree(there / "out" / "banks" / "content", bank)
         description = json.loads((bank / "description.json").read_text())
         change(description["identity"])
+        del description["hash"]  # a bank of another making, not a damaged one
         (bank / "description.json").write_text(json.dumps(description))
         line = refused(job_file(tmp_path / "new", **{**banks(there), "content": {"bank": str(bank)}}))
         assert expected in line, line
@@ -138,9 +141,9 @@ def test_a_bank_of_another_size_or_preprocessing(there, tmp_path):
 
 def test_a_bank_of_the_other_role(there, tmp_path):
     swapped = {"content": banks(there)["style"], "style": banks(there)["content"]}
-    assert "has role style and keeps no h" in refused(job_file(tmp_path / "new", **swapped))
+    assert "keeps x_t and no h; make one that does" in refused(job_file(tmp_path / "new", **swapped))
     half = {**banks(there), "style": banks(there)["content"]}
-    assert "has role content and keeps no x_T" in refused(job_file(tmp_path / "new", **half))
+    assert "keeps h and no x_t; make one that does" in refused(job_file(tmp_path / "new", **half))
 
 
 def test_a_bank_that_lacks_an_h(there, tmp_path):

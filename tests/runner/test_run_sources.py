@@ -151,7 +151,7 @@ def test_the_same_source_on_both_sides_is_prepared_and_inverted_once(tmp_path, p
     assert (run.counts.prepared, run.counts.inverted, run.counts.pairs_made) == (3, 3, 9)
     assert [path.name for path in (tmp_path / "out" / "banks").iterdir()] == ["both"]
     description = json.loads((tmp_path / "out" / "banks" / "both" / "description.json").read_text())
-    assert description["identity"]["role"] == "both"
+    assert description["identity"]["tensors"].keys() == {"h", "x_t"}
 
 
 def test_roles_keep_no_more_than_they_need(tmp_path):

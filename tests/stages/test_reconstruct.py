@@ -100,7 +100,7 @@ def test_only_what_is_missing(made, tmp_path, monkeypatch):
 
 def test_pictures_from_elsewhere(made, tmp_path):
     copy = tmp_path / "copy"  # no shards beside it, no job
-    export(made / "both" / "banks" / "both", copy, role="style", format="webdataset")
+    export(made / "both" / "banks" / "both", copy, tensors=["x_t"], format="webdataset")
     reconstruct(copy, fails="--model FILE or --job")
     model = made / "tiny.yaml"
     assert "no PSNR" in reconstruct(copy, "--model", model, "-q")
@@ -122,7 +122,7 @@ def test_pictures_from_elsewhere(made, tmp_path):
 
 
 def test_refused(made, tmp_path):
-    reconstruct(made / "out" / "banks" / "content", fails="a content bank keeps no x_T")
+    reconstruct(made / "out" / "banks" / "content", fails="keeps no x_t to sample from")
     style = made / "out" / "banks" / "style"
     reconstruct(style, "--weights", "random", "--model", made / "tiny.yaml", fails="of fingerprint")
     reconstruct(style, "--model", "lsun-churh", fails="lsun-church")
@@ -151,8 +151,8 @@ def test_reinvert_finds_other_numbers(made, tmp_path):
     origin = LatentBank.open(made / "both" / "banks" / "both")
     writer = BankWriter.create_or_open(tmp_path, origin.description)
     items = list(origin)
-    items[1].h = items[1].h * np.float16(1.02)
-    items[2].x_t, items[0].x_t = items[0].x_t, items[2].x_t
+    items[1].tensors["h"] *= np.float16(1.02)
+    items[2].tensors["x_t"], items[0].tensors["x_t"] = items[0].x_t, items[2].x_t
     writer.commit("part-1", writer.write_payload(tmp_path, origin.description, "part-1", items))
     shared = "--model", made / "tiny.yaml", "--pictures", made / "content"
     text = run("bank", "verify", tmp_path, "--reinvert", 9, *shared, returns=3)

@@ -12,6 +12,7 @@ from diffstyle.plan import sampling_plan
 from diffstyle.sampling import ddim_sample
 from pipeline.banks.description import BankDescription
 from pipeline.banks.reader import LatentBank
+from pipeline.banks.tensors import role_tensors
 from pipeline.jobfile.schema import SampleSpec
 from pipeline.models.config import load_model_config
 from pipeline.models.load import load_model
@@ -36,13 +37,10 @@ def bank(unet, tmp_path):
         model_fingerprint=unet.fingerprint,
         model_name="tiny",
         image_size=32,
-        role="both",
         format="parquet",
         inversion=Walk(STEPS, sample_seed=7).to_dict(),
         preprocessing={},
-        h_timesteps=(333, 999),
-        h_shape=unet.h_shape,
-        h_dtype="float32",
+        tensors=role_tensors("both", 32, unet.h_shape, (333, 999), h_dtype="float32"),
     )
     return open_bank(Place.parse(str(tmp_path / "bank")), description, {})
 

@@ -77,7 +77,7 @@ def test_a_missing_or_broken_description_is_one_clear_line(store):
     with pytest.raises(DescriptionError, match=r"no description.json here; is this the right folder"):
         store.description()
     (store.root / "description.json").write_bytes(b"{")
-    with pytest.raises(DescriptionError, match="not readable as JSON"):
+    with pytest.raises(DescriptionError, match=r"description.json: not readable \("):
         store.description()
 
 

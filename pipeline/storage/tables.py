@@ -1,0 +1,100 @@
+"""Small Parquet tables that must be right: they carry checksums, and reading checks them.
+
+A Parquet page has a CRC-32, but nothing guards what stands around the pages: one flipped bit in a page's header or in
+the footer can turn a column into nulls. So the footer also holds a checksum over all other bytes of the file, among its
+key-value pairs, which other readers pass over. A damaged file is one line that names it; never other rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diffstyle.errors import DiffStyleError
+from pipeline.storage.place import Place
+
+_KEY = "diffstyle-checksum"
+_DIGITS = 32
+_BLANK = b"-" * _DIGITS  # in the checksum's place while it is computed
+# As the footer (Thrift's compact protocol) has the pair: the key, a byte for "a string follows", the value's length.
+_MARK = _KEY.encode() + bytes([0x18, _DIGITS])
+
+
+class DamagedError(DiffStyleError):
+    """A file that is not what was written: cut, changed, or of another release. Says what to do about it."""
+
+
+def write_table(stream: BinaryIO, table: pa.Table) -> None:
+    """Write ``table`` as Parquet, compressed, with a checksum for each page and one for the whole file."""
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({_KEY: _BLANK.decode()})
+    data = sink.getvalue()
+    at = data.rindex(_MARK) + len(_MARK)
+    view = memoryview(data)
+    for piece in (view[:at], _checksum(data, at), view[at + _DIGITS :]):
+        stream.write(piece)
+
+
+def _checksum(data: bytes, at: int) -> bytes:
+    """Of all bytes but those of the checksum itself, which are at ``at``."""
+    state, view = hashlib.blake2b(digest_size=_DIGITS // 2), memoryview(data)
+    for piece in (view[:at], _BLANK, view[at + _DIGITS :]):
+        state.update(piece)
+    return state.hexdigest().encode()
+
+
+def read_table(
+    place: Place,
+    schema: pa.Schema | None,
+    columns: Sequence[str] | None = None,
+    *,
+    cure: str,
+    data: bytes | None = None,
+) -> pa.Table:
+    """The table in a file, in the columns of ``schema`` or, decoding only these, in ``columns``.
+
+    Args:
+        place: The file.
+        schema: What was written. A column that the file lacks reads as null, one that the schema lacks is an error.
+            None: ``columns`` of any type, all of them and no others.
+        columns: Those wanted, in this order; None: all.
+        cure: What to do about a damaged file; ends the error's line.
+        data: The file's bytes, where they have been read already.
+
+    Raises:
+        DamagedError: The file is not as it was written, or its columns are none of the schema's.
+        FileNotFoundError: There is no such file.
+    """
+    data = place.read_bytes() if data is None else data
+    at = data.rfind(_MARK) + len(_MARK)
+    if at < len(_MARK) or data[at : at + _DIGITS] != _checksum(data, at):
+        raise DamagedError(f"{place}: not readable (bytes have changed since it was written); {cure}")
+    try:  # from memory: an OSError is Parquet's, not the disk's
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        there = file.schema_arrow
+        if schema is None:
+            if there.names != list(columns or ()):
+                raise pa.ArrowInvalid(f"its columns are {there.names}, not {list(columns or ())}")
+            schema = there.remove_metadata()
+        names = list(schema.names if columns is None else columns)
+        for field in there:
+            if schema.get_field_index(field.name) < 0 or not schema.field(field.name).equals(field):
+                raise pa.ArrowInvalid(f"column {field.name!r} ({field.type}) is none of this release's")
+        stored = file.read([name for name in names if there.get_field_index(name) >= 0], use_threads=False)
+        if len(stored) != file.metadata.num_rows:
+            raise pa.ArrowInvalid(f"{len(stored)} rows where the file says {file.metadata.num_rows}")
+        arrays = [
+            stored[name] if name in stored.column_names else pa.nulls(len(stored), schema.field(name).type)
+            for name in names
+        ]
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DamagedError(f"{place}: not readable ({reason}); {cure}") from error
+    return pa.Table.from_arrays(arrays, schema=pa.schema([schema.field(name) for name in names]))
