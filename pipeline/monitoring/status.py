@@ -20,10 +20,12 @@ from pipeline.monitoring.summary import Utilization
 from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
 from pipeline.shards.passed_over import read_passed_over, total
 from pipeline.shards.store import open_shards
+from pipeline.storage.identity import digest_of
 from pipeline.storage.layout import SIDES, OutputLayout
 from pipeline.storage.lock import Holder, holder_of
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
+from pipeline.storage.tables import DamagedError
 
 # The rate is that of the pairs made in so many seconds before the last one.
 LATELY = 900.0
@@ -42,7 +44,7 @@ def write_plan(
     rows   how many pairs of the manifest are; an earlier job may have made some that this one does not want. While
            this run holds the output only its own pairs come, so what is new in the manifest is progress
     """
-    plan = {
+    plan: dict[str, Any] = {
         "wanted": wanted,
         "done": known[0],
         "failed": known[1],
@@ -51,7 +53,7 @@ def write_plan(
         "at": time.time(),
     }
     log("pairs_planned", **plan)
-    OutputLayout(output).plan.write_bytes(json.dumps(plan, indent=2).encode() + b"\n")
+    OutputLayout(output).plan.write_bytes(json.dumps({**plan, "hash": digest_of(plan)}, indent=2).encode() + b"\n")
 
 
 @dataclass
@@ -137,7 +139,7 @@ def read_status(output: Place) -> Status:
     status = Status(output, holder_of(output))
     status.sides = _sides(output)
     manifest = Manifest(output)
-    plan = _plan(output)
+    plan = read_plan(output)
     if plan is not None:
         n_done, n_failed = manifest.counts()
         status.wanted = plan["wanted"]
@@ -150,11 +152,19 @@ def read_status(output: Place) -> Status:
     return status
 
 
-def _plan(output: Place) -> dict[str, Any] | None:
+def read_plan(output: Place) -> dict[str, Any] | None:
+    """What :func:`write_plan` noted; None where no run has planned its pairs yet. DamagedError if it is not whole."""
+    place = OutputLayout(output).plan
     try:
-        return json.loads(OutputLayout(output).plan.read_bytes())
+        plan = json.loads(place.read_bytes())
+        written = plan.pop("hash")
     except FileNotFoundError:
         return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        plan = written = None
+    if plan is None or digest_of(plan) != written:
+        raise DamagedError(f"{place}: not as it was written; run the job again, which writes it anew") from None
+    return plan
 
 
 def _sides(output: Place) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,16 +13,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from pipeline.results.pictures import recipe_slug
+from pipeline.results.pictures import inside, recipe_slug
 from pipeline.shards.store import ShardStore, open_shards
-from pipeline.storage.identity import source_parts
+from pipeline.storage.identity import digest, source_parts
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
+from pipeline.storage.tables import DamagedError
 
 #: The columns of the manifest that are read; of a million rows the others would be a gigabyte.
 COLUMNS = (
-    *("status", "settings", "gamma", "gamma_schedule", "picture", "width"),
+    *("status", "settings", "gamma", "gamma_schedule", "picture", "picture_hash", "width"),
     *("content_key", "content_image", "style_key", "style_image"),
 )
 
@@ -58,20 +60,43 @@ def _slug(recipe: Mapping[str, Any]) -> str:
     return recipe_slug(next(iter(json.loads(recipe["gamma_schedule"]))) if gamma is None else gamma, recipe["settings"])
 
 
-def read_picture(output: Place, picture: str) -> np.ndarray:
-    """A result as uint8 (H, W, 3), by the manifest's column ``picture``: a file, or ``TAR#MEMBER``."""
-    path, member = source_parts(picture)
-    if member is None:
-        data = (output / path).read_bytes()
-    else:
-        import tarfile
+def read_picture(output: Place, picture: str, written: str | None = None) -> np.ndarray:
+    """A result as uint8 (H, W, 3).
 
-        with (output / path).open() as stream, tarfile.open(fileobj=stream) as tar:
-            found = tar.extractfile(member)
-            assert found is not None
-            data = found.read()
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))
+    Args:
+        output: The output folder.
+        picture: The manifest's column of that name: a file, or ``TAR#MEMBER``.
+        written: The manifest's ``picture_hash``; None: not compared.
+
+    Raises:
+        DamagedError: The picture is missing or not as it was written.
+    """
+    path, member = source_parts(picture)
+    place = output / path
+    cure = f"run `diffstyle verify {output} --repair`, then the job again"
+    if not inside(path):
+        raise DamagedError(f"{output}: the manifest names {picture!r}, which is no picture of a run; {cure}")
+    try:
+        data = place.read_bytes() if member is None else _member(place, member)
+    except FileNotFoundError as error:
+        raise DamagedError(f"{place}: missing, though the manifest names it; {cure}") from error
+    except (tarfile.TarError, KeyError) as error:
+        raise DamagedError(f"{place}: {member} can't be read; {cure}") from error
+    if written is not None and digest(data) != written:
+        raise DamagedError(f"{place}: bytes have changed since it was written; {cure}")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:  # from memory: Pillow's, not the disk's
+        raise DamagedError(f"{place}: no picture any more ({' '.join(str(error).split())}); {cure}") from error
+
+
+def _member(tar: Place, name: str) -> bytes:
+    with tar.open() as stream, tarfile.open(fileobj=stream) as opened:
+        content = opened.extractfile(name)
+        if content is None:
+            raise KeyError(name)
+        return content.read()
 
 
 def _sheet(output: Place, rows: pa.Table, stores: Sequence[ShardStore]) -> Image.Image:
@@ -82,8 +107,8 @@ def _sheet(output: Place, rows: pa.Table, stores: Sequence[ShardStore]) -> Image
         pc.is_in(rows["style_image"], pa.array(styles, pa.string())),
     )
     picture_of = {
-        (row["content_image"], row["style_image"]): row["picture"]
-        for row in rows.filter(shown).select(["content_image", "style_image", "picture"]).to_pylist()
+        (row["content_image"], row["style_image"]): (row["picture"], row["picture_hash"])
+        for row in rows.filter(shown).select(["content_image", "style_image", "picture", "picture_hash"]).to_pylist()
     }
     sources = _source_pictures({**contents, **styles}, stores)
     size = rows["width"][0].as_py()
@@ -103,7 +128,7 @@ def _sheet(output: Place, rows: pa.Table, stores: Sequence[ShardStore]) -> Image
         put(sources.get(content), row, 0)
         for column, style in enumerate(styles, 1):
             picture = picture_of.get((content, style))
-            put(read_picture(output, picture) if picture else None, row, column)
+            put(read_picture(output, *picture) if picture else None, row, column)
     return sheet
 
 

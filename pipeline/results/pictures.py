@@ -88,6 +88,12 @@ def _described(picture: Encoded, where: str, spec: Pictures) -> dict[str, Any]:
     }
 
 
+def inside(path: str) -> bool:
+    """Whether a row's path of a picture lies in an output's folder of pictures, and not elsewhere."""
+    pieces = path.split("/")
+    return pieces[0] == OutputLayout.PICTURES and len(pieces) > 1 and not {"", ".", ".."} & set(pieces)
+
+
 def recipe_slug(gamma: float | str, identifier: str) -> str:
     """The name of a recipe's folder and contact sheet. ``gamma``: the number, or the kind of its schedule."""
     return f"gamma-{gamma if isinstance(gamma, str) else format(gamma, 'g')}-{identifier[:8]}"

@@ -75,7 +75,7 @@ def write_block(
             if same_name is None:
                 tar = tar or TarWriter(stack.enter_context(place.writer()))
                 offset, size = tar.add(f"{row['key']}.png", png(decoded.pixels))
-                tar.add(f"{row['key']}.json", _described(row))
+                tar.add(f"{row['key']}.json", described(row))
                 row |= {"data": block.name, "offset": offset, "size": size}
                 written[row["key"]] = row
             else:  # a copy of a picture of the same name: WebDataset takes a member's name once only
@@ -103,8 +103,10 @@ def _row(picture: RawPicture, decoded: Decoded) -> dict[str, Any]:
     }
 
 
-def _described(row: Mapping[str, Any]) -> bytes:
-    told = {**row, "meta": json.loads(row["meta"]) if row["meta"] else None}
+def described(row: Mapping[str, Any]) -> bytes:
+    """The JSON beside a picture in its tar: its row, but for where the picture is."""
+    told = {name: value for name, value in row.items() if name not in ("data", "offset", "size")}
+    told["meta"] = json.loads(row["meta"]) if row["meta"] else None
     return json.dumps(told, sort_keys=True, ensure_ascii=False).encode()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -17,3 +18,15 @@ def png(pixels: np.ndarray) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG", compress_level=1, compress_type=3)
     return stream.getvalue()
+
+
+def whole_png(data: bytes) -> bool:
+    """Whether every chunk of a PNG has its checksum, up to the last one, with nothing behind it."""
+    at, kind = 8, b""
+    while len(data) - at >= 12 and kind != b"IEND":
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return False
+        at = end + 4
+    return kind == b"IEND" and at == len(data)

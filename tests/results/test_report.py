@@ -69,14 +69,14 @@ def prepared(source: str) -> np.ndarray:
 def test_sheets_come_in_the_order_of_their_names(tmp_path):
     """Twenty recipes, listed in another order: the first twelve by name are drawn, whatever their digests are."""
     out = Place.parse(str(tmp_path))
-    (out / "one.png").write_bytes((CONTENTS / "adventurer-00025.png").read_bytes())
+    (out / "pictures" / "one.png").write_bytes((CONTENTS / "adventurer-00025.png").read_bytes())
     keys = {"content_key": "c", "content_image": "c", "style_key": "s", "style_image": "s"}
     rows = [
         {
             "status": "ok",
             "gamma": n / 20,
             "settings": digest(f"settings {n}"),
-            "picture": "one.png",
+            "picture": "pictures/one.png",
             "width": 32,
             **keys,
         }

@@ -1,0 +1,177 @@
+"""Is every picture of the manifest there, as its row says? ``check_results`` looks, ``drop_damaged`` drops what is not.
+
+What is dropped is missing, and the next run makes what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.results.manifest import MANIFEST_SCHEMA, TIMING_COLUMNS, Manifest
+from pipeline.results.pictures import inside
+from pipeline.storage.damage import Damage, tar_members
+from pipeline.storage.identity import digest, source_parts
+from pipeline.storage.layout import OutputLayout
+from pipeline.storage.parts import DescriptionError
+from pipeline.storage.place import Place
+from pipeline.storage.tables import DamagedError
+
+_COLUMNS = ["pair", "status", "picture", "picture_hash", "picture_bytes"]
+
+
+@dataclass
+class ResultsReport:
+    """What ``check_results`` saw.
+
+    Attributes:
+        pairs: Rows of the manifest that are not failures.
+        bytes: Of the pictures that are as their rows say.
+        problems: A line for each thing that is wrong.
+        broken: Manifest parts that go as a whole: not readable, or their tar is damaged.
+        rows: Part -> the pairs whose rows go: their picture is missing or damaged, or another part has them too.
+        files: Files that go: damaged, or named by no row.
+    """
+
+    pairs: int = 0
+    bytes: int = 0
+    problems: list[Damage] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
+    rows: dict[str, set[str]] = field(default_factory=dict)
+    files: list[Place] = field(default_factory=list)
+
+
+def check_results(manifest: Manifest) -> ResultsReport:
+    """Check the manifest's parts, and every picture against its row, both ways. Reads every picture once."""
+    report = ResultsReport()
+    output, store = manifest.output, manifest.store
+    there = {entry.place.relative_to(output): entry for entry in store.data_folder.list(recursive=True)}
+    named: set[str] = set()
+    seen: dict[str, str] = {}  # pair -> the part that has it
+    if store.exists():
+        try:
+            store.description()
+        except DescriptionError as error:
+            report.problems.append(Damage(output, str(error).removeprefix(f"{output}/")))
+            report.files.append(output / OutputLayout.DESCRIPTION)
+    for part in store.parts():
+        place = store.index_folder / f"{part}.parquet"
+        try:
+            rows = store.part_rows(part, MANIFEST_SCHEMA).to_pylist()
+        except DamagedError as error:
+            report.problems.append(Damage(place, str(error).removeprefix(f"{place}: ").partition("; run ")[0]))
+            report.broken.add(part)
+            continue
+        again = [row["pair"] for row in rows if seen.setdefault(row["pair"], part) != part]
+        if again:
+            message = f"{len(again)} pairs have a row in another part too, the first in {seen[again[0]]}"
+            report.problems.append(Damage(place, message))
+            report.rows.setdefault(part, set()).update(again)
+        made = [row for row in rows if row["status"] == "ok"]
+        report.pairs += len(made)
+        named.update(source_parts(row["picture"])[0] for row in made if row["picture"])
+        tars = {source_parts(row["picture"] or "")[0] for row in made if source_parts(row["picture"] or "")[1]}
+        for tar in sorted(tars):
+            _check_tar(report, output, part, tar, made)
+        _check_files(report, output, part, [row for row in made if source_parts(row["picture"] or "")[1] is None])
+    for path in sorted(set(there) - named):
+        report.problems.append(Damage(there[path].place, "no row of the manifest names it"))
+        report.files.append(there[path].place)
+    return report
+
+
+def _check_files(report: ResultsReport, output: Place, part: str, rows: list[dict[str, Any]]) -> None:
+    with ThreadPoolExecutor(4 if output.is_local else 16) as pool:
+        for row, wrong in zip(rows, pool.map(lambda row: _wrong_file(output, row), rows), strict=True):
+            if wrong is None:
+                report.bytes += row["picture_bytes"]
+                continue
+            report.problems.append(wrong)
+            report.rows.setdefault(part, set()).add(row["pair"])
+            if wrong.place != output:
+                report.files.append(wrong.place)
+
+
+def _wrong_file(output: Place, row: Mapping[str, Any]) -> Damage | None:
+    path = source_parts(row["picture"] or "")[0]
+    if not inside(path):
+        return Damage(output, f"the row of pair {row['pair']} names {row['picture']!r}, which is no picture of a run")
+    try:
+        return _wrong_bytes(output / path, (output / path).read_bytes(), row)
+    except FileNotFoundError:
+        return Damage(output / path, "missing, though a row of the manifest names it")
+
+
+def _wrong_bytes(place: Place, data: bytes, row: Mapping[str, Any]) -> Damage | None:
+    if len(data) != row["picture_bytes"]:
+        return Damage(place, f"has {len(data)} bytes, its row says {row['picture_bytes']}")
+    if digest(data) != row["picture_hash"]:
+        return Damage(place, "bytes have changed since it was written")
+    return None
+
+
+def _check_tar(report: ResultsReport, output: Place, part: str, tar: str, rows: list[dict[str, Any]]) -> None:
+    """A tar is whole or it goes, with all its rows: no member of a damaged one is to be trusted."""
+    place = output / tar
+    wanted = {source_parts(row["picture"])[1]: row for row in rows if source_parts(row["picture"] or "")[0] == tar}
+    said = {(name or "").rpartition(".")[0] + ".json": row for name, row in wanted.items()}
+    problem: Damage | None = None
+    if not inside(tar):
+        problem = Damage(output, f"a row of {part} names {tar!r}, which is no picture of a run")
+    left = set(wanted) | set(said)
+    try:
+        for name, _, data in tar_members(place) if problem is None else ():
+            left.discard(name)
+            if name in wanted:
+                problem = problem or _wrong_bytes(place, data, wanted[name])
+            elif name not in said or not _says(data, said[name]):
+                problem = problem or Damage(place, f"member {name} is not as the manifest says")
+        if problem is None and left:
+            problem = Damage(place, f"lacks {min(name or '' for name in left)}")
+    except DamagedError as error:
+        problem = Damage(place, str(error).removeprefix(f"{place}: "))
+    except FileNotFoundError:
+        problem = Damage(place, "missing, though the manifest names it")
+    if problem is None:
+        report.bytes += sum(row["picture_bytes"] for row in wanted.values())
+        return
+    report.problems.append(problem)
+    report.broken.add(part)
+    if problem.place == place:
+        report.files.append(place)
+
+
+def _says(data: bytes, row: Mapping[str, Any]) -> bool:
+    """Whether a sample's JSON says what its row does."""
+    try:
+        return json.loads(data) == {n: v for n, v in row.items() if v is not None and n not in TIMING_COLUMNS}
+    except ValueError:
+        return False
+
+
+def drop_damaged(manifest: Manifest, report: ResultsReport) -> None:
+    """Drop what ``report`` names, rows before files. Call it while holding the output's lock."""
+    OutputLayout(manifest.output).plan.delete()  # its counts are of the manifest as it was
+    for part in sorted(report.broken):
+        manifest.store.drop(part)
+    for part in sorted(set(report.rows) - report.broken):
+        rows = manifest.store.part_rows(part, MANIFEST_SCHEMA)
+        gone = pc.is_in(rows["pair"], pa.array(sorted(report.rows[part]), pa.string()))
+        manifest.replace(part, rows, rows.filter(pc.invert(gone)))
+    _delete(report.files)
+    # A part that is gone had pictures, which no row names now.
+    kept = manifest.table(["picture"])["picture"].to_pylist()
+    named = {source_parts(picture)[0] for picture in kept if picture}
+    spare = manifest.store.data_folder.list(recursive=True)
+    _delete(entry.place for entry in spare if entry.place.relative_to(manifest.output) not in named)
+
+
+def _delete(files: Iterable[Place]) -> None:
+    for file in files:
+        file.delete()

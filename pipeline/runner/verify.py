@@ -1,0 +1,113 @@
+"""Is a run's output what it says it is? Pictures, manifest, shards and banks, each by its own district's check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from diffstyle.errors import DiffStyleError
+from pipeline.banks import verify as banks
+from pipeline.monitoring.status import NoRunError, read_plan
+from pipeline.results.manifest import Manifest
+from pipeline.results.verify import ResultsReport, check_results, drop_damaged
+from pipeline.shards.verify import ShardsReport, check_shards, drop_parts
+from pipeline.storage.layout import SIDES, OutputLayout
+from pipeline.storage.parts import PartStore
+from pipeline.storage.place import Place
+from pipeline.storage.tables import DamagedError
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class RunReport:
+    """What :func:`verify_run` saw in an output folder.
+
+    Attributes:
+        results: Of the manifest and its pictures.
+        shards: By the store's place.
+        banks: By the bank's place.
+        problems: A line for each thing that is wrong, of all of them.
+        kept: Those of the problems that :func:`repair_run` can't do anything about.
+        notes: What is no problem.
+    """
+
+    output: Place
+    results: ResultsReport
+    shards: dict[Place, ShardsReport] = field(default_factory=dict)
+    banks: dict[Place, banks.BankReport] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def summary(self) -> str:
+        """One line for people."""
+        pictures = sum(report.pictures for report in self.shards.values())
+        images = sum(report.images for report in self.banks.values())
+        checked = (
+            f"{self.results.pairs} pairs ({self.results.bytes:,} bytes of pictures), {pictures} prepared pictures in "
+            f"{len(self.shards)} shard stores, {images} images in {len(self.banks)} banks"
+        )
+        n = len(self.problems)
+        return f"{checked}: {'all is well' if not n else '1 problem' if n == 1 else f'{n} problems'}"
+
+
+def verify_run(output: Place, progress: Progress = lambda line: None) -> RunReport:
+    """Check everything that a run keeps in its output; changes nothing.
+
+    Args:
+        output: The output folder.
+        progress: Called with a line before each thing that is checked.
+
+    Raises:
+        NoRunError: There is nothing of a run here.
+    """
+    layout = OutputLayout(output)
+    manifest = Manifest(output)
+    shards = [layout.shards(side) for side in SIDES if PartStore(layout.shards(side)).exists()]
+    found = [layout.bank(side) for side in SIDES if PartStore(layout.bank(side)).exists()]
+    if not (layout.job.is_file() or manifest.store.exists() or shards or found):
+        raise NoRunError(f"{output}: nothing of a run is here; give a job's output folder")
+    progress(f"{layout.manifest} and {layout.pictures}")
+    report = RunReport(output, check_results(manifest))
+    report.problems += map(str, report.results.problems)
+    try:
+        read_plan(output)
+    except DamagedError as error:
+        report.problems.append(str(error))
+    for place in shards:
+        progress(str(place))
+        try:
+            report.shards[place] = shard_report = check_shards(place)
+        except DiffStyleError as error:
+            report.kept.append(f"{error}; or delete {place}, and the next run prepares the pictures again")
+            continue
+        report.problems += map(str, shard_report.problems)
+        report.notes += shard_report.notes
+    for place in found:
+        progress(str(place))
+        try:
+            report.banks[place] = bank_report = banks.verify(place)
+        except DiffStyleError as error:
+            report.kept.append(f"{error}; or delete {place}, and the next run inverts the pictures again")
+            continue
+        report.problems += [f"{place}: {problem}" for problem in bank_report.problems]
+        report.notes += bank_report.notes
+    report.problems += report.kept
+    return report
+
+
+def repair_run(report: RunReport) -> None:
+    """Drop what is broken, so that the next run makes it again. Call it while holding the output's lock."""
+    if report.ok:
+        return
+    drop_damaged(Manifest(report.output), report.results)
+    for place, shards in report.shards.items():
+        drop_parts(place, shards.broken)
+    for place, bank in report.banks.items():
+        if not bank.ok:
+            banks.repair(place, bank)
