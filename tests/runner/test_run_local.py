@@ -43,18 +43,18 @@ def test_a_bank_is_opened_once(tmp_path, monkeypatch):
     """Opening one on an object store is a request for each part; the driver and its local worker share theirs."""
     run_job(tmp_path, stages=("shard", "precompute"), **SIX_PAIRS)
     opened, read = [], []
-    open_bank, read_index = reader.LatentBank.__init__, reader.read_index
+    open_bank, read_index = reader.LatentBank.__init__, reader.BankIndex.read
 
     def opening(self, place):
         opened.append(place.name)
         open_bank(self, place)
 
-    def reading(store):
-        read.append(store)
-        return read_index(store)
+    def reading(self, columns=None):
+        read.append(self.store)
+        return read_index(self, columns)
 
     monkeypatch.setattr(reader.LatentBank, "__init__", opening)
-    monkeypatch.setattr(reader, "read_index", reading)
+    monkeypatch.setattr(reader.BankIndex, "read", reading)
     result = run_job(tmp_path, stages=("inject",), **SIX_PAIRS)
     assert result.counts.pairs_made == 6
     assert sorted(opened) == ["content", "style"]
