@@ -60,7 +60,7 @@ def side(name: str, n: int) -> Entries:
         image = hashlib.blake2b(f"{name}{i}".encode(), digest_size=16).hexdigest()
         about = {"key": f"{name}-{i:06d}-{image[:12]}", "image": image, "source": f"/data/{name}/{i:06d}.jpg"}
         rows.append({**about, "source_hash": image, "label": None, "caption": None, "meta": None})
-    return Entries(rows, {})
+    return Entries(rows)
 
 
 def asked(contents: int, styles: int) -> PairPlan:

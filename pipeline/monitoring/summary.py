@@ -55,6 +55,8 @@ class RunCounts:
     pairs_made: int = 0
     pairs_there: int = 0
     pairs_failed: int = 0  # likewise
+    lost: list[tuple[str, str]] = field(default_factory=list)  # pairs of which a picture can't be used: name, reason
+    pairs_repeated: int = 0  # rows that ask for a pair once more
     failures_now: int = 0  # of all kinds, in this run
     seconds: dict[str, float] = field(default_factory=dict)
     busy: dict[str, Utilization] = field(default_factory=dict)
@@ -62,12 +64,12 @@ class RunCounts:
     @property
     def failed(self) -> int:
         """What the job wanted and does not have."""
-        return self.rejected + self.not_inverted + self.pairs_failed
+        return self.rejected + self.not_inverted + self.pairs_failed + len(self.lost)
 
     def figures(self) -> dict[str, Any]:
         """For the event log."""
         busy = {stage: round(one.share, 4) for stage, one in self.busy.items() if one.share is not None}
-        return {**vars(self), "busy": busy}
+        return {**vars(self), "busy": busy, "lost": len(self.lost)}
 
 
 def summary_lines(counts: RunCounts, output: Place, stages: Sequence[str], sheets: Sequence[Place]) -> list[str]:
@@ -91,6 +93,14 @@ def summary_lines(counts: RunCounts, output: Place, stages: Sequence[str], sheet
         lines.append(f"{counts.rejected} pictures can't be read: {OutputLayout(output).shards('*')}/rejects/ says why")
     if counts.not_inverted:
         lines.append(f"{counts.not_inverted} pictures could not be inverted: `diffstyle bank info` says why")
+    if counts.pairs_repeated:
+        lines.append(f"{counts.pairs_repeated} rows ask for a pair that another row asks for; it is made once")
+    if counts.lost:
+        name, reason = counts.lost[0]
+        lines.append(
+            f"{len(counts.lost)} pairs can't be made, since a picture of theirs can't be used (events/ lists them); "
+            f"the first is {name}: {reason}"
+        )
     if counts.pairs_failed:
         lines.append(f"{counts.pairs_failed} pairs failed: the manifest's rows with status 'failed' say why")
     if counts.failed:

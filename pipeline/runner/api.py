@@ -80,7 +80,7 @@ class Result:
 
     @property
     def failures(self) -> list[FailedItem]:
-        """What the job wanted and does not have, read from the output."""
+        """What the job wanted and does not have."""
         return list(self._failures())
 
     @property
@@ -97,6 +97,7 @@ class Result:
             for bank in self.banks.values():
                 for key, error in bank.failed().items():
                     yield FailedItem("precompute", key, error)
+        yield from (FailedItem("inject", name, reason) for name, reason in self.counts.lost)
         if "inject" in self.stages:
             for row in self.manifest.table(["status", "error", "content_key", "style_key"]).to_pylist():
                 if row["status"] == "failed":

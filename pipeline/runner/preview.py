@@ -227,8 +227,7 @@ def _pairs(job: Job, n_contents: int, n_styles: int) -> int:
         return n_contents
     if isinstance(job.pairs, RandomPairs):
         return n_contents * min(job.pairs.random, n_styles)
-    rows = read_list(job.pairs.file)
-    return len(rows.group_by(rows.column_names).aggregate([]))
+    return len({(row.content, row.style) for row in read_list(job.pairs.file)})
 
 
 def _pairs_words(job: Job) -> str:

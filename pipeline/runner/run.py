@@ -27,6 +27,7 @@ from pipeline.monitoring.status import write_plan
 from pipeline.monitoring.summary import RunCounts, Utilization, summary_lines
 from pipeline.results.contact_sheets import COLUMNS, contact_sheets
 from pipeline.results.manifest import Manifest
+from pipeline.runner.listing import listed_pictures
 from pipeline.runner.pools import PoolOnDemand, memory_of_a_tile, model_pool
 from pipeline.runner.sides import Side, bank_description, check_apart, sides
 from pipeline.shards.store import ShardStore, open_shards
@@ -43,7 +44,7 @@ from pipeline.stages.inject import (
     units,
 )
 from pipeline.stages.invert import invert_stage, missing_rows, missing_samples, open_bank, sample_stage
-from pipeline.stages.pairs import entries, wanted_pairs
+from pipeline.stages.pairs import Listed, WantedPairs, entries, wanted_pairs
 from pipeline.stages.shard import shard_stage
 from pipeline.stages.tiles import Sizer, most_pairs
 from pipeline.storage.errors import Stopped, fatal
@@ -90,7 +91,7 @@ class Run:
         self._deaths = 0  # of workers
         self._log: Callable[..., None] = lambda name, /, **fields: None
         self._facts: ModelFacts | None = None
-        self._listed: dict[str, list[str | None] | None] = {}
+        self._listed: dict[str, list[Listed] | None] = {}
 
     def __enter__(self) -> Run:
         check_apart(self.sides)
@@ -201,8 +202,8 @@ class Run:
                 for reason, n in summary.passed_over.items():
                     self._log("passed_over", side=side.name, reason=reason, n=n)
 
-    def _listing(self, side: Side) -> list[str | None] | None:
-        """The images as the side's source lists them now, None for what can't be read; None for a bank or samples.
+    def _listing(self, side: Side) -> list[Listed] | None:
+        """The pictures as the side's source lists them now, also those that can't be read; None for a bank or samples.
 
         A picture that has left its data set stays in shards and bank, but no pair is made with it any more.
         """
@@ -210,16 +211,16 @@ class Run:
             if not side.needs_shards:
                 self._listed[side.name] = None
             else:
-                rows = open_shards(side.shards).current().select(["source", "image"]).to_pylist()
-                image = {row["source"]: row["image"] for row in rows}
-                blocks = open_source(side.spec).blocks({})
-                self._listed[side.name] = [image.get(item.source) for block in blocks for item in block.items]
+                self._listed[side.name] = listed_pictures(side)
         return self._listed[side.name]
+
+    def _roots(self, side: Side) -> tuple[str, ...]:
+        return open_source(side.spec).roots if side.needs_shards else ()
 
     def _wanted(self, side: Side) -> set[str] | None:
         """The images that the side's source lists now; None where all that are there count."""
         listing = self._listing(side)
-        return None if listing is None else {image for image in listing if image is not None}
+        return None if listing is None else {row.image for row in listing if row.image is not None}
 
     def precompute(self) -> None:
         """Stage 2 for each side that is not a bank already."""
@@ -272,8 +273,10 @@ class Run:
         """What the job asks for, with the banks as they are now."""
         content_bank, style_bank = self.banks()
         check_banks(self.facts, content_bank, style_bank)
-        contents = entries(content_bank.index, self._listing(self.sides[0]))
-        styles = entries(style_bank.index, self._listing(self.sides[-1]))
+        contents, styles = (
+            entries(bank.index, self._listing(side), self._roots(side))
+            for bank, side in ((content_bank, self.sides[0]), (style_bank, self.sides[-1]))
+        )
         for side, found in (("content", contents), ("style", styles)):
             if not len(found):
                 raise ConfigError(f"{side}: the bank has no pictures; see its rejects and failures")
@@ -301,6 +304,7 @@ class Run:
             manifest.drop_failures(again)
         self.counts.pairs_there += sum(one.n_done for one in work)
         self.counts.pairs_failed += sum(one.n_failed for one in work)
+        self._tell_lost(wanted.pairs)
         rows = len(done), len(failed) - len(again)
         asked = len(wanted) - sum(one.n_twice for one in work)
         write_plan(self.output, self._log, asked, (self.counts.pairs_there, self.counts.pairs_failed), rows)
@@ -333,6 +337,13 @@ class Run:
                 made, not_made = inject_stage(self.pool, manifest, tiles, measured)
                 self.counts.pairs_made += made
                 self.counts.pairs_failed += not_made
+
+    def _tell_lost(self, pairs: WantedPairs) -> None:
+        """Count and list the rows whose pictures can't be used, and those that ask for the same pair."""
+        self.counts.pairs_repeated = pairs.repeated
+        for lost in pairs.lost:
+            self.counts.lost.append((f"{lost.where}: {lost.content} x {lost.style}", lost.reason))
+            self._log("pair_lost", where=lost.where, content=lost.content, style=lost.style, reason=lost.reason)
 
     def _sizer(self, total: int, manifest: Manifest) -> Sizer:
         """Tiles that take compute.tile_seconds and fit in memory."""

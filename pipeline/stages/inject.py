@@ -16,8 +16,8 @@ from pipeline.results.manifest import Manifest
 from pipeline.results.pictures import picture_settings
 from pipeline.stages.commit import OnDone, commit_outcomes
 from pipeline.stages.inject_unit import InjectUnit, Pair
-from pipeline.stages.masks import Masks, load_masks
-from pipeline.stages.pairs import Entries
+from pipeline.stages.masks import Masks, load_masks, mask_path
+from pipeline.stages.pairs import Entries, WantedPairs
 from pipeline.stages.recipe import Recipe, as_json, make_recipe
 from pipeline.stages.tiles import plan_tiles
 from pipeline.stages.walk import Walk
@@ -107,7 +107,7 @@ def recipes(job: Job, facts: ModelFacts, content: LatentBank, style: LatentBank,
         "precision": job.compute.precision,
         "pictures": picture_settings(job.pictures),
     }
-    named = {row["image"]: row["source"] or row["key"] for row in contents.rows}
+    named = {row["image"]: mask_path(row["source"] or row["key"]) for row in contents.rows}
     found: list[Recipe] = []
     for settings in job.settings():
         masks: Masks = load_masks(settings, named, facts.image_size, facts.h_shape[1:])
@@ -154,16 +154,16 @@ class PairPlan:
     recipes: list[Recipe]
     contents: Entries
     styles: Entries
-    pairs: tuple[np.ndarray, np.ndarray]
+    pairs: WantedPairs
 
     def __len__(self) -> int:
-        return len(self.recipes) * len(self.pairs[0])
+        return len(self.recipes) * len(self.pairs)
 
     def ids(self, recipe: Recipe) -> Iterator[str]:
         """The pair ids of one recipe, in the order of ``pairs``."""
         c_images, s_images = self.contents.images, self.styles.images
         masks = [recipe.masks.own_hash(image) for image in c_images]
-        for c, s in zip(self.pairs[0].tolist(), self.pairs[1].tolist(), strict=True):
+        for c, s in zip(self.pairs.contents.tolist(), self.pairs.styles.tolist(), strict=True):
             yield pair_id(c_images[c], s_images[s], recipe.digest, masks[c])
 
 
@@ -202,7 +202,7 @@ def remaining(
 
     Pairs in ``planned`` are left out, and it gets those that are not.
     """
-    c, s = wanted.pairs
+    c, s = wanted.pairs.contents, wanted.pairs.styles
     keep = np.ones(len(c), bool)
     n_done = n_failed = n_twice = 0
     again = set()

@@ -11,7 +11,7 @@ from diffstyle.errors import ConfigError
 from pipeline.jobfile.schema import InjectionSettings
 from pipeline.shards.decode import Undecodable, decode
 from pipeline.sources.recognise import is_picture
-from pipeline.storage.identity import digest, source_stem
+from pipeline.storage.identity import digest, source_parts
 from pipeline.storage.place import Place
 
 
@@ -38,8 +38,9 @@ def load_masks(
 ) -> Masks:
     """The masks that ``settings`` ask for, on the h grid.
 
-    contents: image -> its source or key, by whose stem a mask folder's picture is found. A mask picture goes through
-    the same crop and resize as the contents; white is where content goes. Raises ConfigError naming what is missing.
+    contents: image -> path of the content (see :func:`mask_path`), by which the picture of a mask folder is found. A
+    mask picture goes through the same crop and resize as the contents; white is where content goes. Raises ConfigError
+    naming what is missing.
     """
     from diffstyle.masks import rectangle_mask, reference_mask, to_h_grid
 
@@ -54,21 +55,60 @@ def load_masks(
     if mask.picture is not None:
         return Masks(_mask_picture(Place.parse(mask.picture), image_size, h_grid))
     assert mask.folder is not None
-    files = [entry.place for entry in Place.parse(mask.folder).list() if is_picture(entry.place.name)]
-    found = {place.name.rpartition(".")[0]: place for place in files}
-    own, missing = {}, []
-    for image, source in contents.items():
-        stem = source_stem(source)
-        if stem in found:
-            own[image] = _mask_picture(found[stem], image_size, h_grid)
+    files = _own_masks(mask.folder, contents)
+    return Masks(own={image: _mask_picture(file, image_size, h_grid) for image, file in files.items()})
+
+
+def _own_masks(folder: str, contents: Mapping[str, str]) -> dict[str, Place]:
+    """The mask of each content: the picture of its name, in the folders that the content lies in as far as given.
+
+    ``dogs/001.png`` is the mask of the content ``.../dogs/001.jpg``, and stands before ``001.png``, which serves where
+    only one content has that name. Raises ConfigError naming what is missing, or fits more than once.
+    """
+    root = Place.parse(folder)
+    masks: dict[tuple[str, ...], Place] = {}
+    for entry in root.list(recursive=True):
+        if is_picture(entry.place.name):
+            path = tuple(entry.place.relative_to(root).rpartition(".")[0].split("/"))
+            if path in masks:
+                raise ConfigError(
+                    f"injection.mask.folder: {masks[path]} and {entry.place} are masks of the same name; keep one"
+                )
+            masks[path] = entry.place
+    deepest = max(map(len, masks), default=0)
+    chosen: dict[str, Place] = {}
+    used: dict[Place, str] = {}
+    missing = []
+    for image, content in contents.items():
+        path = tuple(_without_suffix(content).split("/"))
+        fitting = (masks.get(path[-length:]) for length in range(min(deepest, len(path)), 0, -1))
+        file = next((file for file in fitting if file is not None), None)
+        if file is None:
+            missing.append(path[-1])
+        elif file in used:
+            raise ConfigError(
+                f"injection.mask.folder: {file} may be the mask of {used[file]} and of {content}; put the masks into "
+                "folders that are called as those of the contents"
+            )
         else:
-            missing.append(stem)
+            chosen[image], used[file] = file, content
     if missing:
         raise ConfigError(
-            f"injection.mask.folder: {mask.folder} has no mask for {len(missing)} of {len(contents)} contents "
+            f"injection.mask.folder: {folder} has no mask for {len(missing)} of {len(contents)} contents "
             f"(e.g. {missing[0]}.png)"
         )
-    return Masks(own=own)
+    return chosen
+
+
+def mask_path(source: str) -> str:
+    """The path of a content for :func:`load_masks`, by its ``source``; an archive's name counts as a folder."""
+    file, member = source_parts(source)
+    return file if member is None else f"{_without_suffix(file)}/{member}"
+
+
+def _without_suffix(path: str) -> str:
+    folder, slash, name = path.rpartition("/")
+    return folder + slash + (name.rpartition(".")[0] or name)
 
 
 def _mask_picture(place: Place, size: int, h_grid: tuple[int, int]) -> np.ndarray:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from diffstyle.errors import DiffStyleError
 from pipeline.jobfile.schema import Job, ListedPairs, RandomPairs
-from pipeline.storage.identity import source_name, source_stem
+from pipeline.sources import SourceError
+from pipeline.sources.rows import ROW_ERROR, SURPLUS, Row, Rows
+from pipeline.stages.naming import Names, Picture, UnknownNameError, shown
 from pipeline.storage.place import Place
 
 
@@ -21,13 +23,27 @@ class PairsError(DiffStyleError):
 
 
 @dataclass(frozen=True)
+class Listed:
+    """A row of a data set: its picture's ``image``, or None and why it can't be used."""
+
+    source: str
+    image: str | None
+    reason: str = "it can't be read"
+
+
+@dataclass(frozen=True)
 class Entries:
-    """The distinct pictures of one side, in key order, with the index rows of their bank."""
+    """The distinct pictures of one side, in key order, with the index rows of their bank.
+
+    listing  the pictures as the data set lists them, a copy as often as it is there
+    keys     (key or image hash, number of the entry)
+    roots    the folders of the data set
+    """
 
     rows: list[dict]
-    names: dict[str, int]  # every name a picture may be called by -> its number; -1 where a name is ambiguous
-    # The pictures as the data set lists them, a copy as often as it is there; None for one that could not be used.
-    listing: list[int | None] = field(default_factory=list)
+    listing: list[Picture] = field(default_factory=list)
+    keys: list[tuple[str, int]] = field(default_factory=list)
+    roots: tuple[str, ...] = ()
 
     @property
     def images(self) -> list[str]:
@@ -36,48 +52,83 @@ class Entries:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def names(self, what: str) -> Names:
+        """What each of them may be called in a list of pairs; ``what`` is ``content`` or ``style``."""
+        keys = ((key, Picture(self.rows[number]["source"] or key, number)) for key, number in self.keys)
+        return Names(what, self.listing, keys, self.roots)
 
-def entries(index: pa.Table, listed: Sequence[str | None] | None = None) -> Entries:
+
+def entries(index: pa.Table, listed: Sequence[Listed] | None = None, roots: Sequence[str] = ()) -> Entries:
     """The distinct pictures of a bank's index. Aliases (the same image under another key) become further names.
 
-    ``listed``: the images that count, as their data set lists them, None where a picture could not be read. Without it,
-    all that are in the bank count, in the order of their keys.
+    ``listed``: what counts, as the data set below ``roots`` lists it. Without it, all that are in the bank count, in
+    the order of their keys.
     """
-    wanted = None if listed is None else set(listed)
+    wanted = None if listed is None else {row.image for row in listed}
     rows: list[dict] = []
-    in_key_order: list[str] = []
+    in_key_order: list[Picture] = []
     number: dict[str, int] = {}
-    names: dict[str, int] = {}
+    keys: list[tuple[str, int]] = []
     columns = ["key", "image", "source", "source_hash", "label", "caption", "meta"]
     for row in index.select(columns).to_pylist():
         if wanted is not None and row["image"] not in wanted:
             continue
-        in_key_order.append(row["image"])
         n = number.setdefault(row["image"], len(rows))
         if n == len(rows):
             rows.append(row)
-        source = row["source"] or ""
-        for name in {row["key"], row["image"], source, source_name(source), source_stem(source)}:
-            if name and names.setdefault(name, n) != n:
-                names[name] = -1
-    order: Sequence[str | None] = in_key_order if listed is None else listed
-    return Entries(rows, names, [None if image is None else number.get(image) for image in order])
+            keys.append((row["image"], n))
+        keys.append((row["key"], n))
+        in_key_order.append(Picture(row["source"] or row["key"], n))
+    if listed is None:
+        return Entries(rows, in_key_order, keys, tuple(roots))
+    listing = [Picture(row.source, number.get(row.image or ""), row.reason) for row in listed]
+    return Entries(rows, listing, keys, tuple(roots))
 
 
-def wanted_pairs(job: Job, contents: Entries, styles: Entries) -> tuple[np.ndarray, np.ndarray]:
-    """(content numbers, style numbers), both (N,) int64, each pair once, in the order of contents, then styles.
+@dataclass(frozen=True)
+class LostPair:
+    """A pair that is asked for and can't be made, since one of its pictures can't be used."""
+
+    where: str
+    content: str
+    style: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class WantedPairs:
+    """The pairs of a job.
+
+    contents, styles  (N,) int64 each, the numbers of the entries: each pair once, by contents, then styles
+    repeated          how many rows ask for a pair that another row asks for
+    lost              the rows that ask for a picture which can't be used
+    """
+
+    contents: np.ndarray
+    styles: np.ndarray
+    repeated: int = 0
+    lost: tuple[LostPair, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.contents)
+
+
+def wanted_pairs(job: Job, contents: Entries, styles: Entries) -> WantedPairs:
+    """The pairs that ``job.pairs`` asks for.
 
     Raises PairsError where ``zip`` meets sides of different length, or a list names a picture that is not there.
     """
     n_c, n_s = len(contents), len(styles)
     if job.pairs == "all":
-        return np.repeat(np.arange(n_c), n_s), np.tile(np.arange(n_s), n_c)
+        return WantedPairs(np.repeat(np.arange(n_c), n_s), np.tile(np.arange(n_s), n_c))
     if job.pairs == "zip":
-        return _zipped_pairs(contents.listing, styles.listing)
+        check_zip(len(contents.listing), len(styles.listing))
+        rows = zip(contents.listing, styles.listing, strict=True)
+        return _gathered((f"row {n}", content, style) for n, (content, style) in enumerate(rows, 1))
     if isinstance(job.pairs, RandomPairs):
-        return _random_pairs(job.pairs, contents, styles)
+        return WantedPairs(*_random_pairs(job.pairs, contents, styles))
     assert isinstance(job.pairs, ListedPairs)
-    return _listed_pairs(job.pairs.file, contents, styles)
+    return _gathered(_listed_pairs(job.pairs.file, contents, styles))
 
 
 def check_zip(n_contents: int, n_styles: int) -> None:
@@ -89,12 +140,20 @@ def check_zip(n_contents: int, n_styles: int) -> None:
         )
 
 
-def _zipped_pairs(contents: list[int | None], styles: list[int | None]) -> tuple[np.ndarray, np.ndarray]:
-    """By place in the listings, so that a picture which can't be read costs its own pair and shifts no other."""
-    check_zip(len(contents), len(styles))
-    found = {(c, s) for c, s in zip(contents, styles, strict=True) if c is not None and s is not None}
-    pairs = np.array(sorted(found), np.int64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
+def _gathered(rows: Iterator[tuple[str, Picture, Picture]]) -> WantedPairs:
+    """Rows of (where, content, style) as pairs: a picture that can't be used costs its own rows and no others."""
+    pairs: set[tuple[int, int]] = set()
+    lost = []
+    n = 0
+    for where, content, style in rows:
+        if content.number is None or style.number is None:
+            unusable = content if content.number is None else style
+            lost.append(LostPair(where, content.source, style.source, f"{unusable.source}: {unusable.reason}"))
+        else:
+            n += 1
+            pairs.add((content.number, style.number))
+    array = np.array(sorted(pairs), np.int64).reshape(-1, 2)
+    return WantedPairs(array[:, 0], array[:, 1], n - len(pairs), tuple(lost))
 
 
 def _random_pairs(spec: RandomPairs, contents: Entries, styles: Entries) -> tuple[np.ndarray, np.ndarray]:
@@ -117,60 +176,85 @@ def _random_pairs(spec: RandomPairs, contents: Entries, styles: Entries) -> tupl
     return np.repeat(np.arange(len(contents)), k), np.concatenate(chosen)
 
 
-def _listed_pairs(file: str, contents: Entries, styles: Entries) -> tuple[np.ndarray, np.ndarray]:
-    found: dict[tuple[int, int], None] = {}
-    for number, row in enumerate(read_list(file).to_pylist(), 1):
-        where = f"pairs.list: {file}, row {number}"
-        c = _lookup(contents, row["content"], where, "content")
-        s = _lookup(styles, row["style"], where, "style")
-        found[c, s] = None
-    pairs = np.array(sorted(found), np.int64)
-    return pairs[:, 0], pairs[:, 1]
+# ---- lists ----
 
 
-def _lookup(side: Entries, name: object, where: str, column: str) -> int:
-    if name is None or name == "":
-        raise PairsError(f"{where}: the {column} is missing")
-    text = str(name)
-    n = side.names.get(text)
-    if n is None:
-        n = side.names.get(text.replace("\\", "/").rpartition("/")[2])
-    if n is None:
-        # Comparing with the names of a whole data set would take minutes.
-        close = difflib.get_close_matches(text, list(side.names)[:5000], n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else "; give a file name, path, key or image hash"
-        raise PairsError(f"{where}: no {column} is called '{text}'{hint}")
-    if n < 0:
-        raise PairsError(f"{where}: several {column}s are called '{text}'; give the key or path")
-    return n
+@dataclass(frozen=True)
+class ListedPair:
+    """A row of a list of pairs: the names as they are written."""
+
+    where: str
+    content: str
+    style: str
 
 
-def read_list(file: str) -> pa.Table:
-    """The columns ``content`` and ``style`` of a list of pairs. PairsError where they can't be had, or have no rows."""
-    table = _read_table(file)
-    for column in ("content", "style"):
-        if column not in table.column_names:
-            there = ", ".join(table.column_names)
-            raise PairsError(f"pairs.list: {file} has no column '{column}'; its columns are {there}")
-    if not len(table):
-        raise PairsError(f"pairs.list: {file} has no rows")
-    return table.select(["content", "style"])
+def _listed_pairs(file: str, contents: Entries, styles: Entries) -> Iterator[tuple[str, Picture, Picture]]:
+    folder = str(Place.parse(file).parent)
+    names = {"content": contents.names("content"), "style": styles.names("style")}
+    mistakes: list[str] = []
+    pairs: list[tuple[str, Picture, Picture]] = []
+    for row in read_list(file):
+        pictures: list[Picture] = []
+        for side, known in names.items():
+            name = getattr(row, side)
+            try:
+                pictures.append(known.find(name, folder))
+            except UnknownNameError as error:
+                mistakes.append(f"{row.where}: {error}")
+        if len(pictures) == 2:
+            pairs.append((row.where, pictures[0], pictures[1]))
+    if mistakes:
+        raise _mistaken(file, mistakes)
+    return iter(pairs)
 
 
-def _read_table(file: str) -> pa.Table:
-    import pyarrow.csv as pacsv
-    import pyarrow.parquet as pq
+def read_list(file: str) -> list[ListedPair]:
+    """The rows of a list of pairs: CSV, JSON lines or Parquet with the columns ``content`` and ``style``.
 
+    Raises PairsError, in one line, where the list can't be read, has no rows, or a row lacks a name.
+    """
     place = Place.parse(file)
+    mistakes: list[str] = []
+    pairs = []
     try:
-        with place.open() as stream:
-            if place.name.lower().endswith((".parquet", ".pq")):
-                return pq.read_table(stream)
-            names: Sequence[str] = ("content", "style")
-            # As text: a picture may be called 007.
-            options = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
-            return pacsv.read_csv(stream, convert_options=options)
-    except FileNotFoundError:
-        raise PairsError(f"pairs.list: {place} does not exist") from None
-    except pa.ArrowInvalid as error:
-        raise PairsError(f"pairs.list: {place} is not readable ({str(error).splitlines()[0]})") from error
+        if not place.is_file():
+            raise PairsError(f"pairs.list: {place} does not exist, or is a folder; give a CSV, .jsonl or Parquet file")
+        rows = Rows(place, ("content", "style"))
+        for side in ("content", "style"):
+            if rows.columns and rows.column((side,)) is None:
+                raise PairsError(
+                    f"pairs.list: {place} has no column '{side}'; its columns are {', '.join(rows.columns)}"
+                )
+        for row in rows:
+            if (problem := _problem(row)) is not None:
+                mistakes.append(problem)
+            else:
+                content, style = (_text(row.values[side]) for side in ("content", "style"))
+                pairs.append(ListedPair(str(row), content, style))
+    except (SourceError, ValueError) as error:
+        raise PairsError(f"pairs.list: {shown(str(error), 400)}") from error
+    if mistakes:
+        raise _mistaken(file, mistakes)
+    if not pairs:
+        raise PairsError(f"pairs.list: {place} has no rows")
+    return pairs
+
+
+def _problem(row: Row) -> str | None:
+    if row.problem is not None:
+        return f"row {row.number}: {row.problem}"
+    if ROW_ERROR in row.values:
+        return f"row {row.number}: {row.values[ROW_ERROR]}"
+    if SURPLUS in row.values:
+        return f"{row} has more cells than there are columns; a name with the delimiter in it needs quotes"
+    missing = [side for side in ("content", "style") if not _text(row.values.get(side))]
+    return f"{row}: the {missing[0]} is missing" if missing else None
+
+
+def _text(value: Any) -> str:
+    return "" if value is None or isinstance(value, Mapping | list) else str(value).strip()
+
+
+def _mistaken(file: str, mistakes: Sequence[str]) -> PairsError:
+    more = f" ({len(mistakes) - 1} more mistakes)" if len(mistakes) > 1 else ""
+    return PairsError(f"pairs.list: {file}, {mistakes[0]}{more}")

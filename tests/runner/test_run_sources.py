@@ -180,7 +180,7 @@ def test_zip_follows_the_data_sets_and_skips_what_cannot_be_read(tmp_path, photo
     (tmp_path / "contents.csv").write_text("path\n" + "".join(f"photos/{name}.png\n" for name in order))
     (tmp_path / "styles.csv").write_text("path\n" + "".join(f"{style}\n" for style in reversed(styles)))
     run = run_job(tmp_path, "pairs=zip", content=str(tmp_path / "contents.csv"), style=str(tmp_path / "styles.csv"))
-    assert run.counts.failed == 1
+    assert (run.counts.rejected, len(run.counts.lost), run.counts.failed) == (1, 1, 2)  # a picture, and its pair
     assert set(pictures(tmp_path / "out")) == {("p2", "s3"), ("p0", "s1"), ("p1", "s0")}
 
 

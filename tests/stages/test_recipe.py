@@ -9,9 +9,10 @@ from PIL import Image
 from diffstyle.errors import ConfigError
 from pipeline.jobfile.schema import Job
 from pipeline.results.pictures import recipe_slug
-from pipeline.stages.masks import load_masks
+from pipeline.stages.masks import load_masks, mask_path
 from pipeline.stages.recipe import injection_plan, make_recipe, needed_h
 from pipeline.stages.walk import Walk
+from pipeline.storage.identity import source_text
 
 WALK = Walk(50)
 
@@ -132,6 +133,31 @@ def test_a_folder_of_masks_by_name(tmp_path):
     assert found.own_hash("1") != found.own_hash("2")
     with pytest.raises(ConfigError, match=r"has no mask for 1 of 2 contents \(e.g. c.png\)"):
         masks({"folder": str(tmp_path)}, {"1": "/photos/a.jpg", "3": "/photos/c.jpg"})
+
+
+def test_a_mask_lies_in_the_folder_of_its_content(tmp_path):
+    white, black = tmp_path / "cats", tmp_path
+    white.mkdir()
+    Image.new("L", (32, 32), 255).save(white / "1.png")
+    Image.new("L", (32, 32), 0).save(black / "1.png")
+    Image.new("L", (32, 32), 0).save(black / "a#1.png")
+    sources = {"cat": "/photos/cats/1.jpg", "dog": "/photos/dogs/1.jpg", "hash": source_text("/photos/a#1.jpg")}
+    found = masks({"folder": str(tmp_path)}, {image: mask_path(source) for image, source in sources.items()})
+    assert {image: float(found.of(image).mean()) for image in sources} == {"cat": 1, "dog": 0, "hash": 0}
+    in_tars = {"cat": source_text("/x/cats.tar", "1.jpg"), "dog": source_text("/x/dogs.tar", "1.jpg")}
+    found = masks({"folder": str(tmp_path)}, {image: mask_path(source) for image, source in in_tars.items()})
+    assert {image: float(found.of(image).mean()) for image in in_tars} == {"cat": 1, "dog": 0}
+
+
+def test_a_mask_that_fits_two_contents_or_is_there_twice_is_refused(tmp_path):
+    Image.new("L", (32, 32), 255).save(tmp_path / "1.png")
+    with pytest.raises(
+        ConfigError, match=r"1.png may be the mask of /p/cats/1.jpg and of /p/dogs/1.jpg; put the masks"
+    ):
+        masks({"folder": str(tmp_path)}, {"cat": "/p/cats/1.jpg", "dog": "/p/dogs/1.jpg"})
+    Image.new("L", (32, 32), 0).save(tmp_path / "1.bmp")
+    with pytest.raises(ConfigError, match=r"1.bmp and .*1.png are masks of the same name; keep one"):
+        masks({"folder": str(tmp_path)}, {"cat": "/p/cats/1.jpg"})
 
 
 def test_masks_that_cannot_be_read(tmp_path):
