@@ -22,6 +22,7 @@ import click
 from diffstyle import __version__
 from diffstyle.errors import DiffStyleError
 from pipeline.storage.errors import EXIT_BUG, EXIT_DONE, EXIT_STOPPED, EXIT_WRONG_INPUT, BugError
+from pipeline.storage.masking import masked_output
 
 #: name -> (module:attribute, help). The help stands here so that ``diffstyle --help`` imports no command.
 COMMANDS = {
@@ -71,7 +72,7 @@ class LazyGroup(click.Group):
             return super().main(args, prog_name, standalone_mode=False, **kw)
         given = list(args if args is not None else sys.argv[1:])
         verbose = bool({"-v", "--verbose"} & set(given[: next((i for i, a in enumerate(given) if a[:1] != "-"), None)]))
-        with _terminate_like_interrupt():
+        with masked_output(), _terminate_like_interrupt():
             try:
                 result = super().main(args, prog_name, standalone_mode=False, **kw)
             except BaseException as error:  # noqa: BLE001 - the one place where every error ends; none is swallowed

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.storage.variables import AnyMapping
 from pipeline.storage.yamlfile import read_yaml
 
 
@@ -17,7 +18,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: Path
-    model: dict[str, Any]
+    model: AnyMapping
     init: Path | None = None
     steps: int = Field(20_000, ge=1)
     batch_size: int = Field(32, ge=1)

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.storage.yamlfile import shown
+from pipeline.storage.mistakes import shown
 
 T_MAX = 999  # the last of the 1000 timesteps that every model here was trained with
 
@@ -51,7 +51,7 @@ class OneOf(Strict):
 
 
 def _not_bool(value: Any) -> Any:
-    # YAML 1.1 reads yes, no, on and off as booleans, and pydantic would take them for 1 and 0.
+    # pydantic would take true and false for 1 and 0.
     if isinstance(value, bool):
         raise ValueError(f"must be a number, not {shown(value)}")
     return value
@@ -90,11 +90,11 @@ def is_word(value: Any) -> bool:
 
 
 Number = Annotated[float, BeforeValidator(_not_bool), AfterValidator(_no_negative_zero), Field(allow_inf_nan=False)]
-Whole = Annotated[int, BeforeValidator(_not_bool)]
+# Within 64 bits, as tables and random generators take them.
+Whole = Annotated[int, BeforeValidator(_not_bool), Field(ge=-(2**63), lt=2**63)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 Timestep = Annotated[Whole, Field(ge=0, le=T_MAX)]
 Count = Annotated[Whole, Field(ge=1)]
-Text = Annotated[str, Field(min_length=1)]
 AutoCount = Annotated[
     Annotated[Literal["auto"], only("auto", "auto or a whole number"), Tag("<word>")]
     | Annotated[Count, Tag("<number>")],

@@ -1,7 +1,7 @@
 """What a job may say: the pydantic models of a job file, and the settings that a pair of pictures is made with.
 
 ``docs/job-file.md`` describes every field for users. Reading a file, with overrides and line numbers, is
-``jobfile.py``'s; a :class:`Job` built in Python is validated all the same, with its paths taken as they are.
+``load.py``'s; a :class:`Job` built in Python is validated all the same, its relative paths from the working directory.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -31,7 +30,6 @@ from pipeline.jobfile.fields import (
     Number,
     OneOf,
     Strict,
-    Text,
     Timestep,
     Whole,
     as_list,
@@ -41,9 +39,11 @@ from pipeline.jobfile.fields import (
     only,
     plain_if_single,
 )
-from pipeline.models.config import WeightsChoice
+from pipeline.models.config import RANDOM_WEIGHTS, WeightsChoice, is_config_name
 from pipeline.sources import SourceSpec
-from pipeline.storage.yamlfile import shown, unknown
+from pipeline.storage.address import AS_WRITTEN, Address, InputAddress, local_or_word
+from pipeline.storage.mistakes import shown, unknown
+from pipeline.storage.yamlcore import dump
 
 # ---- injection ----
 
@@ -73,8 +73,8 @@ class MaskSpec(OneOf):
     """Where content is injected: a rectangle in fractions of the side, one picture, or one picture for each content."""
 
     rectangle: Annotated[tuple[Fraction, ...], length(4, "[top, left, bottom, right]")] | None = None
-    picture: Text | None = None
-    folder: Text | None = None
+    picture: InputAddress | None = None
+    folder: InputAddress | None = None
 
     @field_validator("rectangle")
     @classmethod
@@ -222,7 +222,7 @@ class SampleSpec(Strict):
 class BankSpec(Strict):
     """An existing latent bank, used as it is."""
 
-    bank: Text
+    bank: InputAddress
 
 
 def _source_kind(value: Any) -> str:
@@ -253,7 +253,7 @@ class RandomPairs(Strict):
 class ListedPairs(Strict):
     """A CSV or Parquet file with the columns ``content`` and ``style``."""
 
-    file: Text = Field(alias="list")
+    file: InputAddress = Field(alias="list")
 
 
 def _pairs_kind(value: Any) -> str:
@@ -309,7 +309,8 @@ class Compute(Strict):
 
 
 Weights = Annotated[
-    Annotated[WeightsChoice, Tag("<WeightsChoice>")] | Annotated[Text, Tag("<word>")],
+    Annotated[WeightsChoice, Tag("<WeightsChoice>")]
+    | Annotated[str, *local_or_word(RANDOM_WEIGHTS.fullmatch, reads=True), Tag("<word>")],
     Discriminator(lambda value: "<WeightsChoice>" if is_mapping(value) else "<word>"),
 ]
 
@@ -317,9 +318,9 @@ Weights = Annotated[
 class Job(Strict):
     """A job: one model, contents, styles, and what to make of them."""
 
-    model: Text
+    model: Annotated[str, *local_or_word(is_config_name)]
     weights: Weights | None = None
-    output: Text
+    output: Address
     content: Source
     style: Source
     seed: Annotated[tuple[Whole, ...], BeforeValidator(as_list), Field(min_length=1)] = (0,)
@@ -346,6 +347,7 @@ class Job(Strict):
         return list(found)
 
     def to_yaml(self) -> str:
-        """The resolved job as a job file: defaults written out, paths absolute. Reading it gives an equal job."""
-        values = self.model_dump(mode="json", by_alias=True, exclude_none=True)
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+        """The resolved job as a job file: defaults written out, paths absolute, ``${NAME}`` where a path or another
+        text was written so. Reading it gives an equal job."""
+        values = self.model_dump(mode="json", by_alias=True, exclude_none=True, context={AS_WRITTEN: True})
+        return dump(values)

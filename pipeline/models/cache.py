@@ -8,6 +8,7 @@ from pathlib import Path
 from diffstyle.diffusers_files import folder_weights
 from pipeline.models.config import ModelConfig
 from pipeline.storage.cache import cache_folder
+from pipeline.storage.paths import expand_home
 
 
 def cache_place(config: ModelConfig) -> Path:
@@ -19,7 +20,7 @@ def cache_place(config: ModelConfig) -> Path:
 def weights_place(config: ModelConfig, override: str | os.PathLike[str] | None = None) -> Path | None:
     """The weights that loading would take, or None where there are none: the override, the config's path, the cache."""
     if override is not None:
-        candidates = [Path(override).expanduser()]
+        candidates = [expand_home(override)]
     else:
         candidates = [Path(config.weights.path)] if config.weights.path else []
         candidates.append(cache_place(config))

@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from diffstyle.errors import ConfigError
+from pipeline.storage.address import BASE, LocalInput, LocalPath, Text
+from pipeline.storage.mistakes import unknown
+from pipeline.storage.paths import expand_home
 from pipeline.storage.shipped import shipped_files
-from pipeline.storage.yamlfile import read_yaml, unknown
+from pipeline.storage.variables import AnyMapping
+from pipeline.storage.yamlfile import read_yaml
 
 if TYPE_CHECKING:
     from diffstyle.networks.architecture import Architecture
@@ -32,8 +36,8 @@ class WeightsChoice(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: Annotated[str, Field(min_length=1)]
-    key: str
+    path: LocalInput
+    key: Text
 
     def __str__(self) -> str:
         return f"{self.path} (key {self.key})"
@@ -49,8 +53,8 @@ class Weights(BaseModel):
     hub: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
     revision: str = "main"
     page: Annotated[str, Field(pattern=r"^https?://")] | None = None
-    path: str | None = None
-    key: str | None = None
+    path: LocalPath | None = None
+    key: Text | None = None
     sha256: Annotated[str, Field(pattern=_SHA256)] | None = None
     size: Annotated[int, Field(ge=1)] | None = None
     note: str | None = None
@@ -76,7 +80,7 @@ class ModelConfig(BaseModel):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     title: str | None = None
     dataset: str | None = None
-    architecture: dict[str, Any]
+    architecture: AnyMapping
     weights: Weights
     licence: str | None = None
     paper: str | None = None
@@ -131,15 +135,12 @@ def load_model_config(name_or_path: str | os.PathLike[str]) -> ModelConfig:
         if text not in shipped:
             raise ConfigError(f"{unknown('model', text, shipped)}; or give the path of a model's YAML file")
         return _read(shipped[text])
-    return _read(Path(text).expanduser())
+    return _read(expand_home(text))
 
 
 def _read(file: Path) -> ModelConfig:
     document = read_yaml(file)
-    path = document.get(("weights", "path"))
-    if isinstance(path, str):
-        document.value["weights"]["path"] = str(file.absolute().parent / Path(path).expanduser())
-    return document.validate(ModelConfig)
+    return document.validate(ModelConfig, {BASE: file.absolute().parent})
 
 
 def all_model_configs() -> dict[str, ModelConfig]:

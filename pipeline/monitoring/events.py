@@ -1,8 +1,9 @@
 """The event log of a run: one JSON object a line in ``events/RUN.jsonl``, for machines and for the curious.
 
-A log is company, not substance: a value that JSON can't say is written as its ``repr``, and trouble with writing is
-warned of once and never stops the run. On a disk every line is there as soon as it is logged. An object store has no
-appending, so there the whole object is written anew, at most every 30 s and at the end, by a thread of its own.
+A log is company, not substance: a value that JSON can't say is written as its ``repr``, secrets are masked, and
+trouble with writing is warned of once and never stops the run. On a disk every line is there as soon as it is logged.
+An object store has no appending, so there the whole object is written anew, at most every 30 s and at the end, by a
+thread of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.storage.layout import OutputLayout
+from pipeline.storage.masking import masked
 from pipeline.storage.place import Place
 
 log = logging.getLogger(__name__)
@@ -165,15 +167,17 @@ def _line(event: dict[str, Any]) -> bytes:
 
 def _plain(value: Any, depth: int = 0) -> Any:
     """``value`` as JSON can say it; ``repr`` for what it can't."""
-    if value is None or type(value) in (bool, int, str):
+    if value is None or type(value) in (bool, int):
         return value
+    if isinstance(value, str):
+        return masked(str(value))
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else repr(float(value))
     if isinstance(value, os.PathLike | Place):
-        return str(value)
+        return masked(str(value))
     if depth < 8:  # deeper is a mistake, or a thing that contains itself
         if isinstance(value, Mapping):
-            return {str(key): _plain(item, depth + 1) for key, item in value.items()}
+            return {masked(str(key)): _plain(item, depth + 1) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [_plain(item, depth + 1) for item in value]
         if isinstance(value, set | frozenset):
@@ -192,6 +196,6 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 def _repr(value: Any) -> str:
     try:
-        return repr(value)[:1000]
+        return masked(repr(value))[:1000]
     except Exception as error:  # noqa: BLE001 - a foreign __repr__ may raise anything, and a log must not stop a run
         return f"<{type(value).__name__} without repr: {type(error).__name__}>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import functools
 import itertools
@@ -18,10 +19,16 @@ import pyarrow.fs as pafs
 from pipeline.sources.base import MAX_BYTES, SourceError, one_line
 from pipeline.sources.outputs import files_of_a_kind, is_output, output_folders
 from pipeline.sources.passed_over import PassedOver
+from pipeline.storage.mistakes import shown
 from pipeline.storage.place import Entry, Place
 
-_RANGE = re.compile(r"(\d+)\.\.(\d+)\Z")
+_RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})\Z", re.ASCII)
 _WILD = re.compile(r"[*?\[]")
+
+
+#: How many addresses the braces of one may stand for.
+MAX_ADDRESSES = 100_000
+_MAX_CHARACTERS = 200 * MAX_ADDRESSES
 
 
 class Unreadable(Exception):
@@ -34,7 +41,35 @@ def version_of(size: int, mtime_ns: int) -> str:
 
 
 def braces(text: str) -> list[str]:
-    """Expand ``{000..009}`` (width kept) and ``{a,b}``, nested too, in order. Braces of another kind stay."""
+    """Expand ``{000..009}`` (width kept) and ``{a,b}``, nested too, in order. Braces of another kind stay.
+
+    Raises:
+        SourceError: they stand for more addresses than a data set can be made of.
+    """
+    texts: list[str] = []
+    characters = 0
+    for one in _expanded(text):
+        texts.append(one)
+        characters += len(one)
+        if len(texts) > MAX_ADDRESSES or characters > _MAX_CHARACTERS:
+            raise SourceError(f"{shown(text)}: the braces stand for too many files (at most {MAX_ADDRESSES:,})")
+    return texts
+
+
+def _expanded(text: str) -> Iterator[str]:
+    under_way: list[Iterator[str]] = [iter([text])]
+    while under_way:
+        one = next(under_way[-1], None)
+        if one is None:
+            under_way.pop()
+        elif (options := _first_options(one)) is None:
+            yield one
+        else:
+            under_way.append(options)
+
+
+def _first_options(text: str) -> Iterator[str] | None:
+    """The texts that the first braces with a choice in them stand for, the other braces as they are; or None."""
     start = text.find("{")
     while start >= 0:
         depth = 0
@@ -46,22 +81,18 @@ def braces(text: str) -> list[str]:
             if depth == 0:
                 break
         else:
-            return [text]
-        inner = text[start + 1 : end]
-        cuts = [*commas, end]
-        span = _RANGE.match(inner)
-        options: list[str] | None = None
-        if span:
+            return None
+        head, inner, tail = text[:start], text[start + 1 : end], text[end + 1 :]
+        if span := _RANGE.match(inner):
             first, last = int(span[1]), int(span[2])
             width = max(len(span[1]), len(span[2])) if "0" in (span[1][0], span[2][0]) else 0
             step = 1 if last >= first else -1
-            options = [f"{number:0{width}d}" for number in range(first, last + step, step)]
-        elif len(commas) > 1:
-            options = [text[a + 1 : b] for a, b in itertools.pairwise(cuts)]
-        if options is not None:
-            return [done for option in options for done in braces(text[:start] + option + text[end + 1 :])]
+            return (f"{head}{number:0{width}d}{tail}" for number in range(first, last + step, step))
+        if len(commas) > 1:
+            cuts = [*commas, end]
+            return (head + text[a + 1 : b] + tail for a, b in itertools.pairwise(cuts))
         start = text.find("{", start + 1)
-    return [text]
+    return None
 
 
 @contextlib.contextmanager
@@ -87,7 +118,7 @@ def resolve(address: str, base: str | Path | None) -> list[Place]:
     """
     with reaching(address):
         place = Place.parse(address, base)
-        if place.exists():
+        if _is_there(place):
             return [place]
         found: list[Place] = []
         for text in braces(address):
@@ -102,6 +133,15 @@ def resolve(address: str, base: str | Path | None) -> list[Place]:
                 raise SourceError(f"{text}: nothing matches; check the pattern")
             found += matching
         return found
+
+
+def _is_there(place: Place) -> bool:
+    try:
+        return place.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # no file of that name, but maybe a long pattern
+            return False
+        raise
 
 
 def _glob(place: Place) -> list[Place]:

@@ -11,12 +11,13 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from diffstyle.errors import DiffStyleError
 from pipeline.sources.passed_over import PassedOver
 from pipeline.storage.identity import digest
+from pipeline.storage.masking import without_variables
 
 # A file above this is no picture; reading it would only fill the memory.
 MAX_BYTES = 1 << 30
@@ -158,7 +159,7 @@ class Source(ABC):
             elif cut.items:
                 rows = cut.items if len(cut.items) <= left else cut.items[: int(left)]
                 seen, left = seen + len(rows), left - len(rows)
-                items = [item for item in rows if not isinstance(item.at, Repeated)]
+                items = [_without_secrets(item) for item in rows if not isinstance(item.at, Repeated)]
                 if len(items) < len(rows):
                     self.passed_over.add("rows that list a picture again", n=len(rows) - len(items))
                 missing = [item for item in items if known.get(item.source) != item.version]
@@ -197,13 +198,19 @@ class Source(ABC):
         empty = True
         for item in itertools.islice(items, self._limit):
             empty = False
-            yield item.source
+            yield without_variables(item.source)
         if empty:
             raise SourceError(self._why_empty())
 
     def count(self) -> int:
         """How many pictures the data set lists (within the limit), readable or not, repeated rows included."""
         return sum(1 for _ in self.listing())
+
+
+def _without_secrets(item: Item) -> Item:
+    """The item as tables may name it: a path that a secret variable is a part of is written with its ``${NAME}``."""
+    source = without_variables(item.source)
+    return item if source == item.source else replace(item, source=source)
 
 
 def failed(item: Item, reason: str) -> RawPicture:

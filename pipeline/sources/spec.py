@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from pipeline.sources.addresses import resolve
 from pipeline.sources.attributes import Naming
@@ -15,9 +15,15 @@ from pipeline.sources.lmdbs import LmdbSource
 from pipeline.sources.paths import PATH_COLUMNS, ListSource
 from pipeline.sources.tables import ParquetSource, find_image_column, read_footer
 from pipeline.sources.tars import TarSource
+from pipeline.storage.address import BASE, InputPattern, Text
+from pipeline.storage.masking import without_variables
 from pipeline.storage.place import Place
 
-Addresses = str | list[str]
+#: One address, or several.
+Addresses = Annotated[
+    Annotated[InputPattern, Tag("<address>")] | Annotated[list[InputPattern], Tag("<addresses>")],
+    Discriminator(lambda value: "<addresses>" if isinstance(value, list | tuple) else "<address>"),
+]
 
 _KINDS = ("folder", "webdataset", "parquet", "list", "lmdb")
 
@@ -44,11 +50,11 @@ class SourceSpec(BaseModel):
     any: Addresses | None = Field(
         default=None, description="a folder, .tar, .parquet, .csv, .jsonl or lmdb, recognised"
     )
-    image_column: str | None = Field(
+    image_column: Text | None = Field(
         default=None, description="Parquet: the column of pictures; lists: the column of paths"
     )
-    label_column: str | None = Field(default=None, description="the column or side-car field that is the label")
-    caption_column: str | None = Field(default=None, description="the column or side-car field that is the caption")
+    label_column: Text | None = Field(default=None, description="the column or side-car field that is the label")
+    caption_column: Text | None = Field(default=None, description="the column or side-car field that is the caption")
     allow_outside: bool = Field(
         default=False, description="also read files that the data names outside of its own folder; see docs/job-file.md"
     )
@@ -67,8 +73,8 @@ class SourceSpec(BaseModel):
         if len(given) != 1:
             wanted = f"give exactly one of {', '.join(_KINDS)}"
             raise ValueError(f"{wanted}, not {' and '.join(given)}" if given else wanted)
-        if not all(address.strip() for address in self.addresses) or not self.addresses:
-            raise ValueError(f"{given[0]}: an empty address; give a path or s3://bucket/folder")
+        if not self.addresses:
+            raise ValueError(f"{given[0]}: an empty list; give a path or s3://bucket/folder")
         return self
 
     @property
@@ -78,7 +84,7 @@ class SourceSpec(BaseModel):
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The addresses as given."""
+        """The addresses, absolute."""
         value = getattr(self, self.kind)
         return (value,) if isinstance(value, str) else tuple(value)
 
@@ -92,14 +98,14 @@ def open_source(spec: SourceSpec | str, base: str | Path | None = None) -> Sourc
     Args:
         spec: An address (a folder, ``.tar``, ``.parquet``, ``.csv`` or LSUN lmdb; on a disk, S3 or GCS), or a
             :class:`SourceSpec` as ``content`` and ``style`` of a job have.
-        base: The folder that relative paths are taken from; default: the working directory.
+        base: The folder that a relative path given as text starts from; default: the working directory.
 
     Raises:
         SourceError: It is missing or not of its kind, in one line that names the address and the mend. One that is
             empty shows when its blocks are asked for.
     """
     if isinstance(spec, str):
-        spec = SourceSpec(any=spec)
+        spec = SourceSpec.model_validate({"any": spec}, context={BASE: base})
     kind = spec.kind
     addresses = spec.addresses
     if kind == "any":
@@ -110,7 +116,8 @@ def open_source(spec: SourceSpec | str, base: str | Path | None = None) -> Sourc
         kind = kinds[addresses[0]]
     source = _open(spec, kind, base)
     places = [place for address in addresses for place in resolve(address, base)]
-    source.roots = tuple(dict.fromkeys(str(place if place.is_dir() else place.parent) for place in places))
+    roots = (str(place if place.is_dir() else place.parent) for place in places)
+    source.roots = tuple(dict.fromkeys(without_variables(root) for root in roots))  # as the sources are written
     return source
 
 

@@ -20,7 +20,7 @@ from typing import IO, Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from diffstyle.errors import ConfigError
+from pipeline.storage.paths import join_address, split_address
 
 # A file under way is called `.NAME.<random>.part` beside its place: hidden from every listing here, and a random
 # part so that two writers of the same name never share one.
@@ -48,26 +48,18 @@ class Place:
     def parse(cls, address: str | os.PathLike[str] | Place, base: str | os.PathLike[str] | None = None) -> Place:
         """Read an address. A relative path is taken from ``base`` (default: the working directory); ``~`` expands.
 
-        Raises ConfigError for a scheme that is not ``file``, ``s3``, ``gs`` or ``gcs``.
+        Raises:
+            ConfigError: as for :func:`pipeline.storage.paths.split_address`.
         """
         if isinstance(address, Place):
             return address
-        text = os.fspath(address)
-        scheme, separator, rest = text.partition("://")
-        if not separator:
-            path = Path(text).expanduser()
-            return cls("file", os.path.abspath(Path(base or ".") / path))  # noqa: PTH100 - no resolving of links
-        if scheme == "file":
-            return cls("file", os.path.abspath(rest))  # noqa: PTH100
-        if scheme in ("s3", "gs", "gcs") and rest.strip("/"):
-            return cls("gs" if scheme == "gcs" else scheme, rest.strip("/"))
-        raise ConfigError(f"{text}: not an address; use a path, s3://bucket/folder or gs://bucket/folder")
+        return cls(*split_address(address, base))
 
     def __truediv__(self, name: str) -> Place:
         return Place(self.scheme, f"{self.path.rstrip('/')}/{name}")
 
     def __str__(self) -> str:
-        return self.path if self.is_local else f"{self.scheme}://{self.path}"
+        return join_address(self.scheme, self.path)
 
     @property
     def is_local(self) -> bool:

@@ -16,7 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffstyle.errors import DiffStyleError
+from pipeline.storage.masking import masked
 from pipeline.storage.place import Place
+
+#: Columns that say something to people, and that nothing is looked up by.
+_SAYING = ("reason", "error", "mask")
 
 _KEY = "diffstyle-checksum"
 _DIGITS = 32
@@ -30,7 +34,11 @@ class DamagedError(DiffStyleError):
 
 
 def write_table(stream: BinaryIO, table: pa.Table) -> None:
-    """Write ``table`` as Parquet, compressed, with a checksum for each page and one for the whole file."""
+    """Write ``table`` as Parquet, compressed, with a checksum for each page and one for the whole file.
+
+    Secrets are masked in what it says of failures and masks.
+    """
+    table = _without_secrets(table)
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
         writer.write_table(table)
@@ -40,6 +48,17 @@ def write_table(stream: BinaryIO, table: pa.Table) -> None:
     view = memoryview(data)
     for piece in (view[:at], _checksum(data, at), view[at + _DIGITS :]):
         stream.write(piece)
+
+
+def _without_secrets(table: pa.Table) -> pa.Table:
+    for name in _SAYING:
+        if name in table.column_names:
+            texts = table[name].to_pylist()
+            hidden = [text and masked(text) for text in texts]
+            if hidden != texts:
+                field = table.field(name)
+                table = table.set_column(table.column_names.index(name), field, pa.array(hidden, field.type))
+    return table
 
 
 def _checksum(data: bytes, at: int) -> bytes:

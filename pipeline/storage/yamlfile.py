@@ -6,26 +6,38 @@ field, what is wrong, and for an unknown name the nearest known one.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from diffstyle.errors import ConfigError
-
-#: The way to a value: keys of mappings and indexes of lists.
-Loc = tuple[str | int, ...]
+from pipeline.storage.masking import masked
+from pipeline.storage.mistakes import Loc, dotted, field_paths, fields_at, phrase, shown, unknown
+from pipeline.storage.variables import expand
+from pipeline.storage.yamlcore import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_VALUES,
+    MERGE,
+    TOO_MANY,
+    ScalarError,
+    compose,
+    kind_of,
+    plain,
+    scalar,
+)
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_VARIABLE = re.compile(r"\$(\$)?\{([^}]*)\}")
+_QUOTED = re.compile(r"'(?:[^']|'')*'")
+_HOW_TO_QUOTE = "between single quotes, write '' for each single quote"
 
 
 class MistakesError(ConfigError):
@@ -58,10 +70,10 @@ class Document:
                 return f"{self.name}:{self.lines[loc[:end]]}"
         return self.name
 
-    def mistake(self, loc: Loc, what: str) -> str:
+    def mistake(self, loc: Loc, message: str) -> str:
         """The line that reports a mistake at ``loc``."""
         where, path = self.where(loc), dotted(loc)
-        return f"{where}: {what}" if not path or where == f"--set {path}" else f"{where}: {path}: {what}"
+        return masked(f"{where}: {message}" if not path or where == f"--set {path}" else f"{where}: {path}: {message}")
 
     def get(self, loc: Loc) -> Any:
         """The value at ``loc``, or None where there is none."""
@@ -76,20 +88,25 @@ class Document:
         return value
 
     def override(self, assignment: str, shorthand: Callable[[Loc, Any, str], Any] | None = None) -> None:
-        """Apply ``a.b=value``, the value read as YAML. Mappings on the way are made where they are absent.
+        """Apply ``a.b=value``. Mappings on the way are made where they are absent.
+
+        The value is a plain word, text or number, taken as it is (a ``#`` or ``*`` in it means nothing); or YAML in
+        quotes, ``[...]`` or ``{key: value}``. Its relative paths start at the working directory.
 
         Args:
             shorthand: turns a short form that the path goes through into a mapping: (loc, value, next key) -> value.
 
         Raises:
-            ConfigError: it is no assignment, its value is no YAML, or the path leads through something else.
+            ConfigError: it is no assignment, its value can't be read, or the path leads through something else.
         """
         path, equals, text = assignment.partition("=")
         keys = path.strip().split(".")
         if not equals or not all(keys):
-            raise ConfigError(f"--set {assignment}: not an assignment; write --set a.b=value")
+            raise ConfigError(f"--set {shown(assignment)[1:-1]}: not an assignment; write --set a.b=value")
         origin = f"--set {path.strip()}"
-        given = parse_yaml(text, origin, empty=None)
+        if len(keys) > MAX_DEPTH:
+            raise ConfigError(f"--set {shown(path)[1:-1]}: nested more than {MAX_DEPTH} deep")
+        given = _parse_assigned(text, origin)
         target: Any = self.value
         loc: Loc = ()
         for key, following in itertools.pairwise(keys):
@@ -104,29 +121,32 @@ class Document:
             target[key] = value
             target = value
         loc = (*loc, keys[-1])
-        target[keys[-1]] = given.value
+        target[keys[-1]] = given
         for known in [known for known in self.lines if known[: len(loc)] == loc]:
             del self.lines[known]
         self.sets[loc] = origin
 
-    def validate(self, model: type[Model]) -> Model:
+    def validate(self, model: type[Model], context: Mapping[str, Any] | None = None) -> Model:
         """Build ``model`` from the value.
+
+        Args:
+            model: what the document should be.
+            context: handed to the model's validators; see :mod:`pipeline.storage.address`.
 
         Raises:
             MistakesError: with a line for each mistake, in the order of the file.
         """
         try:
-            return model.model_validate(self.value)
+            return model.model_validate(self.value, context=dict(context or {}))
         except ValidationError as error:
-            found = [self._explained(model, item) for item in error.errors(include_url=False)]
+            mistakes = [self._explained(model, item) for item in error.errors(include_url=False)]
         # One message for a place: of several about one value the first is the nearest to what was meant.
-        at = dict(reversed(found))
-        raise MistakesError(self.report(at))
+        raise MistakesError(self.report(dict(reversed(mistakes))))
 
-    def report(self, found: Mapping[Loc, str]) -> list[str]:
+    def report(self, mistakes: Mapping[Loc, str]) -> list[str]:
         """The line for each mistake, in the order of the file; those without a place in it come last."""
-        order = sorted(found, key=lambda loc: (loc not in self.lines, self.lines.get(loc, 0)))
-        return [self.mistake(loc, found[loc]) for loc in order]
+        order = sorted(mistakes, key=lambda loc: (loc not in self.lines, self.lines.get(loc, 0)))
+        return [self.mistake(loc, mistakes[loc]) for loc in order]
 
     def _explained(self, model: type[BaseModel], item: Any) -> tuple[Loc, str]:
         loc: Loc = ()
@@ -137,24 +157,34 @@ class Document:
         if item["type"] == "missing":
             return (*loc, item["loc"][-1]), "is required"
         if item["type"] == "extra_forbidden":
-            return loc, unknown("field", str(loc[-1]), _fields_at(model, item["loc"][:-1]))
-        return loc, _phrase(item)
+            allowed = fields_at(model, item["loc"][:-1])
+            paths = sorted(field_paths(model), key=lambda path: path.count("."))
+            return loc, unknown("field", str(loc[-1]), allowed, paths)
+        return loc, phrase(item)
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Document:
     """Read a YAML file whose top is a mapping. ``${NAME}`` in its texts becomes the environment variable's value.
 
     Raises:
-        ConfigError: the file is missing, unreadable, no YAML or no mapping; a key stands twice; a variable is unset.
+        ConfigError: the file is missing, unreadable, too large, no YAML or no mapping; a key is given twice; a variable
+            is not set.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        with Path(path).open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder, not a YAML file") from None
     except PermissionError:
         raise ConfigError(f"{path}: no permission to read it") from None
+    except (OSError, ValueError) as error:  # a name that is too long, a NUL in it
+        raise ConfigError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error})") from None
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: is larger than {MAX_BYTES >> 20} MiB; for many files, name a folder or a pattern")
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
     document = parse_yaml(text, str(path))
@@ -163,21 +193,17 @@ def read_yaml(path: str | os.PathLike[str]) -> Document:
     return document
 
 
-def parse_yaml(text: str, name: str, empty: Any = ...) -> Document:
-    """Parse YAML text; ``name`` is what errors call it. Without ``empty``, a text that holds nothing is an error."""
+def parse_yaml(text: str, name: str) -> Document:
+    """Parse YAML text; ``name`` is what errors call it.
+
+    Raises:
+        ConfigError: as for :func:`read_yaml`.
+    """
     try:
-        loader = yaml.SafeLoader(text)
+        node = compose(text)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ConfigError(f"{name}:{line}: not text: it holds the character {error.character:#06x}") from None
-    try:
-        node = loader.get_single_node()
-        document = Document(name, empty)
-        if node is not None:
-            document.value = _Reader(loader, document).read(node, (), frozenset())
-        elif empty is ...:
-            raise ConfigError(f"{name}: is empty")
-        return document
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{mark.line + 1}" if mark else name
@@ -185,149 +211,117 @@ def parse_yaml(text: str, name: str, empty: Any = ...) -> Document:
         raise ConfigError(f"{place}: not valid YAML: {reason}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from None
-    finally:
-        loader.dispose()
+    if node is None:
+        raise ConfigError(f"{name}: is empty")
+    document = Document(name, None)
+    document.value = _Reader(document).read(node, (), frozenset())
+    return document
+
+
+def _parse_assigned(text: str, origin: str) -> Any:
+    """The value of ``--set a.b=TEXT``.
+
+    A list ``[...]``, a mapping ``{key: value}`` and a text in double quotes are read as YAML. A text in single quotes
+    is what stands between them (``''`` for one ``'``). All else is a plain word or number, in which no character has a
+    meaning: ``*.tar``, ``run #1``, ``{000..009}.tar``, ``a: b``.
+    """
+    text = text.strip()
+    document = Document(origin, None)
+    if _QUOTED.fullmatch(text):  # not by YAML, which folds line ends and refuses control characters
+        return _Reader(document, Path.cwd()).text(text[1:-1].replace("''", "'"), ())
+    if text[:1] + text[-1:] in ("[]", "{}", "''", '""') and len(text) > 1:
+        try:
+            node = compose(text)
+        except yaml.YAMLError as error:
+            if text[0] in "'\"" or isinstance(error, yaml.reader.ReaderError):
+                raise ConfigError(f"{origin}: the quotes can't be read: {shown(text)}; {_HOW_TO_QUOTE}") from None
+            node = None  # a pattern such as [ab][cd] or {a}{b}
+        if node is not None and not _is_braces(node):
+            return _Reader(document, Path.cwd()).read(node, (), frozenset())
+    try:
+        value = plain(text)
+    except ScalarError as error:
+        raise ConfigError(f"{origin}: {error}") from None
+    return _Reader(document, Path.cwd()).text(value, ()) if isinstance(value, str) else value
+
+
+def _is_braces(node: yaml.Node) -> bool:
+    """Whether ``{...}`` holds no ``key: value``: braces of a pattern (``{a,b}``), not a mapping."""
+    if not isinstance(node, yaml.MappingNode) or not node.value:
+        return False
+    return all(value.start_mark.index == value.end_mark.index for _, value in node.value)
 
 
 class _Reader:
     """From YAML nodes to plain values, noting lines in the document on the way."""
 
-    def __init__(self, loader: yaml.SafeLoader, document: Document) -> None:
-        self.loader = loader
+    def __init__(self, document: Document, base: Path | None = None) -> None:
         self.document = document
+        self._base = base
+        self._values = 0
 
     def read(self, node: yaml.Node, loc: Loc, around: frozenset[int]) -> Any:
         self.document.lines[loc] = node.start_mark.line + 1
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise self._mistake(loc, TOO_MANY)
         if id(node) in around:
-            raise ConfigError(self.document.mistake(loc, "an alias (*name) leads back into itself"))
+            raise self._mistake(loc, "an alias (*name) leads back into itself")
+        if len(loc) > MAX_DEPTH:
+            raise self._mistake(loc, f"nested more than {MAX_DEPTH} deep")
         around |= {id(node)}
-        if isinstance(node, yaml.MappingNode):
+        kind = kind_of(node)
+        if isinstance(node, yaml.MappingNode) and kind == "map":
             return self._mapping(node, loc, around)
-        if isinstance(node, yaml.SequenceNode):
+        if isinstance(node, yaml.SequenceNode) and kind == "seq":
             return [self.read(item, (*loc, i), around) for i, item in enumerate(node.value)]
-        value = self.loader.construct_object(node)  # type: ignore[no-untyped-call]
-        return self._expanded(value, loc) if isinstance(value, str) else value
+        try:
+            value = scalar(kind, str(node.value) if isinstance(node, yaml.ScalarNode) else "")
+        except ScalarError as error:
+            raise self._mistake(loc, str(error)) from None
+        return self.text(value, loc) if isinstance(value, str) else value
 
     def _mapping(self, node: yaml.MappingNode, loc: Loc, around: frozenset[int]) -> dict[str, Any]:
-        seen: dict[str, int] = {}
-        for key_node, _ in node.value:
-            key, line = str(getattr(key_node, "value", "")), key_node.start_mark.line + 1
-            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
-                self.document.lines[(*loc, key)] = line
-                raise ConfigError(self.document.mistake((*loc, key), f"stands twice, first in line {seen[key]}"))
-            seen[key] = line
-        self.loader.flatten_mapping(node)  # "<<: *name": what it brings comes first, so that own keys win
+        merged: dict[str, Any] = {}
         values: dict[str, Any] = {}
+        first_lines: dict[str, int] = {}
         for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
-                raise ConfigError(
-                    f"{self.document.name}:{key_node.start_mark.line + 1}: a field's name must be plain text"
-                )
-            inner = (*loc, key_node.value)
-            values[key_node.value] = self.read(value_node, inner, around)
-            self.document.lines[inner] = key_node.start_mark.line + 1
-        return values
+                raise ConfigError(f"{self.document.name}:{line}: a field's name must be plain text")
+            if key_node.tag == MERGE:
+                merged = self._merged(value_node, loc, around) | merged
+                continue
+            key, inner = key_node.value, (*loc, key_node.value)
+            if key in first_lines:
+                self.document.lines[inner] = line
+                raise self._mistake(inner, f"is given twice, first in line {first_lines[key]}")
+            first_lines[key] = line
+            values[key] = self.read(value_node, inner, around)
+            self.document.lines[inner] = line
+        return merged | values
 
-    def _expanded(self, text: str, loc: Loc) -> str:
-        def value_of(match: re.Match[str]) -> str:
-            if match[1]:
-                return match[0][1:]  # $${NAME} is the text ${NAME}
-            if match[2] not in os.environ:
-                raise ConfigError(
-                    self.document.mistake(loc, f"the environment variable {match[2]} is not set (in {text!r})")
-                )
-            return os.environ[match[2]]
+    def _merged(self, node: yaml.Node, loc: Loc, around: frozenset[int]) -> dict[str, Any]:
+        """What ``<<: *name`` or ``<<: [*one, *other]`` brings. Own fields win over it, the first over the others."""
+        merged: dict[str, Any] = {}
+        line = self.document.lines[loc]
+        for part in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+            if not isinstance(part, yaml.MappingNode):
+                raise ConfigError(f"{self.document.name}:{part.start_mark.line + 1}: << takes mappings (<<: *name)")
+            merged = self.read(part, loc, around) | merged
+        self.document.lines[loc] = line
+        return merged
 
-        return _VARIABLE.sub(value_of, text)
+    def text(self, value: str, loc: Loc) -> str:
+        """A text with its variables replaced; it remembers how it was written."""
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise self._mistake(loc, "holds bytes or characters that are no text (not UTF-8)") from None
+        try:
+            return expand(value, self._base)
+        except ConfigError as error:
+            raise self._mistake(loc, str(error)) from None
 
-
-def dotted(loc: Iterable[str | int]) -> str:
-    """``injection.gamma[1].linear``: a path as people write it."""
-    text = ""
-    for step in loc:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
-    return text
-
-
-def unknown(what: str, name: str, allowed: Iterable[str]) -> str:
-    """``unknown field 'gama'; did you mean 'gamma'?``, or the allowed names where none is near."""
-    names = sorted(allowed)
-    begun = [known for known in names if len(name) > 2 and known.startswith(name.lower())]
-    near = begun[:1] or difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
-    hint = f"did you mean '{near[0]}'?" if near else f"allowed: {', '.join(names)}" if names else "none is allowed here"
-    return f"unknown {what} '{name}'; {hint}"
-
-
-def shown(value: Any) -> str:
-    """A value as an error message quotes it: short, in YAML's words for nothing, true and false."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, dict | list | tuple):
-        kind = "a mapping" if isinstance(value, dict) else "a list"
-        return f"{kind} ({_cut(str(value))})" if value else f"an empty {kind[2:]}"
-    return _cut(repr(value) if isinstance(value, str) else str(value))
-
-
-def _cut(text: str, limit: int = 80) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-_WANTED = {
-    "int": "a whole number",
-    "float": "a number",
-    "finite": "a finite number",
-    "string": "text",
-    "bool": "true or false",
-    "tuple": "a list",
-    "list": "a list",
-    "model": "a mapping of fields",
-    "dict": "a mapping of fields",
-}
-_LIMITS = {
-    "greater_than_equal": ("at least", "ge"),
-    "greater_than": ("more than", "gt"),
-    "less_than_equal": ("at most", "le"),
-    "less_than": ("less than", "lt"),
-}
-
-
-def _phrase(item: Any) -> str:
-    """What a pydantic error says, in the words of a job file."""
-    kind, context, value = item["type"], item.get("ctx", {}), item["input"]
-    if kind in _LIMITS:
-        word, key = _LIMITS[kind]
-        return f"must be {word} {context[key]}, not {shown(value)}"
-    if kind == "literal_error":
-        names = re.findall(r"'([^']*)'", context["expected"])
-        near = difflib.get_close_matches(str(value).lower(), names, n=1) if isinstance(value, str) else []
-        return f"must be {context['expected']}, not {shown(value)}" + (f"; did you mean '{near[0]}'?" if near else "")
-    if kind in ("value_error", "assertion_error"):
-        return str(item["msg"]).partition(", ")[2] or str(item["msg"])
-    if kind in ("too_short", "too_long"):
-        wanted = context.get("min_length", context.get("max_length"))
-        return f"must have {'at least' if kind == 'too_short' else 'at most'} {wanted} items, not {shown(value)}"
-    wanted = _WANTED.get(kind.partition("_")[0])
-    return f"must be {wanted}, not {shown(value)}" if wanted else str(item["msg"])
-
-
-def _fields_at(model: type[BaseModel], loc: Iterable[str | int]) -> list[str]:
-    """The names that are allowed in the mapping at ``loc``, for suggestions."""
-    models = [model]
-    for step in loc:
-        inner = [
-            m
-            for owner in models
-            for name, f in owner.model_fields.items()
-            if step in (name, f.alias)
-            for m in _models_in(f.annotation) + [x for extra in f.metadata for x in _models_in(extra)]
-        ]
-        tagged = [m for m in models if isinstance(step, str) and step == f"<{m.__name__}>"]
-        models = inner or tagged or models
-    return [f.alias or name for m in models for name, f in m.model_fields.items()]
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for piece in get_args(annotation) for model in _models_in(piece)]
+    def _mistake(self, loc: Loc, message: str) -> ConfigError:
+        return ConfigError(self.document.mistake(loc, message))

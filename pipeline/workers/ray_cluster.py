@@ -41,6 +41,10 @@ def start_ray(address: str | None = None) -> None:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise _no_cluster(address or "local", str(error).splitlines()[0]) from error
+    except OSError as error:  # Ray keeps a token in the home folder and its sockets in a temporary one
+        raise ClusterError(
+            f"Ray can't start: {error.strerror} ({error.filename}); set HOME and TMPDIR to folders that can be written"
+        ) from error
 
 
 def _no_cluster(address: str, why: str) -> ClusterError:

@@ -18,8 +18,9 @@ from diffstyle.errors import ConfigError
 from pipeline.jobfile.load import load_job
 from pipeline.jobfile.schema import BankSpec, Job, PlanSpec, RandomPairs, SampleSpec, gamma_schedule
 from pipeline.storage.identity import digest_of
+from pipeline.storage.mistakes import models_in
 from pipeline.storage.shipped import shipped_files
-from pipeline.storage.yamlfile import MistakesError, _models_in
+from pipeline.storage.yamlfile import MistakesError
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "model: afhq-dog\noutput: out\ncontent: contents\nstyle: styles\n"
@@ -94,9 +95,9 @@ def test_exactly_the_three_ready_jobs_are_shipped():
         ("injektion: {}", "job.yaml:5: injektion: unknown field 'injektion'; did you mean 'injection'?"),
         ("injection: {gamma: 1.2}", "job.yaml:5: injection.gamma: must be at most 1, not 1.2"),
         ("injection: {gamma: strong}", "job.yaml:5: injection.gamma: must be a number, not 'strong'"),
-        ("injection: {gamma: yes}", "job.yaml:5: injection.gamma: must be a number, not true"),
+        ("injection: {gamma: yes}", "job.yaml:5: injection.gamma: must be a number, not 'yes'"),
         ("injection: {gamma: .nan}", "job.yaml:5: injection.gamma: must be a finite number, not nan"),
-        ("injection: {gamma: []}", "job.yaml:5: injection.gamma: must have at least 1 items, not an empty list"),
+        ("injection: {gamma: []}", "job.yaml:5: injection.gamma: must have at least 1 item, not an empty list"),
         ("injection:\n  gamma:\n  - 0.1\n  - {linear: [0, 2]}", "job.yaml:8: injection.gamma[1].linear[1]: must be at"),
         ("injection: {gamma: {linear: [1]}}", "injection.gamma.linear: must be two numbers, [first, last]"),
         ("injection: {gamma: {linear: [0, 1], cosine: [0, 1]}}", "injection.gamma: give exactly one of linear"),
@@ -120,7 +121,7 @@ def test_exactly_the_three_ready_jobs_are_shipped():
         ("bank: {keep: [1]}", "job.yaml:5: bank.keep: must be 'events' or 'all', not a list ([1])"),
         ("compute: {actors: fuor}", "job.yaml:5: compute.actors: must be auto or a whole number, not 'fuor'"),
         ("compute: 3", "job.yaml:5: compute: must be a mapping of fields, not 3"),
-        ("seed: 1\nseed: 2", "job.yaml:6: seed: stands twice, first in line 5"),
+        ("seed: 1\nseed: 2", "job.yaml:6: seed: is given twice, first in line 5"),
         ("weights: [a]", "job.yaml:5: weights: must be text, not a list (['a'])"),
         ("weights: [a", "job.yaml:6: not valid YAML: while parsing a flow sequence"),
         ("weights: *nothing", "job.yaml:5: not valid YAML: found undefined alias"),
@@ -214,7 +215,7 @@ def test_overrides_reach_into_a_source_in_its_short_form(write, tmp_path, monkey
         ("injection.gamma", "--set injection.gamma: not an assignment; write --set a.b=value"),
         ("=3", "not an assignment"),
         ("model.name=3", "--set model.name: model is not a mapping here, but 'afhq-dog'"),
-        ("injection.gamma=[1", "--set injection.gamma:1: not valid YAML"),
+        ("injection.gamma=[1", "--set injection.gamma: must be a number, not '[1'"),
         ("output=", "--set output: must be text, not null"),
         ("model=celebhq", "--set model: unknown model 'celebhq'; did you mean 'celebahq'?"),
     ],
@@ -345,7 +346,7 @@ def fields_of(model: type[BaseModel], prefix: str = "") -> dict[str, object]:
     found: dict[str, object] = {}
     for name, field in model.model_fields.items():
         path = f"{prefix}{field.alias or name}"
-        inner = _models_in(field.annotation) + [m for extra in field.metadata for m in _models_in(extra)]
+        inner = models_in(field.annotation) + [m for extra in field.metadata for m in models_in(extra)]
         found[path] = field.get_default()
         for nested in inner:
             found |= fields_of(nested, f"{path}.")

@@ -4,8 +4,10 @@ import io
 import json
 import os
 import pickle
+import resource
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +55,7 @@ def tar(path: Path, *members: str | tuple[str, bytes]) -> Path:
 
 def read(spec, known=None, size=256, base=None) -> list[RawPicture]:
     """All pictures of a data set, its blocks having travelled as they do to a worker."""
-    spec = SourceSpec.model_validate(spec)
+    spec = SourceSpec.model_validate(spec, context={"base": base})
     blocks = [pickle.loads(pickle.dumps(block)) for block in open_source(spec, base).blocks(known or {}, size)]
     return [picture for block in blocks for picture in block.pictures()]
 
@@ -69,13 +71,14 @@ def blocks_of(spec, known=None, size=256) -> list[Block]:
 # ---- the spec ----
 def test_exactly_one_kind():
     assert SourceSpec.model_validate("photos").kind == "any"
-    assert SourceSpec.model_validate(["a.tar", "b.tar"]).addresses == ("a.tar", "b.tar")
-    assert SourceSpec(folder="x", limit=3).addresses == ("x",)
+    several = SourceSpec.model_validate(["a.tar", "b.tar"], context={"base": "/base"})
+    assert several.addresses == ("/base/a.tar", "/base/b.tar")
+    assert SourceSpec(folder="x", limit=3).addresses == (str(Path.cwd() / "x"),)
     for wrong in ({}, {"folder": "a", "parquet": "b"}, {"limit": 3}):
         with pytest.raises(ValidationError, match="exactly one of folder, webdataset, parquet, list, lmdb"):
             SourceSpec.model_validate(wrong)
     for wrong in ({"folder": ""}, {"folder": []}):
-        with pytest.raises(ValidationError, match="empty address"):
+        with pytest.raises(ValidationError, match="empty"):
             SourceSpec.model_validate(wrong)
     with pytest.raises(ValidationError, match="greater than or equal to 1"):
         SourceSpec(folder="a", limit=0)
@@ -574,3 +577,35 @@ def test_every_kind_on_s3(s3_bucket, tmp_path):  # noqa: F811
         read(f"{s3_bucket}/nothing")
     with pytest.raises(SourceError, match="s3://no-such-bucket-here"):
         read("s3://no-such-bucket-here/x")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{0..999999999}.tar",
+        "{a,b}" * 40,
+        "{0..9}" * 9,
+        "{0..99999999999999999}{0..99999999999999999}",
+        "{1..1}" * 3000 + "{0..200000}",
+        "x" * 60_000 + "{0..99999}",
+    ],
+)
+def test_braces_that_stand_for_too_many_files_are_refused_at_once(pattern):
+    began, (soft, hard) = time.monotonic(), resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (512 << 20), hard))
+    try:
+        with pytest.raises(SourceError, match=r"the braces stand for too many files \(at most 100,000\)") as caught:
+            open_source(f"/none/{pattern}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert len(str(caught.value)) < 200
+    assert time.monotonic() - began < 10
+
+
+def test_braces_of_many_kinds():
+    assert braces("{1..1}" * 500) == ["1" * 500]
+    assert braces("{08..11}{a,{b,c}}") == [f"{n}{x}" for n in ("08", "09", "10", "11") for x in "abc"]
+    assert braces("{3..1}") == ["3", "2", "1"]
+    assert braces("{a}{b,c}{") == ["{a}b{", "{a}c{"]
+    assert braces("{" + "9" * 5000 + "..1}") == ["{" + "9" * 5000 + "..1}"]

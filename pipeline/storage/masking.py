@@ -1,0 +1,80 @@
+"""Secrets stay out of what is said and written: the one place that knows which texts are secret, and hides them.
+
+Two kinds are known: the value of an environment variable that a job or config used and whose name says that it is
+secret (``${STORE_TOKEN}`` is then shown in its place), and a login in front of a host or bucket (``s3://***@bucket``).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO, cast
+
+#: Names of variables whose values are never shown.
+SECRET_NAME = re.compile(r"secret|token|passw|passphrase|pwd|key|credential|auth(?!or)|signature|login", re.IGNORECASE)
+
+# A shorter value would be found in every other word.
+_SHORTEST = 4
+
+# `user@`, `user:password@` (a password may hold slashes); `host:8000/a@b` has a port and no login.
+_LOGIN = re.compile(r"(?<=://)[^\s/@:]+(?::(?!\d+/)[^\s@]*)?@")
+
+_SECRETS: dict[str, str] = {}
+
+
+def remember(name: str, value: str) -> None:
+    """Note that the variable ``name`` was used; if its name says that it is secret, its value is masked from now on."""
+    if SECRET_NAME.search(name) and len(value) >= _SHORTEST:
+        _SECRETS[value] = f"${{{name}}}"
+
+
+def without_variables(text: str) -> str:
+    """``text`` with ``${NAME}`` in place of each secret variable's value."""
+    if _SECRETS:
+        for value in sorted(_SECRETS, key=len, reverse=True):  # a value may hold another one
+            text = text.replace(value, _SECRETS[value])
+    return text
+
+
+def masked(text: str) -> str:
+    """``text`` as it may be said or logged: no values of secret variables, no logins in addresses."""
+    text = without_variables(text)
+    return _LOGIN.sub("***@", text) if "://" in text else text
+
+
+def has_login(address: str) -> bool:
+    """Whether an address holds a user name or password in front of its host or bucket."""
+    return _LOGIN.search(address) is not None
+
+
+class _MaskedStream:
+    """A text stream that masks what is written to it. All else is the stream's own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(masked(text))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def masked_output() -> Iterator[None]:
+    """While inside, stdout and stderr of this process mask what is written to them."""
+    before = sys.stdout, sys.stderr
+    own = tuple(cast(TextIO, _MaskedStream(stream)) for stream in before)
+    sys.stdout, sys.stderr = own
+    try:
+        yield
+    finally:  # somebody may have replaced them since, and that stays
+        sys.stdout = before[0] if sys.stdout is own[0] else sys.stdout
+        sys.stderr = before[1] if sys.stderr is own[1] else sys.stderr
