@@ -164,11 +164,11 @@ def pictures_by_pair(out: Path) -> dict[tuple[int, str, str], np.ndarray]:
 
 
 def test_half_precision_is_near_float32(tmp_path):
-    """Measured: 39 dB with float16 over these few steps, 53 dB over six; 38 dB with bfloat16 over six."""
+    """Measured over these few steps: 39 to 43 dB with float16, 24 with bfloat16; over six steps 53 and 38."""
     few = {"inversion": {"steps": 3}, "injection": {"events": 3, "plan": {"grid": 3}}, **ONE}
     run_job(tmp_path / "float32", **few)
     (full,) = pictures(tmp_path / "float32" / "out").values()
-    for precision, least in (("float16", 34), ("bfloat16", 20)):
+    for precision, least in (("float16", 36), ("bfloat16", 22)):
         folder = tmp_path / precision
         run_job(folder, f"compute.precision={precision}", **few)
         ((_, half),) = pictures(folder / "out").items()

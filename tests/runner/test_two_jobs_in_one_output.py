@@ -28,15 +28,16 @@ BANKS: dict[str, list[str]] = {
     "in bfloat16": ["compute.precision=bfloat16"],
 }
 
-#: One difference each: the banks, and overrides of the job that injects.
+#: One difference each: the banks (of contents and styles, where they are not of one job), and overrides of the job.
 JOBS: dict[str, tuple[str, list[str]]] = {
     "as it is": ("plain", []),
     "another model": ("other weights", ["weights=random:1"]),
     "another precision": ("plain", ["compute.precision=bfloat16"]),
     "banks of another precision": ("in bfloat16", []),
-    "another type of the content bank": ("h in half", []),
-    "another type of the style bank": ("x_T in half", []),
+    "another type of the content bank": ("h in half, plain", []),
+    "another type of the style bank": ("plain, x_T in half", []),
     "another inversion": ("other walk", []),
+    "another inversion of the contents": ("other walk, plain", []),
     "as jpeg": ("plain", ["pictures.format=jpeg"]),
     "as jpeg of another quality": ("plain", ["pictures.format=jpeg", "pictures.quality=80"]),
     "as webp": ("plain", ["pictures.format=webp"]),
@@ -59,6 +60,8 @@ JOBS: dict[str, tuple[str, list[str]]] = {
 SAME: dict[str, tuple[str, list[str]]] = {
     "a seed where no noise is drawn": ("plain", ["seed=7"]),
     "the quality of a png": ("plain", ["pictures.quality=50"]),
+    "a type of h that is not read": ("h in half", []),
+    "a type of x_T that is not read": ("x_T in half", []),
     "the time that a tile takes": ("plain", ["compute.tile_seconds=1"]),
 }
 
@@ -76,7 +79,10 @@ def test_what_may_differ_is_made_and_what_can_not_is_there(banks, tmp_path, monk
     monkeypatch.setattr("diffstyle.sampling.inject", lambda model, x_T, *rest, **options: x_T.clamp(-1, 1))
 
     def made(name: str, of: str, overrides: list[str]) -> tuple[int, int]:
-        sides = {side: {"bank": str(banks[of] / side)} for side in ("content", "style")}
+        names = of.split(", ") * 2
+        sides = {
+            side: {"bank": str(banks[name] / side)} for side, name in zip(("content", "style"), names, strict=False)
+        }
         counts = run_job(tmp_path, *overrides, stages=("inject",), **{**ONE, **sides}).counts
         return counts.pairs_made, counts.pairs_there
 

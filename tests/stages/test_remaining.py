@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.jobfile.schema import Job
-from pipeline.stages.inject import PairPlan, all_remaining, remaining
+from pipeline.jobfile.schema import Job, Pictures
+from pipeline.stages.inject import PairPlan, all_remaining, remaining, units
 from pipeline.stages.masks import Masks
 from pipeline.stages.pairs import Entries, wanted_pairs
 from pipeline.stages.recipe import Recipe, make_recipe
 from pipeline.stages.walk import Walk
 from pipeline.storage.identity import digest, pair_id
+from pipeline.storage.place import Place
 
 
 def job(**changes) -> Job:
@@ -61,6 +62,37 @@ def test_what_is_wanted_less_what_is_known(done, failed, retry):
     assert left.n_failed == (0 if retry else len(failed))
     assert left.again == ({ids[n] for n in failed} if retry else set())
     assert left.n_twice == 0
+
+
+@given(st.sets(st.integers(0, 11), max_size=11), st.integers(1, 5))
+def test_tiles_hold_the_pairs_that_are_left_and_no_others(done, size):
+    wanted = plan(ONE, n_contents=3, n_styles=4)
+    ids = list(wanted.ids(ONE))
+    left = remaining(wanted, ONE, {ids[n] for n in done}, set())
+    places = {name: Place.parse(f"/nowhere/{name}") for name in ("output", "content_bank", "style_bank")}
+    tiles = list(units(left, wanted, {}, pictures=Pictures(), size=lambda left: size, **places))
+    pairs = [pair for tile in tiles for pair in tile.pairs]
+    assert sorted(pair.id for pair in pairs) == sorted(ids[n] for n in range(12) if n not in done)
+    for pair in pairs:
+        assert pair.id == pair_id(pair.content["image"], pair.style["image"], ONE.digest)
+    for tile in tiles:
+        halves = tile.split()
+        assert [pair for half in halves for pair in half.pairs] == (list(tile.pairs) if len(tile.pairs) > 1 else [])
+        assert len({tile.name, *(half.name for half in halves)}) == 1 + len(halves)
+
+
+def test_a_tile_carries_the_masks_of_its_contents():
+    masks = own_masks(0.1, 0.2, 0.3)
+    one = recipe(masks=masks)
+    wanted = plan(one)
+    (left,) = all_remaining(wanted, set(), set())
+    places = {name: Place.parse(f"/nowhere/{name}") for name in ("output", "content_bank", "style_bank")}
+    for tile in units(left, wanted, {}, pictures=Pictures(), size=lambda left: 1, **places):
+        (pair,) = tile.pairs
+        image = pair.content["image"]
+        assert tile.recipe.masks.own.keys() == {image}
+        assert pair.mask == masks.own_hash(image) != ""
+        assert pair.id == pair_id(image, pair.style["image"], one.digest, pair.mask)
 
 
 def own_masks(*values: float) -> Masks:
