@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.whole_jobs import SIX_PAIRS, here, run_job  # noqa: F401
+from support.whole_jobs import SIX_PAIRS, run_job
 
 import diffstyle.sampling
 from pipeline.monitoring.prometheus import METRICS, Metrics
@@ -60,7 +60,6 @@ def test_without_ray_nothing_is_asked_of_it(recorded, monkeypatch):
     assert recorded == {}
 
 
-@pytest.mark.usefixtures("here")
 def test_a_run_counts_its_pairs(recorded, monkeypatch, tmp_path):
     real, made = diffstyle.sampling.inject, [0]
 

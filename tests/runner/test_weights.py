@@ -9,12 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.small_jobs import DATA
-from support.whole_jobs import MODEL, here, paint, run_job  # noqa: F401 - a fixture
+from support.whole_jobs import MODEL, paint, run_job
 
 from diffstyle.errors import CheckpointError, ConfigError
 from pipeline.models.session import model_facts
 
-pytestmark = pytest.mark.usefixtures("here")
 AVERAGED = load_file(DATA / "tiny-ddpm.safetensors")
 
 
@@ -36,10 +35,10 @@ def shard_and_invert(folder, **changes):
 
 def test_a_key_chooses_and_log_event_and_bank_say_which(state, caplog):
     caplog.set_level(logging.INFO)
-    run = shard_and_invert(state, weights={"path": "state.pt", "key": "ema.0.9999"})
-    assert run.facts.fingerprint == model_facts(str(MODEL), None).fingerprint
+    shard_and_invert(state, weights={"path": "state.pt", "key": "ema.0.9999"})
     assert "averaged weights 'ema.0.9999'" in caplog.text
     description = json.loads((state / "out" / "banks" / "content" / "description.json").read_text())
+    assert description["identity"]["model_fingerprint"] == model_facts(str(MODEL), None).fingerprint
     assert description["about"]["weights"] == "averaged weights 'ema.0.9999'"
     events = "".join(file.read_text() for file in (state / "out" / "events").iterdir())
     assert "averaged weights 'ema.0.9999'" in events

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.whole_jobs import CONTENTS, MODEL, STYLES, here, manifest, run_job  # noqa: F401
+from support.whole_jobs import CONTENTS, MODEL, STYLES, manifest, run_job
 
 from diffstyle.images import to_uint8
 from diffstyle.noise import seeded_noise
@@ -20,12 +20,11 @@ from pipeline.models.config import load_model_config
 from pipeline.models.load import load_model
 from pipeline.storage.identity import pair_seed
 
-pytestmark = pytest.mark.usefixtures("here")
 SEED = 3
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory, here) -> Path:  # noqa: F811
+def out(tmp_path_factory) -> Path:
     """Two contents with masks of their own, two styles, two omegas; noise, and a gamma for each injection."""
     folder = tmp_path_factory.mktemp("job")
     for n, name in enumerate(sorted(path.name for path in CONTENTS.iterdir())[:2]):
