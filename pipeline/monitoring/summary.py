@@ -57,6 +57,9 @@ class RunCounts:
     pairs_failed: int = 0  # likewise
     lost: list[tuple[str, str]] = field(default_factory=list)  # pairs of which a picture can't be used: name, reason
     pairs_repeated: int = 0  # rows that ask for a pair once more
+    scored: int = 0
+    scored_before: int = 0
+    not_scored: int = 0  # pictures that can't be read
     failures_now: int = 0  # of all kinds, in this run
     seconds: dict[str, float] = field(default_factory=dict)
     busy: dict[str, Utilization] = field(default_factory=dict)
@@ -64,7 +67,7 @@ class RunCounts:
     @property
     def failed(self) -> int:
         """What the job wanted and does not have."""
-        return self.rejected + self.not_inverted + self.pairs_failed + len(self.lost)
+        return self.rejected + self.not_inverted + self.pairs_failed + len(self.lost) + self.not_scored
 
     def figures(self) -> dict[str, Any]:
         """For the event log."""
@@ -89,6 +92,9 @@ def summary_lines(counts: RunCounts, output: Place, stages: Sequence[str], sheet
         layout = OutputLayout(output)
         lines.append(f"pictures: {layout.pictures}   manifest: {layout.manifest}")
         lines += [f"contact sheet: {sheet}" for sheet in sheets]
+    if "score" in stages:
+        lines.append(f"scored {counts.scored} pictures; {counts.scored_before} had scores already")
+        lines.append(f"scores: {OutputLayout(output).scores}")
     if counts.rejected:
         lines.append(f"{counts.rejected} pictures can't be read: {OutputLayout(output).shards('*')}/rejects/ says why")
     if counts.not_inverted:
@@ -103,6 +109,8 @@ def summary_lines(counts: RunCounts, output: Place, stages: Sequence[str], sheet
         )
     if counts.pairs_failed:
         lines.append(f"{counts.pairs_failed} pairs failed: the manifest's rows with status 'failed' say why")
-    if counts.failed:
+    if counts.not_scored:
+        lines.append(f"{counts.not_scored} pictures can't be read, so they have no scores: the column `error` says why")
+    if counts.rejected or counts.not_inverted or counts.pairs_failed or counts.lost:
         lines.append("try them again with --retry-failed")
     return lines

@@ -10,11 +10,13 @@ from diffstyle.errors import ConfigError
 from pipeline.banks.reader import LatentBank
 from pipeline.jobfile.load import load_job
 from pipeline.jobfile.schema import Job
-from pipeline.monitoring.status import Status, read_status
+from pipeline.monitoring.status import NoRunError, Status, read_status
 from pipeline.monitoring.summary import RunCounts, summary_lines
 from pipeline.results.manifest import Manifest
+from pipeline.results.scores import Scores
 from pipeline.runner.preview import Preview, preview_job
 from pipeline.runner.run import Options, Run
+from pipeline.runner.scoring import score
 from pipeline.shards.store import open_shards
 from pipeline.storage.errors import EXIT_DONE, EXIT_FAILURES
 from pipeline.storage.layout import OutputLayout
@@ -24,7 +26,7 @@ from pipeline.workers.local import LocalWorkers
 from pipeline.workers.ray_pool import RayWorkers
 
 #: The stages of a job, in their order.
-STAGES = ("shard", "precompute", "inject")
+STAGES = ("shard", "precompute", "inject", "score")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class FailedItem:
     """A picture or a pair that a job wanted and does not have.
 
     Attributes:
-        stage: ``shard``, ``precompute`` or ``inject``.
+        stage: ``shard``, ``precompute``, ``inject`` or ``score``.
         name: Of a picture its source or its key, of a pair ``CONTENT__STYLE``.
         error: Why, in one line.
     """
@@ -74,6 +76,11 @@ class Result:
         return Manifest(self.output)
 
     @property
+    def scores(self) -> Scores:
+        """The scores: a row for each pair that was scored, joined to the manifest by ``pair``."""
+        return Scores(self.output)
+
+    @property
     def banks(self) -> dict[str, LatentBank]:
         """Side -> its latent bank, opened; those that are made."""
         return {name: LatentBank.open(place) for name, place in self.bank_places.items() if _is_there(place)}
@@ -103,6 +110,10 @@ class Result:
                 if row["status"] == "failed":
                     yield FailedItem("inject", f"{row['content_key']}__{row['style_key']}", row["error"])
 
+        if "score" in self.stages:
+            rows = self.scores.table(["pair", "error"]).to_pylist()
+            yield from (FailedItem("score", row["pair"], row["error"]) for row in rows if row["error"])
+
     def __str__(self) -> str:
         return "\n".join(summary_lines(self.counts, self.output, self.stages, self.contact_sheets))
 
@@ -122,7 +133,7 @@ def run(
     address: str | None = None,
     local: bool = False,
     workers: Workers | None = None,
-    stages: Sequence[str] = STAGES,
+    stages: Sequence[str] | None = None,
     retry_failed: bool = False,
     max_failures: int | None = None,
     quiet: bool = False,
@@ -134,7 +145,8 @@ def run(
         address: Join the Ray cluster at this address. Default: a Ray of this process's own.
         local: Compute in this process, without Ray: for small jobs and notebooks.
         workers: Compute on these, a ``RayWorkers`` or ``LocalWorkers``, instead of what ``address`` or ``local`` say.
-        stages: Which of ``shard``, ``precompute`` and ``inject`` to run; they run in this order.
+        stages: Which of ``shard``, ``precompute``, ``inject`` and ``score`` to run; they run in this order. Default:
+            the first three, and the last where the job says ``score: true``.
         retry_failed: Try again what failed before.
         max_failures: Stop after more failed pictures or pairs than this; default: the job's ``compute.max_failures``.
         quiet: Show no progress.
@@ -147,21 +159,26 @@ def run(
             SourceError for a data set that is missing, BankError for a bank that does not fit. One line each.
         Stopped: The run can't go on (a full disk, lost rights, too many failures); run it again to go on from there.
     """
-    chosen = tuple(stage for stage in STAGES if stage in stages)
-    if unknown := [stage for stage in stages if stage not in STAGES]:
-        raise ConfigError(f"stages: {unknown[0]!r} is none of {', '.join(STAGES)}")
     if workers is None:
         workers = choose_workers(address, local)
     elif address is not None or local:
         raise ConfigError("workers: they say where to compute; omit address and local")
     loaded = job if isinstance(job, Job) else load_job(job, check_inputs=True)
+    if stages is None:
+        stages = STAGES if loaded.score else STAGES[:-1]
+    if unknown := [stage for stage in stages if stage not in STAGES]:
+        raise ConfigError(f"stages: {unknown[0]!r} is none of {', '.join(STAGES)}")
+    chosen = tuple(stage for stage in STAGES if stage in stages)
     with Run(loaded, Options(retry_failed, quiet, max_failures), workers) as running:
-        if chosen == STAGES:
+        if len(chosen) > 1:
             running.check_model()
         for stage in chosen:
-            getattr(running, stage)()
-        if "inject" in chosen:
-            running.report()
+            if stage == "score":
+                score(running)
+            else:
+                getattr(running, stage)()
+            if stage == "inject":
+                running.report()
     return Result(
         output=running.output,
         counts=running.counts,
@@ -185,6 +202,27 @@ def choose_workers(address: str | None = None, local: bool = False) -> Workers:
     if local and address is not None:
         raise ConfigError("--local and --address: a run is either in this process or on a cluster; omit one of them")
     return LocalWorkers() if local else RayWorkers(address)
+
+
+def job_of(run: str | os.PathLike[str]) -> Job:
+    """The job of a run.
+
+    Args:
+        run: Its output folder, or the job file that names it.
+
+    Raises:
+        NoRunError: No job was run there.
+    """
+    place = Place.parse(run)
+    if place.is_local and place.is_file():
+        return load_job(place.path, check_inputs=True)
+    left = OutputLayout(place).job
+    if not left.is_local:
+        raise ConfigError(f"{place}: give the job file that names this output; only local folders can be given alone")
+    if not left.is_file():
+        raise NoRunError(f"{place}: no job was run here (there is no job.yaml); give a job's output folder")
+    # The folder may have been moved since.
+    return load_job(left.path).model_copy(update={"output": str(place)})
 
 
 def preview(job: Job | str | os.PathLike[str]) -> Preview:

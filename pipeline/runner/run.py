@@ -135,7 +135,7 @@ class Run:
         return self._pool
 
     @contextmanager
-    def _stage(
+    def stage(
         self, name: str, total: int | None, unit: str, tidy: Callable[[], Any]
     ) -> Iterator[Callable[[int, int, Outcome | None], None]]:
         """Progress, events, the failure limit and the clock around a stage; yields its ``on_done``.
@@ -186,7 +186,7 @@ class Run:
                 if not side.needs_shards:
                     continue
                 tidy = ShardStore(side.shards).remove_uncommitted
-                with self._stage(f"shard {side.name}", None, "pictures", tidy) as on_done:
+                with self.stage(f"shard {side.name}", None, "pictures", tidy) as on_done:
                     summary = shard_stage(
                         pool,
                         open_source(side.spec),
@@ -239,15 +239,15 @@ class Run:
             part, retry = self.job.bank.part_size, self.options.retry_failed
             if isinstance(side.spec, SampleSpec):
                 total = len(missing_samples(writer, side.spec))
-                with self._stage(f"sample {side.name}", total, "pictures", writer.remove_uncommitted) as on_done:
+                with self.stage(f"sample {side.name}", total, "pictures", writer.remove_uncommitted) as on_done:
                     pool = self.pool if total else None
-                    part = min(part, self._share(total))
+                    part = min(part, self.share(total))
                     done = sample_stage(pool, side.spec, writer, part, on_done=on_done)
             else:
                 todo, aliases = missing_rows(writer, side.shards, self._wanted(side), retry)
-                with self._stage(f"invert {side.name}", len(todo), "pictures", writer.remove_uncommitted) as on_done:
+                with self.stage(f"invert {side.name}", len(todo), "pictures", writer.remove_uncommitted) as on_done:
                     pool = self.pool if todo else None
-                    part = min(part, self._share(len(todo)))
+                    part = min(part, self.share(len(todo)))
                     done = invert_stage(pool, side.shards, writer, todo, aliases, part, on_done=on_done)
             self.counts.inverted += done
             self.counts.not_inverted += len(writer.failed_images())
@@ -310,7 +310,7 @@ class Run:
         write_plan(self.output, self._log, asked, (self.counts.pairs_there, self.counts.pairs_failed), rows)
         del done, failed
         total = sum(len(one.contents) for one in work)
-        with self._stage("inject", total, "pairs", manifest.store.remove_uncommitted) as on_done:
+        with self.stage("inject", total, "pairs", manifest.store.remove_uncommitted) as on_done:
             if total:
                 sizer = self._sizer(total, manifest)
 
@@ -357,7 +357,7 @@ class Run:
         self._log("tiles", seconds=compute.tile_seconds, most_pairs=most, seconds_per_call=per_call)
         return Sizer(total, pool.batch, pool.size, compute.tile_seconds, max(most, pool.batch), per_call)
 
-    def _share(self, total: int, most: int = 256) -> int:
+    def share(self, total: int, most: int = 256) -> int:
         """How many pictures a part of a bank gets: whole batches, and parts enough that all workers end together."""
         if not total:
             return 1

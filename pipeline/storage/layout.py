@@ -20,6 +20,7 @@ class OutputLayout:
 
     PICTURES: ClassVar[str] = "pictures"
     MANIFEST: ClassVar[str] = "manifest"
+    SCORES: ClassVar[str] = "scores"
     DESCRIPTION: ClassVar[str] = "output.json"
     _BANKS: ClassVar[str] = "banks"
 
@@ -64,6 +65,11 @@ class OutputLayout:
     def manifest(self) -> Place:
         """The folder of the manifest's parts."""
         return self.root / self.MANIFEST
+
+    @property
+    def scores(self) -> Place:
+        """The folder of the scores' parts."""
+        return self.root / self.SCORES
 
     @property
     def contact_sheets(self) -> Place:

@@ -1,0 +1,68 @@
+"""Distances of feature maps, whichever network made them: content as correlation, style as Gram matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.measures.pixels import correlation
+
+
+def content_correlation(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
+    """Correlation of the last feature maps over channels and places: the same things in the same places.
+
+    Args:
+        x: feature maps (N, C, h, w), of which the last is compared, each channel centred.
+        y: the same of other pictures.
+
+    Returns:
+        (N,), -1 to 1.
+    """
+    u, v = (z[-1] - z[-1].mean((2, 3), keepdim=True) for z in (x, y))
+    return correlation(u.flatten(1), v.flatten(1))
+
+
+def gram_distance(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
+    """Distance of Gram matrices (Gatys et al. 2016), relative to their size, mean over the layers.
+
+    Args:
+        x: feature maps (N, C, h, w), one for each layer.
+        y: the same of other pictures.
+
+    Returns:
+        (N,), 0 for the same texture and colours.
+    """
+    distances = []
+    for a, b in zip(x, y, strict=True):
+        gram_a, gram_b = _gram(a), _gram(b)
+        scale = (gram_a.flatten(1).norm(dim=1) * gram_b.flatten(1).norm(dim=1)).sqrt()
+        distances.append((gram_a - gram_b).flatten(1).norm(dim=1) / scale.clamp_min(1e-12))
+    return torch.stack(distances).mean(0)
+
+
+def position(z: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """How far ``z`` lies from ``start`` (0) toward ``end`` (1), along the straight line between them.
+
+    Args:
+        z: (N, ...).
+        start: the same shape.
+        end: the same shape.
+
+    Returns:
+        (N,); 0 where start and end are the same.
+    """
+    way, moved = (end - start).flatten(1), (z - start).flatten(1)
+    return (way * moved).sum(1) / way.square().sum(1).clamp_min(1e-12)
+
+
+def cosine(x: Tensor, y: Tensor) -> Tensor:
+    """Cosine of the angle between (N, ...) tensors, (N,)."""
+    return F.cosine_similarity(x.flatten(1), y.flatten(1))
+
+
+def _gram(z: Tensor) -> Tensor:
+    flat = z.flatten(2)
+    return flat @ flat.transpose(1, 2) / flat.shape[2]

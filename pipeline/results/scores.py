@@ -1,0 +1,84 @@
+"""Scores: a row for each pair, beside the manifest and joined to it by ``pair``. The manifest is never rewritten.
+
+``pandas.read_parquet(OUT/scores)`` reads them all; the folder grows by whole parts, as the manifest does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.storage.layout import OutputLayout
+from pipeline.storage.parts import PartStore
+from pipeline.storage.place import Place
+
+SCORES_FORMAT_VERSION = 1
+
+#: name -> (whether more is better, what it says); None where neither end is good by itself.
+SCORES: Mapping[str, tuple[bool | None, str]] = {
+    "content_kept": (True, "where the result's h lies between the style's (0) and the content's (1)"),
+    "content_cosine": (True, "cosine between the result's h and the content's"),
+    "edges": (True, "correlation of edges with the content's"),
+    "style_gram": (False, "distance of the first skip features' Gram matrices to the style's; 0 is the same texture"),
+    "style_colour": (False, "distance of the colour histogram to the style's, 0 to 1"),
+    "style_returns": (True, "dB at which the style itself comes back from its x_T; what is lost there can't be kept"),
+    "psnr_style": (None, "dB to the style: very high where nothing happened"),
+    "psnr_content": (None, "dB to the content: very high where it was only copied"),
+    "contrast": (None, "standard deviation of luminance, relative to the mean of the two sources'; near 0: collapsed"),
+    "clipped": (False, "share of values at the ends of the range, beyond that of the sources"),
+    "dark": (False, "share of black pixels, beyond that of the sources; near 1: a black frame"),
+}
+
+SCORES_SCHEMA = pa.schema(
+    [
+        ("pair", pa.string()),  # the manifest's
+        *[(name, pa.float32()) for name in SCORES],
+        ("phash", pa.binary(8)),  # 64-bit difference hash: near-duplicates differ in few bits
+        ("error", pa.string()),  # why there are no scores: the picture is missing or can't be read
+        ("seconds", pa.float64()),  # this pair's share of its batch
+        ("created", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+
+class Scores:
+    """The scores of an output folder. Reading needs no lock; writing is the driver's alone."""
+
+    def __init__(self, output: Place) -> None:
+        self.output = output
+        layout = OutputLayout(output)
+        # Rows are all there is: no part has a payload, and no such folder is ever made.
+        self.store = PartStore(output, "scores-payload", layout.SCORES, description="scores.json")
+
+    def exists(self) -> bool:
+        """Whether the output was ever scored."""
+        return self.store.exists()
+
+    def open(self, identity: Mapping[str, Any]) -> None:
+        """Open the scores for rows of this identity; DescriptionError where they were made in another way."""
+        self.store.describe(
+            {"kind": "scores", "format_version": SCORES_FORMAT_VERSION, **identity},
+            {"scores": {name: {"more_is_better": better, "says": text} for name, (better, text) in SCORES.items()}},
+        )
+
+    def table(self, columns: Iterable[str] | None = None) -> pa.Table:
+        """A row for each scored pair. Memory: the columns asked for."""
+        return self.store.rows(SCORES_SCHEMA, list(SCORES_SCHEMA.names if columns is None else columns))
+
+    def scored(self) -> pa.Array:
+        """The ids of the pairs that have scores."""
+        table = self.table(["pair", "error"])
+        pairs = table["pair"].filter(pc.is_null(table["error"]))
+        return pairs.combine_chunks()
+
+    def commit(self, part: str, rows: pa.Table) -> None:
+        """Make a part count."""
+        self.store.commit(part, rows)
+
+
+def score_rows(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Rows as a table of SCORES_SCHEMA; missing columns are null."""
+    return pa.Table.from_pylist([{name: row.get(name) for name in SCORES_SCHEMA.names} for row in rows], SCORES_SCHEMA)

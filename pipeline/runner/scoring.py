@@ -1,0 +1,76 @@
+"""Stage 4 in the driver: score every picture of an output that has no scores yet."""
+
+from __future__ import annotations
+
+import logging
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diffstyle.errors import ConfigError
+from pipeline.banks.columns import read_columns
+from pipeline.banks.reader import LatentBank
+from pipeline.results.manifest import Manifest
+from pipeline.results.scores import Scores
+from pipeline.runner.run import Run
+from pipeline.shards.store import open_shards
+from pipeline.stages.reconstruct import missing_rows, reconstruct
+from pipeline.stages.score import Sources, missing_scores, score_stage, scores_identity
+from pipeline.stages.walk import Walk
+
+log = logging.getLogger(__name__)
+
+#: How many network calls finding ``style_returns`` may take, as a share of those that made the pictures.
+RETURNS_SHARE = 0.04
+
+
+def score(run: Run) -> None:
+    """Score what lacks scores; ``run`` holds the output's lock. Killed at any moment, the next call goes on.
+
+    Raises:
+        ConfigError: There are no pictures yet.
+        DescriptionError: The output was scored with another model or in another way.
+    """
+    manifest, scores = Manifest(run.output), Scores(run.output)
+    if not manifest.store.exists():
+        raise ConfigError(f"{run.output}: no pictures to score yet; run the job first")
+    scores.open(scores_identity(run.facts.fingerprint))
+    scores.store.remove_uncommitted()
+    todo = missing_scores(manifest, scores)
+    run.counts.scored_before += len(scores.scored())
+    sources = [Sources.of(side.shards) for side in run.sides if side.needs_shards]
+    returns = _style_returns(run, manifest, todo) if len(todo) else {}
+    with run.stage("score", len(todo), "pictures", scores.store.remove_uncommitted) as on_done:
+        pool = run.pool if len(todo) else None
+        done, failed = score_stage(pool, scores, todo, sources, returns, run.share(len(todo)), on_done)
+    run.counts.scored += done
+    run.counts.not_scored += failed
+
+
+def _style_returns(run: Run, manifest: Manifest, todo: pa.Table) -> dict[str, float]:
+    """Style image -> dB at which it comes back from its x_T, of those that are known or cheap to find out."""
+    side = run.sides[-1]
+    if side.needs_shards:  # else a bank of another job, or samples, which have no picture to compare with
+        bank = LatentBank.open(side.bank)
+        steps, styles = Walk.of_bank(bank.description).steps, set(todo["style_image"].to_pylist())
+        pictures = {row["image"]: row for row in open_shards(side.shards).unique() if row["image"] in styles}
+        rows = [row for row in missing_rows(bank, steps, pictures) if row["image"] in pictures]
+        needed, made = len(rows) * steps, pc.sum(manifest.table(["network_calls"])["network_calls"]).as_py() or 0
+        if needed > RETURNS_SHARE * made:
+            log.warning(
+                f"style_returns stays empty for {len(rows)} styles: finding it takes {needed:,} network calls, the "
+                f"pictures took {made:,}; `diffstyle reconstruct {side.bank}` before the first `score` fills it in"
+            )
+        elif rows:
+            with run.stage("reconstruct styles", len(rows), "pictures", lambda: None) as on_done:
+                reconstruct(
+                    run.pool,
+                    bank,
+                    rows,
+                    steps,
+                    per_unit=run.share(len(rows)),
+                    shards=side.shards,
+                    pictures=pictures,
+                    on_done=on_done,
+                )
+    return read_columns(side.bank).get("psnr", {})
