@@ -341,11 +341,11 @@ class Job(Strict):
         injection = self.injection
         seeds: tuple[int | None, ...] = self.seed if injection.t_boost > 0 else (None,)
         shared = {name: getattr(injection, name) for name in ("t_edit", "t_boost", "events", "dt_lambda", "dt_end")}
-        found = {
+        points = {
             InjectionSettings(gamma=gamma, omega=omega, mask=mask, seed=seed, plan=injection.plan_spec, **shared): None
             for gamma, omega, mask, seed in itertools.product(injection.gamma, injection.omega, injection.mask, seeds)
         }
-        return list(found)
+        return list(points)
 
     def to_yaml(self) -> str:
         """The resolved job as a job file: defaults written out, paths absolute, ``${NAME}`` where a path or another

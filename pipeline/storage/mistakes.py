@@ -40,7 +40,7 @@ def unknown(what: str, name: str, allowed: Iterable[str], elsewhere: Sequence[st
     if not near:
         lasts = difflib.get_close_matches(word, {path.rpartition(".")[2] for path in elsewhere}, n=1, cutoff=0.75)
         near = [path for path in elsewhere if path.rpartition(".")[2] in lasts][:3]
-    allowed_names = f"allowed: {', '.join(names)}" if names else "none is allowed here"
+    allowed_names = f"allowed: {', '.join(names)}" if names else "no name is allowed here"
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else allowed_names
     return f"unknown {what} {shown(name)}; {hint}"
 
@@ -128,5 +128,5 @@ def field_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         path = f"{prefix}{field.alias or name}"
         yield path
-        for inner in models_in(field.annotation) + [found for extra in field.metadata for found in models_in(extra)]:
+        for inner in models_in(field.annotation) + [model for extra in field.metadata for model in models_in(extra)]:
             yield from field_paths(inner, f"{path}.")

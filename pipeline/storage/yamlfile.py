@@ -1,4 +1,4 @@
-"""YAML files that people write: read with the line of every value, so that a mistake is reported where it stands.
+"""YAML files that people write: read with the line of every value, so that a mistake is reported with its place.
 
 Used for job files and model configs. A mistake is one line: where (``job.yaml:7`` or ``--set injection.gamma``), the
 field, what is wrong, and for an unknown name the nearest known one.
@@ -266,7 +266,7 @@ class _Reader:
         if self._values > MAX_VALUES:
             raise self._mistake(loc, TOO_MANY)
         if id(node) in around:
-            raise self._mistake(loc, "an alias (*name) leads back into itself")
+            raise self._mistake(loc, "an alias (*name) contains itself")
         if len(loc) > MAX_DEPTH:
             raise self._mistake(loc, f"nested more than {MAX_DEPTH} deep")
         around |= {id(node)}

@@ -125,7 +125,7 @@ def test_exactly_the_three_ready_jobs_are_shipped():
         ("weights: [a]", "job.yaml:5: weights: must be text, not a list (['a'])"),
         ("weights: [a", "job.yaml:6: not valid YAML: while parsing a flow sequence"),
         ("weights: *nothing", "job.yaml:5: not valid YAML: found undefined alias"),
-        ("weights: &a [*a]", "job.yaml:5: weights[0]: an alias (*name) leads back into itself"),
+        ("weights: &a [*a]", "job.yaml:5: weights[0]: an alias (*name) contains itself"),
         ("? [1]\n: 2", "job.yaml:5: a field's name must be plain text"),
         ("weights: ${DIFFSTYLE_NO_SUCH}", "job.yaml:5: weights: the environment variable DIFFSTYLE_NO_SUCH is not set"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +29,7 @@ def vault(tmp_path, monkeypatch) -> Path:
     shutil.copytree(CONTENTS, folder / "c")
     shutil.copytree(STYLES, folder / "s")
     (folder / "c" / "broken.png").write_bytes(b"no picture")
+    (folder / "c" / "notes.xyz").write_text("passed over")
     config = yaml.safe_load(MODEL.read_text())
     shutil.copy(MODEL.parent / config["weights"]["path"], folder / "w.safetensors")
     config["weights"]["path"] = "w.safetensors"
@@ -78,6 +80,21 @@ def test_a_run_writes_and_says_no_secret(vault, tmp_path, caplog):
     assert "prepared 0 pictures" in again.output
     assert "made 0 pairs" in again.output
     assert load_job(vault / "out/job.yaml") == load_job(file)
+
+
+def test_the_name_of_a_tar_is_no_leak(vault, tmp_path):
+    with tarfile.open(vault / "t.tar", "w") as tar:
+        for file in [*sorted((vault / "c").rglob("*.png"))[:2], vault / "c/notes.xyz"]:
+            tar.add(file, file.name)
+    paths = {"content": {"webdataset": "${STORE_SECRET}/{s,t}.tar"}, "style": "${STORE_SECRET}/t.tar", "pairs": "all"}
+    shutil.copy(vault / "t.tar", vault / "s.tar")
+    file = secret_job(tmp_path, **paths)
+    for _ in range(2):
+        result = CliRunner().invoke(main, ["shard", "--local", str(file)])
+        assert result.exit_code == 0
+        assert SECRET not in result.output
+        assert leaks(vault / "out") == []
+    assert "prepared 0 pictures" in result.output
 
 
 @pytest.mark.parametrize("options", [[], ["-v"]])
