@@ -100,7 +100,7 @@ class BankIndex:
         self.store.commit(part, table)
 
     def _file(self, part: str) -> Place:
-        return self.store.index_folder / f"{part}.parquet"
+        return self.store.index(part)
 
     def _files(self) -> Iterator[tuple[str, bytes]]:
         """Every part's name and the bytes of its file."""

@@ -68,6 +68,7 @@ class Status:
         rate: Pairs a second, lately.
         busy: The share of the workers' time in which the model computed, 0 to 1.
         errors: Why pairs failed: (error, how often), the most frequent first.
+        repeated: Rows too many that finished pairs have in the manifest.
         last: How the last run ended, where none runs now.
     """
 
@@ -80,6 +81,7 @@ class Status:
     rate: float | None = None
     busy: float | None = None
     errors: list[tuple[str, int]] = field(default_factory=list)
+    repeated: int = 0
     last: str = ""
 
     @property
@@ -109,6 +111,9 @@ class Status:
             return lines
         share = f" ({100 * self.done // self.wanted} %)" if self.wanted else ""
         lines.append(f"pairs    {self.wanted} wanted: {self.done} done{share}, {self.failed} failed, {self.left} left")
+        if self.repeated:
+            lines.append(f"repeated {self.repeated} rows of pairs that are in another manifest part too, not counted;")
+            lines.append("         the next run drops them")
         if self.rate:
             lines.append(f"rate     {self.rate:.3g} pairs/s lately")
         if self.seconds_left:
@@ -126,7 +131,7 @@ class Status:
 
     def to_dict(self) -> dict[str, Any]:
         """For programs."""
-        names = ("wanted", "done", "failed", "left", "rate", "seconds_left", "busy")
+        names = ("wanted", "done", "failed", "left", "rate", "seconds_left", "busy", "repeated")
         holder = None if self.holder is None else str(self.holder)
         said = {name: getattr(self, name) for name in names}
         return {"output": str(self.output), "running": holder, **said, "errors": dict(self.errors)}
@@ -142,6 +147,7 @@ def read_status(output: Place) -> Status:
     plan = read_plan(output)
     if plan is not None:
         n_done, n_failed = manifest.counts()
+        status.repeated = manifest.repeated()
         status.wanted = plan["wanted"]
         status.done = plan["done"] + n_done - plan["manifest_done"]
         status.failed = plan["failed"] + n_failed - plan["manifest_failed"]

@@ -94,7 +94,7 @@ class Manifest:
         self.store.commit(part, rows if isinstance(rows, pa.Table) else manifest_rows(rows))
 
     def table(self, columns: Iterable[str] | None = None) -> pa.Table:
-        """A row for each pair, ok before failed: a retried failure that succeeded counts once.
+        """A row for each pair, ok before failed: a retried failure that succeeded, or a repeated row, counts once.
 
         Args:
             columns: Names of those wanted, of ``MANIFEST_SCHEMA``; None: all. Of a million rows all are a gigabyte.
@@ -104,12 +104,32 @@ class Manifest:
         """
         wanted = list(MANIFEST_SCHEMA.names if columns is None else columns)
         table = self.store.rows(MANIFEST_SCHEMA, [*wanted, *({"pair", "status"} - set(wanted))])
-        failed = table.filter(pc.equal(table["status"], "failed"))
-        if len(failed):
-            ok = table.filter(pc.equal(table["status"], "ok"))
+        if pc.count_distinct(table["pair"]).as_py() < len(table) or pc.any(pc.equal(table["status"], "failed")).as_py():
+            ok = _first_of_each(table.filter(pc.equal(table["status"], "ok")))
+            failed = table.filter(pc.equal(table["status"], "failed"))
             still = failed.filter(pc.invert(pc.is_in(failed["pair"], ok["pair"].combine_chunks())))
             table = pa.concat_tables([ok, _first_of_each(still)])
         return table.select(wanted)
+
+    def repeated(self) -> int:
+        """How many rows too many finished pairs have: none, unless two runs wrote here at once."""
+        rows = self.store.rows(MANIFEST_SCHEMA, ["pair", "status"])
+        pairs = rows["pair"].filter(pc.equal(rows["status"], "ok"))
+        return len(pairs) - pc.count_distinct(pairs).as_py()
+
+    def drop_repeated(self) -> int:
+        """Leave each finished pair its first row; returns how many rows were dropped. For the holder of the output."""
+        n = self.repeated()
+        seen: set[str] = set()
+        for part in self.store.parts() if n else []:
+            rows = self.store.part_rows(part, MANIFEST_SCHEMA)
+            keep = []
+            for pair, status in zip(rows["pair"].to_pylist(), rows["status"].to_pylist(), strict=True):
+                keep.append(status != "ok" or pair not in seen)
+                if status == "ok":
+                    seen.add(pair)
+            self.replace(part, rows, rows.filter(pa.array(keep)))
+        return n
 
     def to_pandas(self, columns: Iterable[str] | None = None) -> pd.DataFrame:
         """:meth:`table` as a data frame."""
@@ -136,10 +156,10 @@ class Manifest:
 
     def seconds_per_call(self, fingerprint: str, precision: str) -> float | None:
         """Seconds that a pair's network call took lately with this model; None where no row says."""
-        newest = sorted(self.store.index_folder.list(".parquet"), key=lambda entry: -entry.mtime_ns)[:8]
+        newest = sorted(self.store.entries().items(), key=lambda item: -item[1].mtime_ns)[:8]
         each = []
-        for entry in newest:
-            rows = self.store.part_rows(entry.place.name.removesuffix(".parquet"), MANIFEST_SCHEMA)
+        for part, _ in newest:
+            rows = self.store.part_rows(part, MANIFEST_SCHEMA)
             rows = rows.filter(
                 pc.and_(pc.equal(rows["model_fingerprint"], fingerprint), pc.equal(rows["precision"], precision))
             )
@@ -181,5 +201,7 @@ def manifest_rows(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
 
 
 def _first_of_each(table: pa.Table) -> pa.Table:
+    if pc.count_distinct(table["pair"]).as_py() == len(table):
+        return table
     _, first = np.unique(table["pair"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
     return table.take(np.sort(first))

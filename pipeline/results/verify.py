@@ -61,7 +61,7 @@ def check_results(manifest: Manifest) -> ResultsReport:
             report.problems.append(Damage(output, str(error).removeprefix(f"{output}/")))
             report.files.append(output / OutputLayout.DESCRIPTION)
     for part in store.parts():
-        place = store.index_folder / f"{part}.parquet"
+        place = store.index(part)
         try:
             rows = store.part_rows(part, MANIFEST_SCHEMA).to_pylist()
         except DamagedError as error:

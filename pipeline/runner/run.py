@@ -298,6 +298,10 @@ class Run:
         manifest = Manifest(self.output)
         manifest.open()
         manifest.store.remove_uncommitted()
+        if n_repeated := manifest.drop_repeated():
+            warning = f"{n_repeated} rows of the manifest were dropped: their pairs are in another part too"
+            log.warning(warning)
+            self._log("warning", said=warning)
         done, failed = manifest.known()
         work = all_remaining(wanted, done, failed, retry)
         if again := set().union(*(one.again for one in work)):

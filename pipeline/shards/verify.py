@@ -47,7 +47,7 @@ def check_shards(root: Place) -> ShardsReport:
     _ = shards.preparation
     store, owned = shards.parts, set()
     for part in store.parts():
-        place = store.index_folder / f"{part}.parquet"
+        place = store.index(part)
         try:
             rows = store.part_rows(part, INDEX_SCHEMA).to_pylist()
             rejects = shards.rejects_of(part)

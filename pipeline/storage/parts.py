@@ -9,6 +9,14 @@
 
 A kill at any moment leaves at most a payload without an index part. Nothing reads such a payload; the part is made
 again under the same name or removed by :meth:`PartStore.remove_uncommitted`.
+
+On an object store, a holder of the output that was taken over may still be writing (``lock.py`` says why), so there:
+
+- the index file of a part is called ``PART.TURN.parquet``, after its writer's turn with the lock in eight digits;
+- ``index/.seal-TURN.json`` says which files of earlier turns counted when that turn took over and came to this store.
+
+A file counts if it is of the newest seal's turn or a later one, or in that seal, or has no turn in its name (it was
+copied from a disk). Of several that count for a part, that of the latest turn is the part's.
 """
 
 from __future__ import annotations
@@ -22,9 +30,10 @@ from typing import Any
 import pyarrow as pa
 
 from diffstyle.errors import DiffStyleError
+from pipeline.storage.conditional import create
 from pipeline.storage.identity import digest_of
 from pipeline.storage.layout import OutputLayout
-from pipeline.storage.place import Place
+from pipeline.storage.place import Entry, Place
 from pipeline.storage.tables import DamagedError, read_table, write_table
 
 
@@ -35,6 +44,9 @@ class DescriptionError(DiffStyleError):
 # Parts are called by what made them and a hash; a name from a table must not lead out of the folder.
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
+_INDEX_FILE = re.compile(r"(?P<part>.+?)(?:\.(?P<turn>\d{8}))?\.parquet", re.DOTALL)
+_SEAL = re.compile(r"\.seal-(\d{8})\.json")
+
 
 class PartStore:
     """See the module's text. ``data`` and ``index`` are the names of the two folders."""
@@ -44,6 +56,7 @@ class PartStore:
         self.data_folder = root / data
         self.index_folder = root / index
         self._description = root / description
+        self._places: dict[str, Place] = {}  # of the index files, as last listed
 
     @property
     def cure(self) -> str:
@@ -85,8 +98,11 @@ class PartStore:
         """
         if not self.exists():
             stored = {"identity": identity, "about": about}
-            text = json.dumps({**stored, "hash": _hash(stored)}, indent=2, sort_keys=True)
-            self._description.write_bytes(text.encode() + b"\n")
+            data = json.dumps({**stored, "hash": _hash(stored)}, indent=2, sort_keys=True).encode() + b"\n"
+            if self.root.is_local:
+                self._description.write_bytes(data)
+            elif not create(self._description, data):
+                self.describe(identity, about)  # another was faster
             return
         there = self.description().get("identity", {})
         wanted = json.loads(json.dumps(identity))  # as JSON gives it back: tuples become lists
@@ -100,7 +116,40 @@ class PartStore:
     # ---- parts ----
     def parts(self) -> list[str]:
         """Names of the committed parts, sorted."""
-        return [entry.place.name.removesuffix(".parquet") for entry in self.index_folder.list(".parquet")]
+        return list(self.entries())
+
+    def entries(self) -> dict[str, Entry]:
+        """Part -> its index file, of the committed parts, sorted by name."""
+        files = self.index_folder.list(".parquet")
+        if any(_turn(entry) for entry in files) or not self.root.is_local:
+            files = self._counting(files)
+        newest = {_part(entry): entry for entry in sorted(files, key=_turn)}
+        self._places = {part: entry.place for part, entry in newest.items()}
+        return dict(sorted(newest.items()))
+
+    def index(self, part: str) -> Place:
+        """The index file of a committed part; where it would be if there is none."""
+        if part not in self._places:
+            self.entries()
+        return self._places.get(part, self.index_folder / f"{part}.parquet")
+
+    def _counting(self, files: list[Entry]) -> list[Entry]:
+        """The files that count. Whoever holds the output seals the store first if a turn was taken over since."""
+        found = [(entry, _SEAL.fullmatch(entry.place.name)) for entry in self.index_folder.list(".json", hidden=True)]
+        seals = {int(match[1]): entry.place for entry, match in found if match}
+        seal = max(seals, default=0)
+        if seal:
+            sealed = set(json.loads(seals[seal].read_bytes()))
+            files = [e for e in files if not 0 < _turn(e) < seal or e.place.name in sealed]
+        fence = self.index_folder.fence
+        if fence is not None and fence.seal > seal:
+            names = [entry.place.name for entry in files if 0 < _turn(entry) < fence.turn]
+            place = self.index_folder / f".seal-{fence.turn:08}.json"
+            if not create(place, json.dumps(names).encode()):
+                return self._counting(files)  # another thread or worker of this run was faster
+            for old in seals.values():
+                old.delete()
+        return files
 
     def data(self, part: str, extension: str) -> Place:
         """Where the payload of a part lies. DamagedError for a name, as a table may hold, that leads elsewhere."""
@@ -110,8 +159,12 @@ class PartStore:
 
     def commit(self, part: str, rows: pa.Table) -> None:
         """Make a part count. Its payload must be whole by now."""
-        with (self.index_folder / f"{part}.parquet").writer() as stream:
+        fence = self.index_folder.fence
+        turn = "" if fence is None or self.root.is_local else f".{fence.turn:08}"
+        place = self.index_folder / f"{part}{turn}.parquet"
+        with place.writer() as stream:
             write_table(stream, rows)
+        self._places[part] = place
 
     def rows(self, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         """The rows of all committed parts, in the order of the parts' names, read with ``schema``.
@@ -126,25 +179,39 @@ class PartStore:
 
     def part_rows(self, part: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         """The rows of one committed part; as :meth:`rows`."""
-        place = self.index_folder / f"{part}.parquet"
+        place = self.index(part)
         return read_table(place, schema, columns, cure=self.cure)
 
     def drop(self, part: str) -> None:
         """Take a part's rows out of the store. Its payload, if it has one, is then uncommitted."""
-        (self.index_folder / f"{part}.parquet").delete()
+        # An older file that a newer one replaced must go first, else it would come back.
+        for entry in sorted(self.index_folder.list(".parquet"), key=_turn):
+            if _part(entry) == part:
+                entry.place.delete()
+        self._places.pop(part, None)
 
     def remove_uncommitted(self) -> list[str]:
         """Delete payloads that no index part names, and unfinished files. Call it while holding the store's lock."""
-        committed = set(self.parts())
-        removed = []
-        for entry in self.data_folder.list():
-            if entry.place.name.partition(".")[0] not in committed:
-                entry.place.delete()
-                removed.append(entry.place.name)
+        committed = self.entries()
+        counting = {entry.place for entry in committed.values()}
+        spare = [entry for entry in self.index_folder.list(".parquet") if entry.place not in counting]
+        spare += [e for e in self.data_folder.list() if e.place.name.partition(".")[0] not in committed]
+        for entry in spare:
+            entry.place.delete()
         self.root.remove_unfinished()  # a description
         self.data_folder.remove_unfinished(recursive=True)
         self.index_folder.remove_unfinished()
-        return removed
+        return [entry.place.name for entry in spare]
+
+
+def _part(entry: Entry) -> str:
+    match = _INDEX_FILE.fullmatch(entry.place.name)
+    return match["part"] if match else entry.place.name
+
+
+def _turn(entry: Entry) -> int:
+    match = _INDEX_FILE.fullmatch(entry.place.name)
+    return int(match["turn"] or 0) if match else 0
 
 
 def now() -> datetime.datetime:

@@ -1,13 +1,17 @@
 """Addresses: a local path, ``s3://bucket/...`` or ``gs://bucket/...``, read and written the same way.
 
 Everything that the pipeline writes goes through :meth:`Place.writer`, which makes a file appear whole or not at all:
-on a disk it is written beside its place, synced and renamed; on an object store it is uploaded in one piece once its
-last byte is known. Credentials and endpoints come from the usual environment (``AWS_*``, ``GOOGLE_*``).
+on a disk it is drafted, synced and renamed; on an object store it is uploaded in one piece once its last byte is known.
+Below an output that this process holds (``FENCES``), writing and deleting go through the fence of its lock.
+Credentials and endpoints come from the usual environment (``AWS_*``, ``GOOGLE_*``).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
+import logging
 import os
 import shutil
 import tempfile
@@ -15,15 +19,17 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, Protocol, cast
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipeline.storage.paths import join_address, split_address
 
-# A file under way is called `.NAME.<random>.part` beside its place: hidden from every listing here, and a random
-# part so that two writers of the same name never share one.
+log = logging.getLogger(__name__)
+
+# Outside a fence, a file under way is called `.NAME.<random>.part` beside its place: hidden from every listing here,
+# and random so that two writers of the same name never share one.
 _PART_SUFFIX = ".part"
 
 
@@ -75,10 +81,9 @@ class Place:
 
     def relative_to(self, root: Place) -> str:
         """The path below ``root`` with forward slashes; ValueError if it is not below it."""
-        prefix = root.path.rstrip("/") + "/"
-        if self.scheme != root.scheme or not self.path.startswith(prefix):
+        if not _is_below(self, root):
             raise ValueError(f"{self} is not below {root}")
-        return self.path[len(prefix) :]
+        return self.path[len(root.path.rstrip("/")) + 1 :]
 
     @property
     def fs(self) -> pafs.FileSystem:
@@ -86,6 +91,12 @@ class Place:
         if self.scheme not in _FILE_SYSTEMS:
             _FILE_SYSTEMS[self.scheme] = _make_fs(self.scheme)
         return _FILE_SYSTEMS[self.scheme]
+
+    @property
+    def fence(self) -> Fence | None:
+        """The fence that this place is behind, if this process holds an output that it is below."""
+        roots = [root for root in FENCES if self == root or _is_below(self, root)]
+        return FENCES[max(roots, key=lambda root: len(root.path))] if roots else None
 
     # ---- questions ----
     def _info(self) -> pafs.FileInfo:
@@ -107,13 +118,16 @@ class Place:
             raise FileNotFoundError(str(self))
         return info.size
 
-    def list(self, suffix: str | tuple[str, ...] = "", recursive: bool = False) -> list[Entry]:
-        """The files below, sorted by path; [] where the folder does not exist. Unfinished and hidden files left out."""
+    def list(self, suffix: str | tuple[str, ...] = "", recursive: bool = False, hidden: bool = False) -> list[Entry]:
+        """The files below, sorted by path; [] where the folder does not exist. Unfinished files are omitted.
+
+        ``hidden``: files whose names begin with a dot instead of the others.
+        """
         selector = pafs.FileSelector(self.path, allow_not_found=True, recursive=recursive)
         found = []
         for info in self.fs.get_file_info(selector):
-            hidden = any(piece.startswith(".") for piece in info.path[len(self.path) :].split("/"))
-            if info.type == pafs.FileType.File and not hidden and info.path.endswith(suffix):
+            is_hidden = any(piece.startswith(".") for piece in info.path[len(self.path) :].split("/"))
+            if info.type == pafs.FileType.File and is_hidden == hidden and info.path.endswith(suffix):
                 found.append(Entry(Place(self.scheme, info.path), info.size or 0, info.mtime_ns or 0))
         return sorted(found, key=lambda entry: entry.place.path)
 
@@ -134,28 +148,62 @@ class Place:
     # ---- writing ----
     @contextlib.contextmanager
     def writer(self) -> Iterator[BinaryIO]:
-        """Write the file in one piece: it appears whole and synced when the block ends, not at all if it raises."""
+        """Write the file in one piece: it appears whole and synced when the block ends, not at all if it raises.
+
+        Raises Stopped below an output that another run has taken over.
+        """
+        fence = self.fence
         if not self.is_local:
             # pyarrow's upload stream completes on close even after an error, so the bytes are gathered first.
             with tempfile.SpooledTemporaryFile(max_size=64 << 20) as spool:
                 yield cast(BinaryIO, spool)
                 spool.seek(0)
+                if fence is not None:
+                    fence.check()
                 with self.fs.open_output_stream(self.path) as stream:
                     shutil.copyfileobj(cast(IO[Any], spool), stream, 8 << 20)
             return
         target = Path(self.path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{_PART_SUFFIX}")
+        draft = self._draft_beside() if fence is None else fence.draft()
         try:
-            with part.open("wb") as stream:
+            if fence is not None:
+                fence.check()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with draft.open("wb") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
-            part.replace(target)
-        except BaseException:
-            part.unlink(missing_ok=True)
+            self._rename(draft, target, fence)
+        except BaseException as error:
+            draft.unlink(missing_ok=True)
+            if fence is not None and isinstance(error, FileNotFoundError):
+                fence.check()
             raise
         _sync_folder(target.parent)
+
+    def _draft_beside(self) -> Path:
+        target = Path(self.path)
+        return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{_PART_SUFFIX}")
+
+    def _rename(self, draft: Path, target: Path, fence: Fence | None) -> None:
+        try:
+            draft.replace(target)
+        except OSError as error:
+            if fence is None or error.errno != errno.EXDEV:
+                raise
+            _warn_of_two_file_systems(target.parent)
+            near = self._draft_beside()
+            shutil.copyfile(draft, near)
+            draft.unlink()
+            with near.open("rb") as stream:
+                os.fsync(stream.fileno())
+            fence.check()
+            near.replace(target)
+
+    def put(self, data: bytes) -> None:
+        """Write an object of a store, whatever fence there is: for the lock itself."""
+        with self.fs.open_output_stream(self.path) as stream:
+            stream.write(data)
 
     def write_bytes(self, data: bytes) -> None:
         """Replace the file's content, whole or not at all."""
@@ -163,12 +211,30 @@ class Place:
             stream.write(data)
 
     def delete(self) -> None:
-        """Remove this file; nothing happens where there is none."""
-        with contextlib.suppress(FileNotFoundError):
-            self.fs.delete_file(self.path)
+        """Remove this file; nothing happens where there is none. Raises Stopped as :meth:`writer` does."""
+        fence = self.fence
+        if fence is not None:
+            fence.check()
+        if fence is None or not self.is_local:
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.delete_file(self.path)
+            return
+        draft = fence.draft()
+        try:
+            Path(self.path).rename(draft)  # fails for a holder that is fenced off, and then the file stays
+            draft.unlink()
+        except FileNotFoundError:
+            fence.check()
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            fence.check()
+            Path(self.path).unlink(missing_ok=True)
 
     def delete_tree(self) -> None:
         """Remove this folder and all below it; nothing happens where there is none."""
+        if self.fence is not None:
+            self.fence.check()
         if self.exists():
             self.fs.delete_dir(self.path)
 
@@ -181,6 +247,22 @@ class Place:
             file.unlink(missing_ok=True)
         return len(left)
 
+
+class Fence(Protocol):
+    """The right to write below an output; ``storage/lock.py`` has what it is."""
+
+    turn: int  # the number of the holder's turn
+    seal: int
+
+    def check(self) -> None:
+        """Raise Stopped if this process no longer holds the output."""
+
+    def draft(self) -> Path:
+        """On a disk: a new name in the holder's own folder, out of which a file is renamed to its place."""
+
+
+#: The outputs that this process holds, or works for as a worker of the process that does.
+FENCES: dict[Place, Fence] = {}
 
 _FILE_SYSTEMS: dict[str, pafs.FileSystem] = {}
 
@@ -195,6 +277,19 @@ def _make_fs(scheme: str) -> pafs.FileSystem:
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     options: dict[str, Any] = {"endpoint_override": endpoint} if endpoint else {}
     return pafs.S3FileSystem(region=region, allow_bucket_creation=False, **options)
+
+
+def _is_below(place: Place, root: Place) -> bool:
+    return place.scheme == root.scheme and place.path.startswith(root.path.rstrip("/") + "/")
+
+
+@functools.cache
+def _warn_of_two_file_systems(folder: Path) -> None:
+    log.warning(
+        "%s is on another file system than the output's lock, so a run that is paused just here can write over what "
+        "its successor wrote; put both on one file system",
+        folder,
+    )
 
 
 def _sync_folder(folder: Path) -> None:

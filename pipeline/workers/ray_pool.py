@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pipeline.storage.errors import Stopped, one_line
+from pipeline.storage.place import FENCES
 from pipeline.workers.actor import Worker
 from pipeline.workers.base import OnEvent, OpenModel, no_check, no_event, opening
 from pipeline.workers.queue import Queue, Ticket
@@ -177,7 +178,7 @@ class RayPool:
                     slot.running[slot.actor.run.remote(ticket.unit)] = ticket
         for slot in self._slots:
             if slot.actor is None and queue.has(starting + 1):
-                slot.actor = self._actor_class.remote(self._make_context, self._resources.threads)
+                slot.actor = self._actor_class.remote(self._make_context, self._resources.threads, dict(FENCES))
                 slot.running[slot.actor.setup.remote()] = Ticket(None)
                 starting += 1
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from support.whole_jobs import SIX_PAIRS, job_file, run_job
@@ -55,6 +57,18 @@ def test_for_programs(finished):
         "left": 0,
         "running": None,
     }
+
+
+def test_pairs_in_two_parts_of_the_manifest_are_told_and_counted_once(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "copy")
+    manifest = tmp_path / "copy" / "out" / "manifest"
+    part = next(iter(sorted(manifest.glob("*.parquet"))))
+    shutil.copy(part, part.with_name("zzz.parquet"))
+    n = len(pd.read_parquet(part))
+    code, said = status(tmp_path / "copy" / "out")
+    assert code == 0
+    assert "6 wanted: 6 done (100 %), 0 failed, 0 left" in said
+    assert f"repeated {n} rows" in said
 
 
 def test_nothing_is_written(finished):

@@ -107,3 +107,17 @@ def test_what_killed_writers_left_is_removed(manifest, tmp_path):
     assert not any(file.exists() for file in rubbish)
     assert (pictures / "a.png").exists()
     assert (out / "pictures" / "tile-1.tar").exists()
+
+
+def test_a_pair_in_two_parts_counts_once_and_is_dropped_from_the_second(manifest):
+    """Two runs that wrote at once, as they could before outputs had a fence."""
+    for part, pairs in (("a", "12"), ("b", "23"), ("c", "3")):
+        manifest.commit(part, [{"pair": pair, "status": "ok", "error": part} for pair in pairs])
+    assert manifest.repeated() == 2
+    assert manifest.counts() == (3, 0)
+    kept = sorted(zip(*manifest.table(["pair", "error"]).to_pydict().values(), strict=True))
+    assert kept == [("1", "a"), ("2", "a"), ("3", "b")]
+    assert manifest.drop_repeated() == 2
+    assert manifest.repeated() == manifest.drop_repeated() == 0
+    assert manifest.store.parts() == ["a", "b"]
+    assert sorted(zip(*manifest.table(["pair", "error"]).to_pydict().values(), strict=True)) == kept

@@ -1,0 +1,283 @@
+"""The turns of a lock: numbered, one holder each, on a disk or on an object store. ``lock.py`` says what they are for.
+
+Both kinds answer the same few questions. What they rest on is that a number can be begun by one holder only (the rename
+of a folder that has files; a conditional put), and that the newest number never goes away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import time
+import uuid
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow.fs as pafs
+
+from diffstyle.errors import DiffStyleError
+from pipeline.storage.conditional import create
+from pipeline.storage.errors import Stopped
+from pipeline.storage.holder import NOBODY, Holder
+from pipeline.storage.place import Place
+
+FOLDER = ".lock"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One holder's time with the lock. Two looks are equal if nothing has happened in between."""
+
+    number: int
+    is_open: bool  # neither released nor taken over
+    holder: Holder = NOBODY
+    beats: int = 0  # heartbeats counted, on a store
+    beat_at: float = 0.0  # the last one, in seconds by the clock of the disk or store
+    seal: int = 0  # see TurnFence.seal
+
+
+class Turns(Protocol):
+    """The two ways of keeping turns."""
+
+    def newest(self) -> Turn: ...
+
+    def fence_off(self, number: int) -> None:
+        """What can be done against the holder of a turn before the next begins. Several may do it, and do it again."""
+
+    def begin(self, turn: Turn) -> bool:
+        """Let ``turn`` begin, if nobody has begun that number or a later one. The turn before it is over by now."""
+
+    def beat(self, turn: Turn) -> None: ...
+    def release(self, turn: Turn) -> None: ...
+
+    def tidy(self, number: int) -> None:
+        """Remove what is left of the turns before ``number``."""
+
+    def fence(self, turn: Turn) -> TurnFence: ...
+
+
+@dataclass
+class TurnFence:
+    """The holder's right to write below ``root``; goes to its workers too.
+
+    turn  the number of the holder's turn
+    seal  a store whose newest seal is older than this turn may still get a commit of a holder that was taken over
+    """
+
+    root: Place
+    turn: int
+    seal: int
+
+    def check(self) -> None:
+        """Raise Stopped if the turn is over."""
+        if self.is_over():
+            raise Stopped(
+                f"{self.root}: the lock was removed or taken over while this run held it, so nothing more is written; "
+                "wait until the other run has ended, then run the job again"
+            )
+
+    def is_over(self) -> bool:
+        raise NotImplementedError
+
+    def draft(self) -> Path:
+        """A new name in the holder's own folder, on a disk."""
+        raise NotImplementedError
+
+
+# ---- on a disk ----
+
+
+class DiskTurns:
+    """``.lock/NUMBER/`` with ``holder.json``, touched at each heartbeat, and ``drafts/``, there while it is open."""
+
+    def __init__(self, output: Place) -> None:
+        self._output = output
+        self._root = Path(output.path) / FOLDER
+
+    def newest(self) -> Turn:
+        with contextlib.suppress(FileNotFoundError):
+            number = max((int(name) for name in os.listdir(self._root) if name.isdigit()), default=0)  # noqa: PTH208
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._holder(number).open("rb") as stream:
+                beat_at, holder = os.fstat(stream.fileno()).st_mtime, Holder.read(stream.read())
+                return Turn(number, _drafts(self._output, number).is_dir(), holder, beat_at=beat_at)
+            return Turn(number, _drafts(self._output, number).is_dir())
+        return Turn(0, is_open=False)
+
+    def begin(self, turn: Turn) -> bool:
+        new = self._root / f".new-{turn.holder.token}"
+        try:
+            new.mkdir(parents=True)
+            (new / "holder.json").write_bytes(turn.holder.dump())
+            (new / "drafts").mkdir()
+            new.rename(self._folder(turn.number))
+        except OSError as error:
+            _remove(new)
+            # Somebody was faster: the number is taken, or whoever took it has tidied up.
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT) and self._root.is_dir():
+                return False
+            raise
+        if self.newest().number == turn.number:
+            return True
+        _remove(self._folder(turn.number))  # it was free because it is long past
+        return False
+
+    def beat(self, turn: Turn) -> None:
+        os.utime(self._holder(turn.number))
+
+    def fence_off(self, number: int) -> None:
+        # The name goes first, so that nothing new comes in; then the folder itself, for who has it open over a network.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            _drafts(self._output, number).rename(self._folder(number) / f"closed-{uuid.uuid4().hex[:8]}")
+        for left in self._folder(number).glob("closed-*"):
+            _remove(left)
+
+    def release(self, turn: Turn) -> None:
+        self.fence_off(turn.number)
+
+    def tidy(self, number: int) -> None:
+        for entry in self._root.iterdir():
+            if entry.name.startswith(".new-") or (entry.name.isdigit() and int(entry.name) < number):
+                _remove(entry)
+
+    def fence(self, turn: Turn) -> TurnFence:
+        return _DiskFence(self._output, turn.number, turn.seal)
+
+    def _folder(self, number: int) -> Path:
+        return self._root / f"{number:08}"
+
+    def _holder(self, number: int) -> Path:
+        return self._folder(number) / "holder.json"
+
+
+class _DiskFence(TurnFence):
+    def is_over(self) -> bool:
+        return not _drafts(self.root, self.turn).is_dir()
+
+    def draft(self) -> Path:
+        return _drafts(self.root, self.turn) / uuid.uuid4().hex[:16]
+
+
+def _drafts(output: Place, number: int) -> Path:
+    return Path(output.path) / FOLDER / f"{number:08}" / "drafts"
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder; others may be at it too, or still be putting files in."""
+    for _ in range(100):
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            if not path.exists():
+                return
+        except NotADirectoryError:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    raise OSError(errno.ENOTEMPTY, "somebody keeps writing into it", str(path))
+
+
+# ---- on an object store ----
+
+
+class StoreTurns:
+    """The object ``.lock/NUMBER``, written anew at each heartbeat and at the release."""
+
+    def __init__(self, output: Place) -> None:
+        self._output = output
+
+    def newest(self) -> Turn:
+        while True:
+            entries = _numbers(self._output)
+            number = max(entries, default=0)
+            if not number or entries[number].type != pafs.FileType.File:  # a folder: copied from a disk, nobody's turn
+                return Turn(number, is_open=False)
+            try:
+                return self._read(number, entries[number].mtime_ns or 0)
+            except OSError:  # which one depends on the moment when it was removed, since the listing or while reading
+                if self._place(number).exists():
+                    raise
+
+    def _read(self, number: int, mtime_ns: int) -> Turn:
+        data = self._place(number).read_bytes()
+        try:
+            stored = json.loads(data)
+            holder = Holder.read(json.dumps(stored["holder"]).encode())
+            return Turn(number, stored["open"], holder, stored["beats"], mtime_ns / 1e9, stored["seal"])
+        except (ValueError, TypeError, KeyError):
+            return Turn(number, is_open=True, beat_at=mtime_ns / 1e9, seal=number)
+
+    def fence_off(self, number: int) -> None:
+        """Nothing: the next number ends this turn, and seals keep out what its holder may still write."""
+
+    def begin(self, turn: Turn) -> bool:
+        place, data = self._place(turn.number), _dump(turn)
+        # A request that the client had to repeat finds the object that it made itself.
+        if not create(place, data) and not (place.exists() and place.read_bytes() == data):
+            return False
+        if create(place, data):
+            raise DiffStyleError(
+                f"{self._output}: this store ignores conditional writes (If-None-Match), so two runs could write here "
+                "at once; update the store's server, or give the job an output elsewhere"
+            )
+        if self.newest().number == turn.number:
+            return True
+        _delete(place)  # it was free because it is long past
+        return False
+
+    def beat(self, turn: Turn) -> None:
+        self._place(turn.number).put(_dump(turn))
+
+    def release(self, turn: Turn) -> None:
+        if not _StoreFence(self._output, turn.number, turn.seal).is_over():
+            self._place(turn.number).put(_dump(replace(turn, is_open=False)))
+
+    def tidy(self, number: int) -> None:
+        for other, info in _numbers(self._output).items():
+            if other < number and info.type == pafs.FileType.File:
+                _delete(self._place(other))
+
+    def fence(self, turn: Turn) -> TurnFence:
+        return _StoreFence(self._output, turn.number, turn.seal)
+
+    def _place(self, number: int) -> Place:
+        return self._output / FOLDER / f"{number:08}"
+
+
+class _StoreFence(TurnFence):
+    LOOK_EVERY = 5.0  # seconds; asking costs a request
+    _looked: float | None = None
+
+    def check(self) -> None:
+        now = time.monotonic()
+        if self._looked is None or now - self._looked > self.LOOK_EVERY:
+            super().check()
+            self._looked = now
+
+    def is_over(self) -> bool:
+        numbers = _numbers(self.root)
+        return self.turn not in numbers or max(numbers) > self.turn
+
+    def __reduce__(self) -> tuple[Any, ...]:  # without when it looked: a worker's clock is another one
+        return type(self), (self.root, self.turn, self.seal)
+
+
+def _numbers(output: Place) -> dict[int, pafs.FileInfo]:
+    folder = output / FOLDER
+    infos = folder.fs.get_file_info(pafs.FileSelector(folder.path, allow_not_found=True))
+    return {int(info.base_name): info for info in infos if info.base_name.isdigit()}
+
+
+def _delete(place: Place) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        place.fs.delete_file(place.path)
+
+
+def _dump(turn: Turn) -> bytes:
+    stored = {"open": turn.is_open, "beats": turn.beats, "seal": turn.seal, "holder": asdict(turn.holder)}
+    # Always of one size: a reader may ask for the size before a heartbeat and for the bytes after it.
+    return json.dumps(stored).encode().ljust(2048)
