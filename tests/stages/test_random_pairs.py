@@ -13,13 +13,13 @@ from pipeline.stages.pairs import Entries, wanted_pairs
 
 
 def side(names: list[str]) -> Entries:
-    return Entries([{"key": name, "image": name, "source": name} for name in names], {}, list(range(len(names))))
+    return Entries([{"key": name, "image": name, "source": name} for name in names])
 
 
 def chosen(k: int, seed: int, contents: list[str], styles: list[str]) -> list[tuple[str, str]]:
     job = Job(model="m", output="o", content="c", style="s", pairs={"random": k, "seed": seed})
-    pairs = wanted_pairs(job, side(contents), side(styles))
-    return [(contents[c], styles[s]) for c, s in zip(*(numbers.tolist() for numbers in pairs), strict=True)]
+    wanted = wanted_pairs(job, side(contents), side(styles))
+    return [(contents[c], styles[s]) for c, s in zip(wanted.contents.tolist(), wanted.styles.tolist(), strict=True)]
 
 
 def by_the_rule(k: int, seed: int, contents: list[str], styles: list[str]) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ def job(**changes) -> Job:
 
 def side(prefix: str, n: int) -> Entries:
     rows = [{"key": f"{prefix}{i}", "image": f"{prefix}{i:031}", "source": f"{prefix}{i}.png"} for i in range(n)]
-    return Entries(rows, {}, list(range(n)))
+    return Entries(rows)
 
 
 def recipe(gamma: float = 0.3, masks: Masks | None = None) -> Recipe:
