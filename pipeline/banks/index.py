@@ -133,6 +133,8 @@ class BankIndex:
             parts = json.loads(head)
             table = read_table(place, self.description.index_schema, columns, cure="", data=table_bytes)
             check_names(table, place)
+            if not isinstance(parts, dict) or not all(_is_noted(noted, len(table)) for noted in parts.values()):
+                raise ValueError("it does not say which rows are of which part")
         except FileNotFoundError:
             return None
         except (DamagedError, BankError, ValueError) as error:
@@ -195,6 +197,13 @@ class _Snapshot:
         """Where the rows of the part with these bytes are; None if the snapshot has not these."""
         noted = self.parts.get(part)
         return noted[1:] if noted is not None and noted[0] == digest(data) else None
+
+
+def _is_noted(noted: object, rows: int) -> bool:
+    """Whether it is a part's hash, its first row, and the row behind its last."""
+    if not isinstance(noted, list) or len(noted) != 3 or not all(type(n) is int for n in noted[1:]):
+        return False
+    return 0 <= noted[1] <= noted[2] <= rows
 
 
 def check_names(table: pa.Table, place: Place) -> None:

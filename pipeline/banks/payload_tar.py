@@ -85,11 +85,19 @@ def _header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 def decode(data: np.ndarray, spec: TensorSpec) -> np.ndarray:
     """The tensor of an ``.npy`` member. ValueError if it is none, or not of this shape and dtype."""
+    array = _array(data)
+    if array.shape != spec.stored_shape or array.dtype != spec.stored_dtype:
+        raise ValueError(f"a {array.dtype} tensor of shape {array.shape} where the bank has {spec}")
+    return array
+
+
+def _array(data: np.ndarray) -> np.ndarray:
+    """The bytes of an ``.npy`` file as an array that shares them: no header makes it take more memory than it has."""
     length = 10 + int.from_bytes(data[8:10].tobytes(), "little")
     shape, fortran, dtype = _header(data[:length].tobytes())
-    if shape != spec.stored_shape or dtype != spec.stored_dtype or fortran:
-        raise ValueError(f"a {dtype} tensor of shape {shape} where the bank has {spec.dtype} {spec.stored_shape}")
-    return np.frombuffer(data, spec.stored_dtype, offset=length).reshape(shape)
+    if fortran:
+        raise ValueError("its values are not in C order")
+    return np.frombuffer(data, dtype, offset=length).reshape(shape)
 
 
 def read_all(place: Place) -> Iterator[Latents]:
@@ -108,7 +116,7 @@ def read_all(place: Place) -> Iterator[Latents]:
                 if len(data) != member.size:
                     raise BankError(f"{place}: ends inside {member.name}")
                 if kind.endswith(".npy"):
-                    tensors[kind.removesuffix(".npy")] = np.load(io.BytesIO(data), allow_pickle=False)
+                    tensors[kind.removesuffix(".npy")] = _array(np.frombuffer(data, np.uint8))
                 elif kind == "json":
                     said = json.loads(data)
                     timesteps = {n: tuple(said[f"{n}_timesteps"]) for n in tensors if f"{n}_timesteps" in said}
@@ -116,7 +124,7 @@ def read_all(place: Place) -> Iterator[Latents]:
                     tensors, row = {}, row + 1
                 else:
                     raise BankError(f"{place}: member {member.name} is none of a bank's")
-    except (tarfile.TarError, OSError, TypeError, AttributeError, ValueError) as error:
+    except (tarfile.TarError, OSError, SyntaxError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         reason = " ".join(str(error).split())[:160]

@@ -158,8 +158,9 @@ class Manifest:
         """Seconds that a pair's network call took lately with this model; None where no row says."""
         newest = sorted(self.store.entries().items(), key=lambda item: -item[1].mtime_ns)[:8]
         each = []
+        columns = ["model_fingerprint", "precision", "seconds", "network_calls"]
         for part, _ in newest:
-            rows = self.store.part_rows(part, MANIFEST_SCHEMA)
+            rows = self.store.part_rows(part, MANIFEST_SCHEMA, columns)
             rows = rows.filter(
                 pc.and_(pc.equal(rows["model_fingerprint"], fingerprint), pc.equal(rows["precision"], precision))
             )

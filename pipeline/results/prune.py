@@ -43,7 +43,7 @@ def find_leavings(manifest: Manifest, wanted: set[str]) -> Leavings:
     ids = pa.array(wanted, pa.string())
     parts, named, losing = {}, set(), set(_read(manifest.output))
     for part in manifest.store.parts():
-        rows = manifest.store.part_rows(part, MANIFEST_SCHEMA).select(["pair", "picture"])
+        rows = manifest.store.part_rows(part, MANIFEST_SCHEMA, ["pair", "picture"])
         keep = pc.is_in(rows["pair"], ids)
         files = {source_parts(picture)[0] for picture in rows["picture"].filter(keep).to_pylist() if picture}
         named |= files
@@ -70,7 +70,7 @@ def drop_leavings(manifest: Manifest, leavings: Leavings, wanted: set[str]) -> N
         file.delete()
     for tar in leavings.tars:
         part = tar.rpartition("/")[2].removesuffix(".tar")
-        pictures = store.part_rows(part, MANIFEST_SCHEMA)["picture"].to_pylist()
+        pictures = store.part_rows(part, MANIFEST_SCHEMA, ["picture"])["picture"].to_pylist()
         _keep_members(output / tar, [source_parts(picture)[1] or "" for picture in pictures])
     OutputLayout(output).pruning.delete()
 

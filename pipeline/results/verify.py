@@ -63,22 +63,25 @@ def check_results(manifest: Manifest) -> ResultsReport:
     for part in store.parts():
         place = store.index(part)
         try:
-            rows = store.part_rows(part, MANIFEST_SCHEMA).to_pylist()
+            rows = store.part_rows(part, MANIFEST_SCHEMA, _COLUMNS).to_pylist()
         except DamagedError as error:
             report.problems.append(Damage(place, str(error).removeprefix(f"{place}: ").partition("; run ")[0]))
             report.broken.add(part)
             continue
-        again = [row["pair"] for row in rows if seen.setdefault(row["pair"], part) != part]
+        made = [row for row in rows if row["status"] == "ok"]
+        again = [row["pair"] for row in made if seen.setdefault(row["pair"], part) != part]
         if again:
             message = f"{len(again)} pairs have a row in another part too, the first in {seen[again[0]]}"
             report.problems.append(Damage(place, message))
             report.rows.setdefault(part, set()).update(again)
-        made = [row for row in rows if row["status"] == "ok"]
         report.pairs += len(made)
         named.update(source_parts(row["picture"])[0] for row in made if row["picture"])
         tars = {source_parts(row["picture"] or "")[0] for row in made if source_parts(row["picture"] or "")[1]}
+        if tars:  # their samples say all that a row does
+            whole = store.part_rows(part, MANIFEST_SCHEMA)
+            whole_rows = whole.filter(pc.equal(whole["status"], "ok")).to_pylist()
         for tar in sorted(tars):
-            _check_tar(report, output, part, tar, made)
+            _check_tar(report, output, part, tar, whole_rows)
         _check_files(report, output, part, [row for row in made if source_parts(row["picture"] or "")[1] is None])
     for path in sorted(set(there) - named):
         report.problems.append(Damage(there[path].place, "no row of the manifest names it"))
@@ -157,6 +160,8 @@ def _says(data: bytes, row: Mapping[str, Any]) -> bool:
 
 def drop_damaged(manifest: Manifest, report: ResultsReport) -> None:
     """Drop what ``report`` names, rows before files. Call it while holding the output's lock."""
+    if not report.problems:
+        return
     OutputLayout(manifest.output).plan.delete()  # its counts are of the manifest as it was
     for part in sorted(report.broken):
         manifest.store.drop(part)

@@ -28,6 +28,7 @@ class RunReport:
         shards: By the store's place.
         banks: By the bank's place.
         problems: A line for each thing that is wrong, of all of them.
+        plan: Whether ``plan.json`` is as it was written.
         kept: Those of the problems that :func:`repair_run` can't do anything about.
         notes: What is no problem.
     """
@@ -36,6 +37,7 @@ class RunReport:
     results: ResultsReport
     shards: dict[Place, ShardsReport] = field(default_factory=dict)
     banks: dict[Place, banks.BankReport] = field(default_factory=dict)
+    plan: bool = True
     problems: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -78,6 +80,7 @@ def verify_run(output: Place, progress: Progress = lambda line: None) -> RunRepo
     try:
         read_plan(output)
     except DamagedError as error:
+        report.plan = False
         report.problems.append(str(error))
     for place in shards:
         progress(str(place))
@@ -106,6 +109,8 @@ def repair_run(report: RunReport) -> None:
     if report.ok:
         return
     drop_damaged(Manifest(report.output), report.results)
+    if not report.plan:
+        OutputLayout(report.output).plan.delete()
     for place, shards in report.shards.items():
         drop_parts(place, shards.broken)
     for place, bank in report.banks.items():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from diffstyle.errors import DiffStyleError
+from diffstyle.schedule import N_TIMESTEPS
 from pipeline.banks.reader import LatentBank
 from pipeline.jobfile.schema import Job, Pictures
 from pipeline.models.session import ModelFacts
@@ -57,7 +58,8 @@ def check_banks(facts: ModelFacts, content: LatentBank, style: LatentBank) -> No
             raise BankMismatchError(
                 f"the {side} bank {bank.place} keeps {name} of shape {what.tensor(name).shape}, the model's is {shape}"
             )
-        if not {"steps", "t_0"} <= set(what.inversion):
+        steps, t_0 = (what.inversion.get(name) for name in ("steps", "t_0"))
+        if type(steps) is not int or type(t_0) is not int or not 2 <= steps <= t_0 + 1 <= N_TIMESTEPS:
             raise BankMismatchError(
                 f"the {side} bank {bank.place} does not say in how many steps up to which t_0 it was inverted; "
                 "make a new bank"
@@ -67,9 +69,9 @@ def check_banks(facts: ModelFacts, content: LatentBank, style: LatentBank) -> No
 
         fields = "; ".join(differences(content.description.preprocessing, style.description.preprocessing))
         raise BankMismatchError(f"the content and style banks were preprocessed differently: {fields}")
-    t_0 = Walk.of_bank(content.description).t_0, Walk.of_bank(style.description).t_0
-    if t_0[0] != t_0[1]:
-        raise BankMismatchError(f"the banks were inverted up to different timesteps: t_0 is {t_0[0]} and {t_0[1]}")
+    ends = Walk.of_bank(content.description).t_0, Walk.of_bank(style.description).t_0
+    if ends[0] != ends[1]:
+        raise BankMismatchError(f"the banks were inverted up to different timesteps: t_0 is {ends[0]} and {ends[1]}")
 
 
 def shortened_dt_lambda(job: Job) -> str | None:

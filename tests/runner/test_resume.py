@@ -16,7 +16,9 @@ from support.whole_jobs import job_file, manifest, paint, run_job
 
 from pipeline.cli.main import main
 from pipeline.results.manifest import TIMING_COLUMNS, Manifest
+from pipeline.results.verify import check_results
 from pipeline.storage.errors import Stopped
+from pipeline.storage.place import Place
 
 QUICKER = {
     "inversion": {"steps": 4},
@@ -270,6 +272,7 @@ def test_prune_rewrites_tars(tmp_path, calls):
         with tarfile.open(tar) as stream:
             members += [f"pictures/{tar.name}#{name}" for name in stream.getnames() if name.endswith(".png")]
     assert sorted(members) == sorted(rows["picture"])
+    assert check_results(Manifest(Place.parse(out))).problems == []
     assert not (out / "prune-under-way.json").exists()
     assert "nothing to drop" in prune(tmp_path / "job.yaml")
 

@@ -127,6 +127,7 @@ def test_a_bank_of_another_size_or_preprocessing(there, tmp_path):
         ("crop", lambda what: what["preprocessing"].update(crop="none"), "preprocessed differently"),
         ("h", lambda what: what["tensors"]["h"].update(shape=[4, 2, 2]), "keeps h of shape (4, 2, 2), the model's is"),
         ("walk", lambda what: what["inversion"].clear(), "does not say in how many steps"),
+        ("steps", lambda what: what["inversion"].update(steps="many"), "does not say in how many steps"),
         ("t_0", lambda what: what["inversion"].update(t_0=900), "inverted up to different timesteps"),
     ):
         bank = tmp_path / name

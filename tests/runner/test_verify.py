@@ -196,6 +196,21 @@ def test_a_pair_in_two_parts(job):
     assert manifest.counts() == (6, 0)
 
 
+def test_a_pair_that_failed_before_it_was_made_is_no_problem(job):
+    manifest = Manifest(Place.parse(job / "out"))
+    row = manifest.table().slice(0, 1).to_pylist()[0]
+    manifest.commit_failures([{**row, "status": "failed", "error": "out of memory", "picture": None}])
+    assert verify_run(manifest.output).ok
+
+
+def test_what_is_not_of_pairs_leaves_their_plan(job):
+    """A bank that is repaired changes no count of pairs."""
+    file_of(job / "out", KINDS["bank"]).write_bytes(b"")
+    repair_run(verify_run(Place.parse(job / "out")))
+    assert (job / "out" / "plan.json").is_file()
+    assert "6 done" in "\n".join(read_status(Place.parse(job / "out")).lines())
+
+
 def test_a_manifest_that_names_files_elsewhere(job, tmp_path):
     """A stranger's results: nothing is read from outside, and nothing there is deleted."""
     secret = tmp_path / "secret.png"
