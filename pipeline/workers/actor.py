@@ -5,16 +5,27 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
+from pipeline.storage.place import FENCES, Fence, Place
 from pipeline.workers.unit import Failure, Timing, Unit
 
 
 class Worker:
-    """Runs units one after the other, or in several threads. ``make_context`` runs once, at ``setup``."""
+    """Runs units one after the other, or in several threads. ``make_context`` runs once, at ``setup``.
 
-    def __init__(self, make_context: Callable[[], Any] | None, threads: int | None) -> None:
+    ``fences`` are the driver's (``place.FENCES``), in a worker that is a process of its own.
+    """
+
+    def __init__(
+        self,
+        make_context: Callable[[], Any] | None,
+        threads: int | None,
+        fences: Mapping[Place, Fence] = MappingProxyType({}),
+    ) -> None:
+        FENCES.update(fences)
         self._make_context = make_context
         self._threads = threads
         self._context: Any = None
