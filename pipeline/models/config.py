@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 #: ``weights: random`` or ``random:SEED``: the architecture with seeded random weights, for tests and benchmarks.
 RANDOM_WEIGHTS = re.compile(r"random(?::(\d+))?")
 
-#: The files of a diffusers repository that hold weights, the preferred one first.
-HUB_CONFIG = "config.json"
-HUB_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-
 _SHA256 = r"^[0-9a-f]{64}$"
 
 

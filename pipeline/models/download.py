@@ -1,8 +1,8 @@
 """Downloading weights into the cache: resumable, and known by their hash from the first time on.
 
-A download under way is ``FILE.part`` with ``FILE.part.json`` (the address and the server's mark of that version); a
-finished one is ``FILE`` with ``FILE.fetched.json`` (address, sha256, size, time of change). The record outlives its
-file: what is fetched again later must have the same hash.
+Plain addresses are fetched here, hub repositories through their own client (``hub.py``). A download under way is
+``FILE.part`` with ``FILE.part.json`` (the address and the server's mark of that version); a finished one is ``FILE``
+with its record (``records.py``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import http.client
 import json
 import os
@@ -19,13 +18,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from diffstyle.errors import CheckpointError, ConfigError, DiffStyleError
+from diffstyle.diffusers_files import folder_weights
+from diffstyle.errors import CheckpointError, ConfigError
 from pipeline.models.cache import cache_place
-from pipeline.models.config import HUB_CONFIG, HUB_WEIGHTS, ModelConfig
-from pipeline.storage.place import Place
+from pipeline.models.config import ModelConfig
+from pipeline.models.fetch_errors import FetchError, FullDiskError, InterruptedFetchError, NotFoundError, RefusedError
+from pipeline.models.hub import fetch_repository
+from pipeline.models.records import beside, check_record, file_hash, read_json, read_record, record_place, write_record
 
 #: Called with a file's name, bytes there, and bytes in all (None: the server does not say).
 Progress = Callable[[str, int, int | None], None]
@@ -34,28 +37,6 @@ _CHUNK = 1 << 20
 _TIMEOUT = 60.0  # seconds without a byte
 _TRIES = 3  # that bring nothing; a cut connection that brought some bytes costs none
 _PAUSE = 1.0  # seconds before the next try
-
-
-class FetchError(DiffStyleError):
-    """A download that did not end well; one line, with what is kept."""
-
-
-class _InterruptedFetchError(FetchError):
-    """The part is kept and the same command goes on from there."""
-
-    exit_code = 4
-
-
-class _FullDiskError(_InterruptedFetchError):
-    """Trying again at once would not help."""
-
-
-class _RefusedError(FetchError):
-    """The server gives something else than the file; asking again would not help."""
-
-
-class _NotFoundError(_RefusedError):
-    """The server has no such file."""
 
 
 def fetch_model(config: ModelConfig, progress: Progress | None = None) -> Path:
@@ -70,20 +51,12 @@ def fetch_model(config: ModelConfig, progress: Progress | None = None) -> Path:
     weights, place = config.weights, cache_place(config)
     if weights.url:
         try:
-            return _fetched(weights.url, place, weights.sha256, progress)
-        except _RefusedError as error:
+            return _fetched(weights.url, place, weights.sha256, weights.size, progress)
+        except RefusedError as error:
             by_hand = f"; {weights.page} may say more, the file belongs at {place}" if weights.page else ""
             raise FetchError(f"{error}{by_hand}") from None
     if weights.hub:
-        endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-        base = f"{endpoint}/{weights.hub}/resolve/{weights.revision}"
-        _fetched(f"{base}/{HUB_CONFIG}", place / HUB_CONFIG, None, progress)
-        there = [name for name in HUB_WEIGHTS if (place / name).exists()]
-        for name in there or HUB_WEIGHTS:
-            with contextlib.suppress(_NotFoundError):
-                _fetched(f"{base}/{name}", place / name, weights.sha256, progress)
-                return place
-        raise FetchError(f"{base}: has neither {' nor '.join(HUB_WEIGHTS)}; see {weights.page or endpoint}")
+        return fetch_repository(weights, place)
     if weights.page:
         note = f" ({weights.note})" if weights.note else ""
         raise ConfigError(
@@ -102,51 +75,59 @@ def check_cached(config: ModelConfig) -> None:
         CheckpointError: the content is another one.
     """
     place = cache_place(config)
-    files = [place] if place.is_file() else [place / name for name in HUB_WEIGHTS if (place / name).is_file()]
+    files = [place] if place.is_file() else [file for file in folder_weights(place) if file.is_file()]
     for file in files:
-        _checked(file, config.weights.sha256, url=None)
+        check_record(file, config.weights.sha256 if len(files) == 1 else None, url=None)
 
 
 # ---- one file ----
 
 
-def _fetched(url: str, target: Path, sha256: str | None, progress: Progress | None) -> Path:
+@dataclass(frozen=True)
+class _Expected:
+    """What tells a whole file from a cut one, beside what the server says: its size, or a hash to compare with."""
+
+    size: int | None
+    hashed: bool
+
+
+def _fetched(url: str, target: Path, sha256: str | None, size: int | None, progress: Progress | None) -> Path:
     if target.exists():
         try:
-            _checked(target, sha256, url)
+            check_record(target, sha256, url)
         except CheckpointError as error:
             raise FetchError(str(error)) from None
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = _beside(target, ".part")
+    part = beside(target, ".part")
     with _locked(target):
-        _download(url, part, progress)
-        seen = _hash(part)
-        known = sha256 or _record(target).get("sha256")
+        known = sha256 or read_record(target).get("sha256")
+        _download(url, part, _Expected(size, known is not None), progress)
+        seen = file_hash(part)
         if known and seen != known:
             source = "its config says" if sha256 else "it had when it was first fetched"
             _discard(part)
             raise FetchError(
                 f"{url}: the file has sha256 {seen}, not {known} as {source}; it was thrown away. If the new one is "
-                f"right, {'change the config' if sha256 else f'delete {_record_place(target)}'} and fetch again"
+                f"right, {'change the config' if sha256 else f'delete {record_place(target)}'} and fetch again"
             )
         part.replace(target)
-        _beside(part, ".json").unlink(missing_ok=True)
-        _write_record(target, seen, url)
+        beside(part, ".json").unlink(missing_ok=True)
+        write_record(target, seen, url)
     return target
 
 
-def _download(url: str, part: Path, progress: Progress | None) -> None:
+def _download(url: str, part: Path, expected: _Expected, progress: Progress | None) -> None:
     """Fill the part until it is whole."""
     failures = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
-            _transfer(url, part, progress)
+            _transfer(url, part, expected, progress)
             return
-        except _FullDiskError:
+        except FullDiskError:
             raise
-        except _InterruptedFetchError:
+        except InterruptedFetchError:
             grown = part.exists() and part.stat().st_size > before
             failures = 0 if grown else failures + 1
             if failures >= _TRIES:
@@ -155,10 +136,10 @@ def _download(url: str, part: Path, progress: Progress | None) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise _FullDiskError(_full(url, part)) from None
+            raise FullDiskError(_full(url, part)) from None
 
 
-def _transfer(url: str, part: Path, progress: Progress | None) -> None:
+def _transfer(url: str, part: Path, expected: _Expected, progress: Progress | None) -> None:
     """One request, appending to the part. Returns when the file is whole."""
     have, mark = _resumable(url, part)
     headers = {"User-Agent": "diffstyle", "Accept-Encoding": "identity"}
@@ -166,43 +147,62 @@ def _transfer(url: str, part: Path, progress: Progress | None) -> None:
         headers |= {"Range": f"bytes={have}-", "If-Range": mark}
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT) as reply:
-            _receive(url, part, reply, have, progress)
+            _receive(url, part, reply, have, expected, progress)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and have:  # nothing lies beyond what is here: it was whole, or it is no part of this
             if error.headers.get("Content-Range", "").rpartition("/")[2] == str(have):
                 return
             _discard(part)
-            raise _InterruptedFetchError(
+            raise InterruptedFetchError(
                 f"{url}: changed while it was being fetched; run the same command again"
             ) from None
         if error.code in (404, 410):
-            raise _NotFoundError(
+            raise NotFoundError(
                 f"{url}: no such file there (HTTP {error.code}); the model's config may be out of date"
             ) from None
-        kind = _InterruptedFetchError if error.code >= 500 or error.code == 429 else _RefusedError
+        kind = InterruptedFetchError if error.code >= 500 or error.code == 429 else RefusedError
         raise kind(f"{url}: the server refuses (HTTP {error.code} {error.reason}){_kept(part)}") from None
     except urllib.error.URLError as error:
-        raise _InterruptedFetchError(f"{url}: cannot be reached ({_reason(error.reason)}){_kept(part)}") from None
+        raise InterruptedFetchError(f"{url}: cannot be reached ({_reason(error.reason)}){_kept(part)}") from None
     except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
-        raise _InterruptedFetchError(f"{url}: the connection was cut ({_reason(error)}){_kept(part)}") from None
+        raise InterruptedFetchError(f"{url}: the connection was cut ({_reason(error)}){_kept(part)}") from None
 
 
-def _receive(url: str, part: Path, reply: http.client.HTTPResponse, have: int, progress: Progress | None) -> None:
+def _receive(
+    url: str,
+    part: Path,
+    reply: http.client.HTTPResponse,
+    have: int,
+    expected: _Expected,
+    progress: Progress | None,
+) -> None:
     resumed = reply.status == 206 and reply.headers.get("Content-Range", "").startswith(f"bytes {have}-")
     start = have if resumed else 0
-    length = reply.headers.get("Content-Length")
-    total = start + int(length) if length and length.isdigit() else None
+    length = reply.headers.get("Content-Length", "").strip()
+    total = start + int(length) if length.isascii() and length.isdigit() else None
     first = reply.read(_CHUNK)
     page = reply.headers.get_content_type() == "text/html" or first.lstrip()[:9].lower() in (b"<!doctype", b"<html>")
     if page and not resumed:
-        raise _RefusedError(
+        raise RefusedError(
             f"{url}: gives a web page, not a file{_kept(part)}; open it in a browser to see what it wants"
         )
+    if total is None and not reply.chunked and expected.size is None and not expected.hashed:
+        said = f"a length of {length!r}" if length else "no length"
+        raise RefusedError(
+            f"{url}: the server states {said}, so that a cut could not be told from the end of the file{_kept(part)}; "
+            "add weights.size or weights.sha256 to the model's config, or download it by hand"
+        )
+    if total is None:
+        total = expected.size
+    elif expected.size is not None and total != expected.size:
+        raise RefusedError(
+            f"{url}: the server's file has {total:,} bytes, not {expected.size:,} as its config says; check both"
+        )
     if total is not None and total - start > shutil.disk_usage(part.parent).free:
-        raise _FullDiskError(_full(url, part, total - start))
+        raise FullDiskError(_full(url, part, total - start))
     mark = reply.headers.get("ETag") or reply.headers.get("Last-Modified") or ""
-    _beside(part, ".json").write_text(json.dumps({"url": url, "mark": mark}), encoding="utf-8")
+    beside(part, ".json").write_text(json.dumps({"url": url, "mark": mark}), encoding="utf-8")
     done = start
     with part.open("ab" if resumed else "wb") as stream:
         block = first
@@ -215,7 +215,7 @@ def _receive(url: str, part: Path, reply: http.client.HTTPResponse, have: int, p
         stream.flush()
         os.fsync(stream.fileno())
     if total is not None and done < total:
-        raise _InterruptedFetchError(f"{url}: the connection was cut after {done:,} of {total:,} bytes{_kept(part)}")
+        raise InterruptedFetchError(f"{url}: the connection was cut after {done:,} of {total:,} bytes{_kept(part)}")
 
 
 def _append(stream: IO[bytes], block: bytes) -> None:
@@ -226,7 +226,7 @@ def _resumable(url: str, part: Path) -> tuple[int, str]:
     """How many bytes of the part can stay, and the server's mark of the version they are from."""
     if not part.exists():
         return 0, ""
-    noted = _read_json(_beside(part, ".json"))
+    noted = read_json(beside(part, ".json"))
     mark = str(noted.get("mark", ""))
     # A weak mark names no exact bytes; without a mark a changed file would be joined to the old one's beginning.
     usable = noted.get("url") == url and mark and not mark.startswith("W/")
@@ -244,66 +244,9 @@ def _locked(target: Path) -> Iterator[None]:
         yield
 
 
-# ---- records ----
-
-
-def _checked(file: Path, sha256: str | None, url: str | None) -> None:
-    record, stat = _record(file), file.stat()
-    if sha256 in (None, record.get("sha256")) and _stamp(stat) == (record.get("size"), record.get("mtime_ns")):
-        return
-    seen, known = _hash(file), sha256 or record.get("sha256")
-    if known and seen != known:
-        source = "its config says" if sha256 else "when it was first seen"
-        own = "" if sha256 else f", or delete {_record_place(file).name} beside it if the change was yours"
-        raise CheckpointError(
-            f"{file}: its sha256 is {seen}, not {known} as {source}; delete the file and fetch it again{own}"
-        )
-    _write_record(file, seen, url or record.get("url"))
-
-
-def _write_record(file: Path, sha256: str, url: Any) -> None:
-    size, mtime_ns = _stamp(file.stat())
-    record = {"url": url, "sha256": sha256, "size": size, "mtime_ns": mtime_ns}
-    try:
-        Place.parse(_record_place(file)).write_bytes((json.dumps(record, indent=2) + "\n").encode())
-    except OSError as error:
-        # A cache that several machines share may be read-only: the hash was checked, it only cannot be remembered.
-        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise
-
-
-def _record(file: Path) -> dict[str, Any]:
-    return _read_json(_record_place(file))
-
-
-def _record_place(file: Path) -> Path:
-    return _beside(file, ".fetched.json")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _stamp(stat: os.stat_result) -> tuple[int, int]:
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _beside(file: Path, ending: str) -> Path:
-    return file.with_name(file.name + ending)
-
-
-def _hash(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _discard(part: Path) -> None:
     part.unlink(missing_ok=True)
-    _beside(part, ".json").unlink(missing_ok=True)
+    beside(part, ".json").unlink(missing_ok=True)
 
 
 # ---- words ----

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import shutil
+import sys
 import threading
 from http.server import ThreadingHTTPServer
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from support.fetch_server import Handler
 
 from diffstyle.errors import CheckpointError, ConfigError, DiffStyleError
 from pipeline.cli.main import main
-from pipeline.models import download
+from pipeline.models import download, records
 from pipeline.models.cache import cache_place
 from pipeline.models.config import ModelConfig, load_model_config
 from pipeline.models.download import FetchError, fetch_model
@@ -35,6 +36,10 @@ def about():
         etag=True,
         length=True,
         status=None,
+        chunked=False,
+        token=None,
+        refusal="GatedRepo",
+        tokens=[],
         type="application/octet-stream",
     )
 
@@ -175,11 +180,60 @@ def test_exit_codes_say_whether_to_run_it_again(model, about):
     assert caught.value.exit_code == 2
 
 
-def test_an_unknown_length_is_taken_as_it_comes(model, about):
-    about.length = False
+@pytest.mark.parametrize("length", [False, "-5", "0x10", "many"])
+def test_without_a_length_a_file_is_refused_unless_something_else_tells_that_it_is_whole(model, about, length):
+    about.length = length
+    message = refused(model())
+    assert "so that a cut could not be told from the end of the file" in message
+    assert "add weights.size or weights.sha256" in message
+    assert not cache_place(model()).exists()
     seen = []
-    assert fetch_model(model(), lambda *a: seen.append(a)).read_bytes() == BODY
-    assert seen[-1] == ("w.pt", len(BODY), None)
+    sized = model(size=len(BODY))
+    assert fetch_model(sized, lambda *a: seen.append(a)).read_bytes() == BODY
+    assert seen[-1] == ("w.pt", len(BODY), len(BODY))
+    cache_place(sized).unlink()
+    assert fetch_model(model(sha256=hashlib.sha256(BODY).hexdigest())).read_bytes() == BODY
+
+
+def test_a_cut_without_a_length_is_noticed_by_the_size_in_the_config(model, about):
+    about.length, about.ranges, about.cuts = False, False, [1000] * 100
+    message = refused(model(size=len(BODY)))
+    assert "cut after 1,000 of 3,072,000 bytes" in message
+    assert not cache_place(model()).exists()
+
+
+def test_chunks_have_an_end_of_their_own(model, about, monkeypatch):
+    monkeypatch.setattr(Handler, "protocol_version", "HTTP/1.1")
+    about.length, about.chunked = False, True
+    assert fetch_model(model()).read_bytes() == BODY
+    cache_place(model()).unlink()
+    about.cuts, about.ranges, about.etag = [1000] * 100, False, False
+    assert "the connection was cut" in refused(model())
+
+
+def test_a_file_of_another_size_than_the_configs_is_refused(model):
+    assert "the server's file has 3,072,000 bytes, not 7 as its config says" in refused(model(size=7))
+
+
+def test_failures_are_forgotten_after_progress(model, about):
+    about.status = [503, 503, 200, 503, 503, 200, 503, 503, 200]
+    about.cuts = [1_000_000, 1_000_000]
+    assert fetch_model(model()).read_bytes() == BODY
+    assert ranges(about)[-1] == "bytes=2000000-"
+
+
+def test_any_number_of_cuts_that_bring_something(model, about):
+    about.cuts = [300_000] * 10
+    assert fetch_model(model()).read_bytes() == BODY
+    assert len(about.requests) == 11
+
+
+def test_a_weak_mark_names_no_bytes_to_go_on_from(model, about):
+    config = model()
+    about.etag = "weak"
+    leave_part(config, about, 1_000_000)
+    assert fetch_model(config).read_bytes() == BODY
+    assert ranges(about) == [None]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +307,7 @@ def test_a_cached_file_is_hashed_only_when_it_changed(model, monkeypatch):
     config = model()
     place = fetch_model(config)
     calls = []
-    monkeypatch.setattr(download, "_hash", lambda file: calls.append(file) or hashlib.sha256(BODY).hexdigest())
+    monkeypatch.setattr(records, "file_hash", lambda file: calls.append(file) or hashlib.sha256(BODY).hexdigest())
     download.check_cached(config)
     assert calls == []
     place.touch()
@@ -336,8 +390,12 @@ REPOSITORY = "/google/ddpm-church-256/resolve/main"
 
 
 @pytest.fixture
-def hub(address, about, monkeypatch):
+def hub(address, about, monkeypatch, tmp_path):
+    pytest.importorskip("huggingface_hub")
     monkeypatch.setenv("HF_ENDPOINT", address + "/")
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     about.files = {f"{REPOSITORY}/config.json": b"{}", f"{REPOSITORY}/diffusion_pytorch_model.bin": BODY}
     return load_model_config("ddpm-church-256")
 
@@ -348,8 +406,9 @@ def test_a_hub_repository_without_safetensors(hub, about):
     assert (place / "diffusion_pytorch_model.bin").read_bytes() == BODY
     assert (place / "config.json").read_bytes() == b"{}"
     about.requests.clear()
+    about.tokens.clear()
     assert fetch_model(hub) == place
-    assert about.requests == []
+    assert about.requests == about.tokens == []
 
 
 def test_a_hub_repository_with_safetensors(hub, about):
@@ -359,8 +418,59 @@ def test_a_hub_repository_with_safetensors(hub, about):
     assert not (place / "diffusion_pytorch_model.bin").exists()
 
 
+@pytest.mark.parametrize("variant", ["", ".fp16"])
+def test_a_hub_repository_in_shards(hub, about, variant):
+    names = ["diffusion_pytorch_model-00001-of-00002.safetensors", "diffusion_pytorch_model-00002-of-00002.safetensors"]
+    index = json.dumps({"weight_map": {"a": names[0], "b": names[1]}}).encode()
+    about.files = {f"{REPOSITORY}/{name}": name.encode() for name in names}
+    about.files |= {
+        f"{REPOSITORY}/config.json": b"{}",
+        f"{REPOSITORY}/diffusion_pytorch_model.safetensors.index{variant}.json": index,
+    }
+    place = fetch_model(hub)
+    assert [(place / name).read_text() for name in names] == names
+    (place / names[1]).unlink()
+    fetch_model(hub)
+    assert (place / names[1]).read_text() == names[1]
+    download.check_cached(hub)
+    (place / names[1]).write_text("another")
+    with pytest.raises(CheckpointError, match="delete the file and fetch it again"):
+        download.check_cached(hub)
+
+
 def test_a_hub_repository_without_weights(hub, about):
     config = about.files.pop(f"{REPOSITORY}/config.json")
-    assert "config.json: no such file there" in refused(hub)
+    assert "has no file config.json" in refused(hub)
     about.files = {f"{REPOSITORY}/config.json": config}
     assert "has neither diffusion_pytorch_model.safetensors nor diffusion_pytorch_model.bin" in refused(hub)
+
+
+def test_a_gated_hub_repository_needs_a_token(hub, about, monkeypatch):
+    about.token = "hf_secret"
+    message = refused(hub)
+    assert (
+        "ddpm-church-256: is gated; accept its terms on that page, then set HF_TOKEN or run `hf auth login`" in message
+    )
+    about.refusal = "RepoNotFound"
+    assert "no such repository, or a private one" in refused(hub)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert (fetch_model(hub) / "diffusion_pytorch_model.bin").read_bytes() == BODY
+    assert set(about.tokens) == {None, "Bearer hf_secret"}
+
+
+def test_a_hub_that_cannot_be_reached_is_worth_another_try(hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client tries again by itself
+    with pytest.raises(FetchError, match="cannot be reached") as caught:
+        fetch_model(hub)
+    assert caught.value.exit_code == 4
+
+
+def test_a_hub_file_with_another_hash_than_the_configs(hub):
+    config = hub.model_copy(update={"weights": hub.weights.model_copy(update={"sha256": "0" * 64})})
+    assert f"not {'0' * 64} as its config says" in refused(config)
+
+
+def test_without_the_hubs_client_the_extra_is_named(hub, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert "pip install 'diffstyle[hub]'" in refused(hub)
