@@ -9,10 +9,11 @@ from diffstyle.errors import DiffStyleError
 from pipeline.banks import verify as banks
 from pipeline.monitoring.status import NoRunError, read_plan
 from pipeline.results.manifest import Manifest
+from pipeline.results.scores import SCORES_SCHEMA, Scores
 from pipeline.results.verify import ResultsReport, check_results, drop_damaged
 from pipeline.shards.verify import ShardsReport, check_shards, drop_parts
 from pipeline.storage.layout import SIDES, OutputLayout
-from pipeline.storage.parts import PartStore
+from pipeline.storage.parts import DescriptionError, PartStore
 from pipeline.storage.place import Place
 from pipeline.storage.tables import DamagedError
 
@@ -29,6 +30,7 @@ class RunReport:
         banks: By the bank's place.
         problems: A line for each thing that is wrong, of all of them.
         plan: Whether ``plan.json`` is as it was written.
+        scores: Parts of the scores that can't be read.
         kept: Those of the problems that :func:`repair_run` can't do anything about.
         notes: What is no problem.
     """
@@ -38,6 +40,7 @@ class RunReport:
     shards: dict[Place, ShardsReport] = field(default_factory=dict)
     banks: dict[Place, banks.BankReport] = field(default_factory=dict)
     plan: bool = True
+    scores: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -82,6 +85,7 @@ def verify_run(output: Place, progress: Progress = lambda line: None) -> RunRepo
     except DamagedError as error:
         report.plan = False
         report.problems.append(str(error))
+    _check_scores(report)
     for place in shards:
         progress(str(place))
         try:
@@ -104,6 +108,23 @@ def verify_run(output: Place, progress: Progress = lambda line: None) -> RunRepo
     return report
 
 
+def _check_scores(report: RunReport) -> None:
+    scores = Scores(report.output)
+    if not scores.exists():
+        return
+    try:
+        scores.store.description()
+    except DescriptionError as error:
+        report.kept.append(f"{error}; or delete it and {OutputLayout(report.output).scores}, and score the run again")
+        return
+    for part in scores.store.parts():
+        try:
+            scores.store.part_rows(part, SCORES_SCHEMA, ["pair"])
+        except DamagedError as error:
+            report.scores.append(part)
+            report.problems.append(str(error).partition("; run ")[0])
+
+
 def repair_run(report: RunReport) -> None:
     """Drop what is broken, so that the next run makes it again. Call it while holding the output's lock."""
     if report.ok:
@@ -111,6 +132,8 @@ def repair_run(report: RunReport) -> None:
     drop_damaged(Manifest(report.output), report.results)
     if not report.plan:
         OutputLayout(report.output).plan.delete()
+    for part in report.scores:
+        Scores(report.output).store.drop(part)
     for place, shards in report.shards.items():
         drop_parts(place, shards.broken)
     for place, bank in report.banks.items():

@@ -18,6 +18,7 @@ from diffstyle.errors import DiffStyleError
 from pipeline.cli.main import main
 from pipeline.monitoring.status import NoRunError, read_status
 from pipeline.results.manifest import TIMING_COLUMNS, Manifest
+from pipeline.results.scores import Scores, score_rows
 from pipeline.runner.verify import repair_run, verify_run
 from pipeline.storage.lock import OutputLock
 from pipeline.storage.place import Place
@@ -52,7 +53,7 @@ def content(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in sorted(path for path in out.rglob("*") if path.is_file()):
         name = str(file.relative_to(out))
-        if name.startswith("events/") or file.name in ("plan.json", "job.yaml"):
+        if name.startswith(("events/", ".lock/")) or file.name in ("plan.json", "job.yaml"):
             continue
         if file.name == "description.json":
             found[name] = json.loads(file.read_text())["identity"]
@@ -171,6 +172,23 @@ def test_the_command(job):
     said = command(job / "nowhere", "--repair", code=2)
     assert "nothing of a run is here" in said
     assert not (job / "nowhere").exists()
+
+
+def test_scores_are_checked_too(job):
+    out = Place.parse(job / "out")
+    scores = Scores(out)
+    scores.open({})
+    pairs = Manifest(out).table(["pair"])["pair"].to_pylist()
+    scores.commit("part-1", score_rows({"pair": pair, "edges": 0.5} for pair in pairs[:3]))
+    scores.commit("part-2", score_rows({"pair": pair, "edges": 0.5} for pair in pairs[3:]))
+    assert verify_run(out).ok
+    flip(job / "out" / "scores" / "part-2.parquet")
+    report = verify_run(out)
+    assert [("part-2.parquet" in problem, "\n" in problem) for problem in report.problems] == [(True, False)]
+    repair_run(report)
+    assert verify_run(out).ok
+    assert len(scores.table()) == 3
+    assert (job / "out" / "plan.json").is_file()
 
 
 def test_pictures_that_no_row_names(job):
