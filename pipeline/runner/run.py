@@ -211,7 +211,7 @@ class Run:
             if not side.needs_shards:
                 self._listed[side.name] = None
             else:
-                self._listed[side.name] = listed_pictures(side)
+                self._listed[side.name] = listed_pictures(side, by_place=self.job.pairs == "zip")
         return self._listed[side.name]
 
     def _roots(self, side: Side) -> tuple[str, ...]:

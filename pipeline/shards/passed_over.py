@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.sources.passed_over import PassedOver
 from pipeline.storage.place import Place
+from pipeline.storage.tables import read_table, write_table
 
 _NAME = "passed_over.parquet"
 SCHEMA = pa.schema(
@@ -22,17 +22,12 @@ SCHEMA = pa.schema(
 
 
 def read_passed_over(root: Place) -> dict[str, PassedOver]:
-    """What is kept with the shards at ``root``, by file; nothing where no run has said."""
+    """What is kept with the shards at ``root``, by file; nothing where no run has said. DamagedError as any table."""
     place = root / _NAME
     if not place.is_file():
         return {}
     by_file: dict[str, PassedOver] = {}
-    try:
-        with place.open() as stream:
-            rows = pq.read_table(stream, schema=SCHEMA).to_pylist()
-    except (pa.ArrowException, OSError):
-        return {}  # damaged: the next listing counts anew
-    for row in rows:
+    for row in read_table(place, SCHEMA, cure="delete it; the next run counts again").to_pylist():
         by_file.setdefault(row["file"], PassedOver()).add(row["reason"], *row["examples"], n=row["n"])
     return by_file
 
@@ -45,7 +40,7 @@ def write_passed_over(root: Place, by_file: Mapping[str, PassedOver]) -> None:
         for reason, n in sorted(one.items())
     ]
     with (root / _NAME).writer() as stream:
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), stream, compression="zstd")
+        write_table(stream, pa.Table.from_pylist(rows, SCHEMA))
 
 
 def total(by_file: Mapping[str, PassedOver]) -> PassedOver:

@@ -56,7 +56,10 @@ class Naming:
         own_label = self._take(rest, self.label, _LABELS if label is None else ())
         own_caption = self._take(rest, self.caption, _CAPTIONS if caption is None else ())
         errors: list[str] = []
-        meta = {plain_text(str(name)): plain(value, errors, str(name)) for name, value in rest.items()}
+        meta = {
+            plain_text(str(name)): _bounded(plain(value, errors, str(name)), errors, str(name))
+            for name, value in rest.items()
+        }
         _note(meta, METADATA_ERROR, *errors)
         return Attributes(
             own_label if own_label is not None else label,
@@ -77,6 +80,14 @@ class Naming:
                 del rest[name]
                 return str(value)
         return None
+
+
+def _bounded(value: Any, errors: list[str], name: str) -> Any:
+    """The value of a field; None, with a reason, for lists and mappings that are too large for an index."""
+    if isinstance(value, (list, dict)) and len(json.dumps(value)) > MAX_TEXT:
+        errors.append(f"{name}: a list of over {MAX_TEXT:,} letters as JSON")
+        return None
+    return value
 
 
 def _note(values: dict[str, Any], name: str, *reasons: str) -> None:

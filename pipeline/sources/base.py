@@ -109,10 +109,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Cut:
-    """A stretch of a listing that may become a block; or ``skipped`` pictures that are known to be known."""
+    """A stretch of a listing that may become a block; or ``skipped`` pictures that are known to be known.
+
+    ``gap``: or so many rows that were passed over, but hold their places: for who pairs two listings row by row.
+    """
 
     items: Sequence[Item] = ()
     skipped: int = 0
+    gap: int = 0
 
 
 class Source(ABC):
@@ -120,6 +124,9 @@ class Source(ABC):
 
     Pictures, rejects and what is passed over are then all that the data set holds (up to its ``limit``); a side-car
     that belongs to a picture counts with it.
+
+    ``torn`` names the files and folders that can't be read to their end, so that nobody knows how many pictures they
+    hold: what is listed behind them has no certain place.
 
     ``roots``: the folders (as text) from which paths relative to the data set are taken.
     """
@@ -129,6 +136,7 @@ class Source(ABC):
     def __init__(self, text: str, reader: Reader, limit: int | None):
         self.text = text
         self.passed_over = PassedOver()
+        self.torn: list[str] = []
         self._left_out = PassedOver()  # what was passed over before the listing: in it every time
         self._reader = reader
         self._limit = limit
@@ -146,8 +154,7 @@ class Source(ABC):
         A stretch of which nothing is known is a block of its own; what is left of the others is gathered into blocks
         of ``size``. Raises SourceError for a data set that is missing or holds no picture at all.
         """
-        self.passed_over.clear()
-        self.passed_over.include(self._left_out)
+        self._begin()
         index, seen = 0, 0
         left = math.inf if self._limit is None else self._limit
         gathered: list[Item] = []
@@ -156,6 +163,8 @@ class Source(ABC):
             if cut.skipped:
                 index += math.ceil(cut.skipped / size)
                 seen, left = seen + cut.skipped, left - cut.skipped
+            elif cut.gap:
+                index, left = index + math.ceil(cut.gap / size), left - cut.gap
             elif cut.items:
                 rows = cut.items if len(cut.items) <= left else cut.items[: int(left)]
                 seen, left = seen + len(rows), left - len(rows)
@@ -190,17 +199,31 @@ class Source(ABC):
     def listing(self, size: int = 1024) -> Iterator[str]:
         """The ``source`` of each picture as the data set lists it, within the limit, as often as it is listed.
 
+        Rows that are passed over as a whole stretch are "".
+
         Raises SourceError as :meth:`blocks` does. Reads no picture.
         """
-        self.passed_over.clear()
-        self.passed_over.include(self._left_out)
-        items = itertools.chain.from_iterable(cut.items for cut in self._cuts({}, size))
-        empty = True
-        for item in itertools.islice(items, self._limit):
-            empty = False
-            yield without_variables(item.source)
+        self._begin()
+        empty, left = True, math.inf if self._limit is None else self._limit
+        for cut in self._cuts({}, size):
+            if cut.gap:
+                gap = int(min(cut.gap, left))
+                yield from itertools.repeat("", gap)
+                left -= gap
+            else:
+                items = cut.items if len(cut.items) <= left else cut.items[: int(left)]
+                empty = empty and not items
+                yield from (without_variables(item.source) for item in items)
+                left -= len(items)
+            if left <= 0:
+                break
         if empty:
             raise SourceError(self._why_empty())
+
+    def _begin(self) -> None:
+        self.torn.clear()
+        self.passed_over.clear()
+        self.passed_over.include(self._left_out)
 
     def count(self) -> int:
         """How many pictures the data set lists (within the limit), readable or not, repeated rows included."""

@@ -100,6 +100,7 @@ class FolderSource(Source):
     def _items(self, root: Place) -> Iterator[Item]:
         for folder in walk(root, self._inside, self.passed_over):
             if folder.broken is not None:
+                self.torn.append(str(folder.place))
                 broken = Broken(f"the folder can't be read: {folder.broken}")
                 path = plain_text(str(folder.place))
                 yield Item(source_text(path), MISSING, plain_text(folder.place.name), broken)
@@ -124,7 +125,7 @@ class FolderSource(Source):
             if suffix in _SIDE_CARS:
                 self.passed_over.add("side-cars without a picture", plain_text(name))
             elif suffix in _TABLES:
-                self.passed_over.add("tables, which `list:` may read", plain_text(name))
+                self.passed_over.add("tables that `list:` may read", plain_text(name))
             elif suffix:
                 self.passed_over.add("files of unknown suffix", f".{plain_text(suffix)}")
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,12 @@ from typing import Any
 
 from pipeline.sources.addresses import resolve, stat, version_of
 from pipeline.sources.attributes import plain_text
-from pipeline.sources.base import Cut, Item, RawPicture, Source, SourceError, failed, one_line
+from pipeline.sources.base import MAX_BYTES, Cut, Item, RawPicture, Source, SourceError, failed, one_line
 from pipeline.storage.identity import source_text
 from pipeline.storage.place import Place
+
+# Entries that are read with the database open.
+_AT_A_TIME = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +33,19 @@ class LmdbReader:
 
     def read(self, items: Sequence[Item]) -> Iterator[RawPicture]:
         for database, group in itertools.groupby(items, lambda item: item.at.database):
-            with _open(database) as environment, environment.begin(buffers=False) as transaction:
-                values = [(item, transaction.get(item.at.key)) for item in group]
-            for item, value in values:
-                if value is None:
-                    yield failed(item, "the database has no such key any more")
-                else:
-                    yield RawPicture(item.source, item.version, item.name, value)
+            left = list(group)
+            while left:
+                # A few at a time, the database closed in between: one process must not hold it open twice.
+                few, left = left[:_AT_A_TIME], left[_AT_A_TIME:]
+                with _open(database) as environment, _reading(database), environment.begin() as transaction:
+                    values = [transaction.get(item.at.key) for item in few]
+                for item, value in zip(few, values, strict=True):
+                    if value is None:
+                        yield failed(item, "the database has no such key any more")
+                    elif len(value) > MAX_BYTES:
+                        yield failed(item, f"the entry is over {MAX_BYTES:,} bytes")
+                    else:
+                        yield RawPicture(item.source, item.version, item.name, value)
 
 
 class LmdbSource(Source):
@@ -72,7 +82,7 @@ def _item(database: Place, version: str, key: bytes) -> Item:
 
 def _keys(database: Place, after: bytes | None, count: int) -> list[bytes]:
     """The next keys. Opened for each batch: one process must not hold a database open twice."""
-    with _open(database) as environment, environment.begin() as transaction:
+    with _open(database) as environment, _reading(database), environment.begin() as transaction:
         cursor = transaction.cursor()
         found = cursor.first() if after is None else cursor.set_range(after)
         if found and after is not None and cursor.key() == after:
@@ -80,6 +90,17 @@ def _keys(database: Place, after: bytes | None, count: int) -> list[bytes]:
         if not found:
             return []
         return [bytes(key) for key in itertools.islice(cursor.iternext(keys=True, values=False), count)]
+
+
+@contextlib.contextmanager
+def _reading(database: Place) -> Iterator[None]:
+    """Turn what a damaged database raises into one line that names it."""
+    import lmdb
+
+    try:
+        yield
+    except lmdb.Error as error:
+        raise SourceError(f"{database}: a damaged lmdb database ({one_line(error)}); fetch it again") from error
 
 
 def _open(database: Place) -> Any:

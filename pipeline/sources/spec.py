@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +13,10 @@ from pipeline.sources.attributes import Naming
 from pipeline.sources.base import Source, SourceError
 from pipeline.sources.folder import FolderSource
 from pipeline.sources.lmdbs import LmdbSource
+from pipeline.sources.parquet_files import first_value, read_schema
 from pipeline.sources.paths import PATH_COLUMNS, ListSource
-from pipeline.sources.tables import ParquetSource, find_image_column, read_footer
+from pipeline.sources.picture_columns import find_image_column
+from pipeline.sources.tables import ParquetSource
 from pipeline.sources.tars import TarSource
 from pipeline.storage.address import BASE, InputPattern, Text
 from pipeline.storage.masking import without_variables
@@ -26,6 +29,8 @@ Addresses = Annotated[
 ]
 
 _KINDS = ("folder", "webdataset", "parquet", "list", "lmdb")
+# Fields that would be read by nothing.
+_MEANINGLESS = {"folder": ("image_column",), "lmdb": ("image_column", "label_column", "caption_column")}
 
 
 class SourceSpec(BaseModel):
@@ -51,7 +56,7 @@ class SourceSpec(BaseModel):
         default=None, description="a folder, .tar, .parquet, .csv, .jsonl or lmdb, recognised"
     )
     image_column: Text | None = Field(
-        default=None, description="Parquet: the column of pictures; lists: the column of paths"
+        default=None, description="Parquet: the column of pictures; lists: of paths; tars: the extension"
     )
     label_column: Text | None = Field(default=None, description="the column or side-car field that is the label")
     caption_column: Text | None = Field(default=None, description="the column or side-car field that is the caption")
@@ -123,6 +128,9 @@ def open_source(spec: SourceSpec | str, base: str | Path | None = None) -> Sourc
 
 def _open(spec: SourceSpec, kind: str, base: str | Path | None) -> Source:
     naming, addresses = Naming(spec.label_column, spec.caption_column), spec.addresses
+    for name in _MEANINGLESS.get(kind, ()):
+        if getattr(spec, name) is not None:
+            raise SourceError(f"{', '.join(addresses)}: {name} says nothing of a {kind}; remove it")
     if kind == "folder":
         roots = [place for address in addresses for place in resolve(address, base)]
         return FolderSource(roots, naming, spec.limit, spec.allow_outside)
@@ -131,7 +139,7 @@ def _open(spec: SourceSpec, kind: str, base: str | Path | None) -> Source:
     if kind == "webdataset":
         return TarSource(addresses, base, naming, spec.limit, spec.image_column)
     if kind == "parquet":
-        return ParquetSource(addresses, base, spec.image_column, naming, spec.limit)
+        return ParquetSource(addresses, base, spec.image_column, naming, spec.limit, spec.allow_outside)
     return ListSource(addresses, base, spec.image_column, naming, spec.limit, spec.allow_outside)
 
 
@@ -151,5 +159,7 @@ def _recognise(address: str, base: str | Path | None) -> str:
 
 
 def _holds_pictures(place: Place) -> bool:
-    schema = read_footer(place).schema.to_arrow_schema()
-    return find_image_column(schema) is not None or not set(PATH_COLUMNS) & set(schema.names)
+    schema = read_schema(place)
+    return find_image_column(schema, partial(first_value, place)) is not None or not set(PATH_COLUMNS) & set(
+        schema.names
+    )

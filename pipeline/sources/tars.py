@@ -24,6 +24,7 @@ from pipeline.sources.passed_over import PassedOver
 from pipeline.sources.recognise import PICTURE_SUFFIXES, is_picture, stem_of, suffix_of
 from pipeline.sources.tar_headers import Member, Walked, reader_of, walk_headers
 from pipeline.storage.identity import source_parts, source_text
+from pipeline.storage.masking import without_variables
 from pipeline.storage.place import Entry, Place
 
 _SIDE_CARS = ("json", "txt", "cls")
@@ -157,13 +158,11 @@ class TarSource(Source):
             if version.rpartition("-")[2] == str(pictures)
         }
         done = {(source, version.rpartition("-")[0]): n for (source, version), n in finished.items()}
-        skipped = [
-            done.get((plain_text(str(entry.place)), version_of(entry.size, entry.mtime_ns)), 0) for entry in self._tars
-        ]
+        skipped = [done.get((_written(entry.place), version_of(entry.size, entry.mtime_ns)), 0) for entry in self._tars]
         walks = _walk_all([entry for entry, known_whole in zip(self._tars, skipped, strict=True) if not known_whole])
         with contextlib.closing(walks):
             for entry, known_whole in zip(self._tars, skipped, strict=True):
-                tar = plain_text(str(entry.place))
+                tar = _written(entry.place)
                 if known_whole:
                     self._by_tar[tar] = None
                     yield Cut(skipped=known_whole)
@@ -173,6 +172,8 @@ class TarSource(Source):
                     raise SourceError(f"{entry.place}: {walked.no_tar}")
                 items = self._items(entry, walked)
                 self._by_tar[tar] = walked.passed_over
+                if walked.broken is not None or walked.no_tar is not None:
+                    self.torn.append(str(entry.place))
                 self.passed_over.include(walked.passed_over)
                 for start in range(0, len(items), size):
                     yield Cut(items[start : start + size])
@@ -241,6 +242,11 @@ class TarSource(Source):
         line = self.passed_over.line()
         wanted = "(jpg, png, webp, ...)" if self._extension is None else f"with the extension {self._extension}"
         return f"{self.text}: no pictures {wanted} among the members" + (f"; {line}" if line else "")
+
+
+def _written(tar: Place) -> str:
+    """A tar as tables have it: without the values of secret variables."""
+    return without_variables(plain_text(str(tar)))
 
 
 def _siblings(key: str, picture: _Named, sample: list[_Named]) -> dict[str, _Named]:

@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 from support.whole_jobs import STYLES, bank_index, manifest, paint, pictures, run_job, stem
 
+from diffstyle.errors import ConfigError
+
 
 @pytest.fixture
 def photos(tmp_path) -> dict[str, bytes]:
@@ -182,6 +184,19 @@ def test_zip_follows_the_data_sets_and_skips_what_cannot_be_read(tmp_path, photo
     run = run_job(tmp_path, "pairs=zip", content=str(tmp_path / "contents.csv"), style=str(tmp_path / "styles.csv"))
     assert (run.counts.rejected, len(run.counts.lost), run.counts.failed) == (1, 1, 2)  # a picture, and its pair
     assert set(pictures(tmp_path / "out")) == {("p2", "s3"), ("p0", "s1"), ("p1", "s0")}
+
+
+@pytest.mark.parametrize("damage", ["cut", "junk"])
+def test_zip_refuses_a_tar_of_which_nobody_knows_how_many_pictures_it_holds(tmp_path, photos, damage):
+    """With a limit on both sides the counts agree, and every pair behind the break would be a wrong one."""
+    for n, number in enumerate((1, 2)):
+        with tarfile.open(tmp_path / f"set-{number}.tar", "w") as tar:
+            tar.add(tmp_path / "photos" / f"p{n}.png", "p.png")
+    whole = (tmp_path / "set-1.tar").read_bytes()
+    (tmp_path / "set-1.tar").write_bytes(whole[:1024] if damage == "cut" else b"junk" * 300)
+    source = {"webdataset": str(tmp_path / "set-{1..2}.tar"), "limit": 2}
+    with pytest.raises(ConfigError, match=r"content: .*set-1.tar can't be read to its end.*pairs: zip"):
+        run_job(tmp_path, "pairs=zip", content=source, style={"folder": str(STYLES), "limit": 2})
 
 
 def test_pictures_that_come_and_go(tmp_path, photos):

@@ -15,27 +15,12 @@ from pipeline.shards.passed_over import read_passed_over, total
 from pipeline.sources import SourceSpec, open_source
 from pipeline.stages.shard import shard_stage
 from pipeline.storage.place import Place
+from pipeline.storage.tables import DamagedError
 from pipeline.workers.local import LocalPool
 
 
 def test_counts_stay_with_tars_that_are_not_walked_again(tmp_path):
     out = Place.parse(tmp_path / "shards")
-    write(
-        tmp_path / "set", {"a.tar": tar_bytes(member("a.png", encoded()), member("x.npy", b"x"), member("y.md", b"y"))}
-    )
-    source = {"webdataset": str(tmp_path / "set")}
-
-    def stage():
-        from pipeline.sources import SourceSpec
-
-        return shard_stage(LocalPool(), open_source(SourceSpec(**source)), out, 16)
-
-    first = stage()
-    assert first.passed_over.line() == "passed over 2: 2 members of unknown suffix (.npy, .md)"
-    kept = (out / "passed_over.parquet").read_bytes()
-    again = stage()
-    assert (again.done, again.passed_over.line()) == (0, first.passed_over.line())
-    assert (out / "passed_over.parquet").read_bytes() == kept
     data = tar_bytes(member("a.png", encoded()), member("x.npy", b"x"), member("y.md", b"y"))
     write(tmp_path / "set", {"a.tar": data})
 
@@ -55,12 +40,15 @@ def test_counts_stay_with_tars_that_are_not_walked_again(tmp_path):
     assert stage().passed_over.line() == "passed over 1: 1 member of unknown suffix (.md)"
 
 
-def test_damaged_counts_are_counted_anew(tmp_path):
+def test_damaged_counts_are_one_line_and_counted_again_once_deleted(tmp_path):
     out = Place.parse(tmp_path / "shards")
     write(tmp_path / "set", {"a.png": encoded(), "b.xmp": b"x"})
     line = shard_stage(LocalPool(), open_source(str(tmp_path / "set")), out, 16).passed_over.line()
-    (out / "passed_over.parquet").write_bytes(b"junk")
-    assert read_passed_over(out) == {}
+    table = out / "passed_over.parquet"
+    table.write_bytes(table.read_bytes()[:-1])
+    with pytest.raises(DamagedError, match=r"passed_over.parquet: .*; delete it; the next run counts again"):
+        read_passed_over(out)
+    table.delete()
     assert shard_stage(LocalPool(), open_source(str(tmp_path / "set")), out, 16).passed_over.line() == line
     assert total(read_passed_over(out)).line() == line
 
@@ -79,6 +67,8 @@ class TestJobs:
         for n in range(2):
             paint(tmp_path / "set" / f"{n}.png", n)
         changes = {"content": str(tmp_path / "set"), "output": "set/out", "style": {"folder": str(STYLES), "limit": 1}}
+        run_job(tmp_path, stages=("shard",), **changes)
+        assert caplog.records[-1].getMessage() == "content: passed over 1: 1 folder that a job wrote (out)"
         for _ in range(2):
             run_job(tmp_path, **changes)
             assert len(manifest(tmp_path / "set" / "out")) == 2

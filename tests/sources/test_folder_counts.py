@@ -34,7 +34,7 @@ def test_what_is_passed_over_is_counted_by_reason(tmp_path):
     assert dict(source.passed_over) == {
         "files of unknown suffix": 3,
         "side-cars without a picture": 2,
-        "tables, which `list:` may read": 1,
+        "tables that `list:` may read": 1,
         "files without a suffix": 1,
         "files hidden by their name": 1,
         "folders hidden by their name": 1,

@@ -202,6 +202,16 @@ def test_blocks_keep_their_names_whatever_is_known(tmp_path):
     assert [block.name for block in left] == [whole[1].name, whole[3].name]
 
 
+def test_a_block_has_another_name_when_a_file_of_it_changes(tmp_path):
+    make(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    before = [block.name for block in blocks_of(str(tmp_path), size=2)]
+    os.utime(tmp_path / "a.png", ns=(1, 1))  # the same name and size, another time
+    after = [block.name for block in blocks_of(str(tmp_path), size=2)]
+    assert [name.partition("-")[0] for name in after] == [name.partition("-")[0] for name in before]
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+
+
 def test_leftovers_of_blocks_are_gathered(tmp_path):
     make(tmp_path, *(f"{n:02d}.png" for n in range(12)))
     pictures = read(str(tmp_path))
