@@ -278,11 +278,14 @@ class _Deadline:
         self._timer.cancel()
         self.watch(None)
 
-    def watch(self, handle: socket.socket | None) -> None:
+    def watch(self, sock: socket.socket | None) -> None:
+        """Shut this connection in time, by a handle of its own: an answer is read on after the library closed its."""
         with self._lock:
-            self._handle = handle
-            if self.passed and handle is not None:
-                _shut(handle)
+            if self._handle is not None:
+                self._handle.close()
+            self._handle = None if sock is None else sock.dup()
+            if self.passed and self._handle is not None:
+                _shut(self._handle)
 
     def _shut(self) -> None:
         with self._lock:

@@ -127,6 +127,14 @@ def test_a_quote_that_is_not_closed_costs_the_cells_after_it(folder):
     assert [picture.caption for picture in pictures[1:]] == ["fine", "so, it is"]
 
 
+def test_a_quote_within_a_quoted_cell_is_told(folder):
+    pictures, _ = read(write(folder, 'path,caption\na.png,"12" disk"\nb.png,a 7" disk\n'))
+    assert [bool(picture.data) for picture in pictures] == [True, True]
+    assert pictures[0].caption is None
+    assert "one within a cell" in pictures[0].meta["row_error"]
+    assert pictures[1].caption == 'a 7" disk'
+
+
 def test_a_quote_before_the_path_costs_the_row(folder):
     pictures, _ = read(write(folder, 'caption,path\n"12 inch,a.png\nfine,b.png\n'))
     assert [bool(picture.data) for picture in pictures] == [False, True]

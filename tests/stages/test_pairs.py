@@ -243,6 +243,12 @@ def test_a_picture_that_cannot_be_read_costs_its_own_pair_and_gives_its_name_to_
         choose(contents, tmp_path, "001.png")
 
 
+def test_two_pictures_that_cannot_be_read_are_not_one(tmp_path):
+    contents = folders("x/a.png", "y/a.png", "b.png", bad=("x/a.png", "y/a.png"))
+    with pytest.raises(PairsError, match=r"several contents are called 'a' \(/set/x/a.png or /set/y/a.png\)"):
+        choose(contents, tmp_path, "a")
+
+
 def test_a_path_that_may_mean_two_pictures_is_refused(tmp_path):
     rows = [{"key": f"a-{n}", "image": f"{n}", "source": f"{at}/a.png"} for n, at in enumerate(("/set", tmp_path))]
     contents = entries(index(*rows), [Listed(row["source"], row["image"]) for row in rows], ["/set"])
@@ -329,3 +335,27 @@ def test_the_pairs_are_those_asked_for(tmp_path, data):
     assert set(got) == set(good)
     assert found.repeated == len(good) - len(set(good))
     assert len(found.lost) == len(images) - len(good)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_all_and_random_against_the_same_oracle(data):
+    rows = [data.draw(st.lists(st.sampled_from(["p", "q", "r", None]), min_size=1, max_size=6)) for _ in range(2)]
+    distinct = [{image for image in one if image} for one in rows]
+    contents, styles = (
+        entries(index(*({"key": f"k{image}", "image": image, "source": image} for image in "pqr")), listed(*one))
+        for one in rows
+    )
+    if not all(distinct):
+        return
+    every = {(c, s) for c in distinct[0] for s in distinct[1]}
+
+    def named(wanted):
+        return [(contents.images[c], styles.images[s]) for c, s in pairs(wanted, contents, styles)]
+
+    assert sorted(named("all")) == sorted(every)
+    k = data.draw(st.integers(1, 4))
+    found = named({"random": k})
+    assert len(found) == len(set(found)) == len(distinct[0]) * min(k, len(distinct[1]))
+    assert set(found) <= every
+    assert all(sum(c == image for c, _ in found) == min(k, len(distinct[1])) for image in distinct[0])
