@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 import zlib
@@ -20,6 +21,7 @@ SQUARES = (
     np.array([[[0, 160, 60], [200, 60, 40]], [[40, 80, 200], [128, 128, 128]]], np.uint8).repeat(8, 0).repeat(8, 1)
 )
 CORNERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8).repeat(8, 0).repeat(8, 1)
+SRGB_PRIMARIES = ((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.7141))
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -109,6 +111,26 @@ def lab_to_srgb(lab) -> np.ndarray:
 def test_an_srgb_profile_changes_no_pixel():
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     np.testing.assert_array_equal(read(encoded(Image.fromarray(noise), icc_profile=SRGB)), noise)
+
+
+def test_a_profile_within_one_level_of_srgb_changes_no_pixel():
+    """As the usual sRGB profiles are: LittleCMS rounds a few colours by one level, and that is left out."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    curve = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    image = Image.fromarray(noise)
+    converted = np.asarray(ImageCms.profileToProfile(image, curve, ImageCms.createProfile("sRGB"))).astype(int)
+    nearly = rgb_profile(SRGB_PRIMARIES, curve_points=srgb_points())
+    rounded = ImageCms.profileToProfile(image, io.BytesIO(nearly), ImageCms.createProfile("sRGB"))
+    assert np.abs(np.asarray(rounded).astype(int) - noise).max() == 1
+    assert np.abs(converted - noise).max() <= 1
+    np.testing.assert_array_equal(read(encoded(image, icc_profile=nearly)), noise)
+
+
+def srgb_points(count: int = 200) -> list[int]:
+    """A short table of sRGB's curve, so that its values are a little off."""
+    levels = np.linspace(0, 1, count)
+    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+    return [round(65535 * value) for value in linear]
 
 
 @pytest.mark.parametrize(
@@ -256,6 +278,33 @@ def test_no_tag_of_a_tiff_costs_its_pixels(tag, kind, count, value, order):
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8 + 256)
     data = head + ramp.tobytes() + struct.pack(order + "H", len(entries)) + body + bytes(4)
     np.testing.assert_array_equal(read(data)[..., 0], ramp)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_jpeg_with_a_cut_segment():
+    plain = encoded(Image.fromarray(CORNERS), "JPEG", quality=95, icc_profile=rgb_profile(P3, 2.2))
+    for marker, body in ((0xE0, b"JFIF\0"), (0xEE, b"Adobe")):
+        data = plain[:20] + bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body + plain[20:]
+        picture = read_picture(data)
+        np.testing.assert_array_equal(np.asarray(picture.image), read(plain))  # with its colour profile
+        assert "its other segments can't be read" in picture.notes[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("order", "<>")
+def test_a_tiff_with_a_broken_resolution(order):
+    """Two numbers where there is one: Pillow takes the tuple times 2.54."""
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    entries = [(256, 3, 1, 16), (257, 3, 1, 16), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8)]
+    entries += [(277, 3, 1, 1), (278, 3, 1, 16), (279, 4, 1, 256), (282, 2, 3, 0), (283, 2, 3, 0), (296, 3, 1, 3)]
+    body = b""
+    for tag, kind, count, value in entries:
+        packed = {3: struct.pack(order + "HH", value, 0), 2: b"ab\0\0"}.get(kind, struct.pack(order + "I", value))
+        body += struct.pack(order + "HHI", tag, kind, count) + packed
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8 + 256)
+    picture = read_picture(head + ramp.tobytes() + struct.pack(order + "H", len(entries)) + body + bytes(4))
+    np.testing.assert_array_equal(np.asarray(picture.image)[..., 0], ramp)
+    assert "its other tags can't be read" in picture.notes[0]
 
 
 def test_a_webp_with_a_broken_exif_block():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
+from support.picture_bytes import grey_profile
 
 from diffstyle.errors import ConfigError
 from pipeline.jobfile.schema import Job
@@ -122,6 +123,12 @@ def test_a_rectangle_and_its_picture_are_one_mask(tmp_path):
     picture = masks({"picture": str(tmp_path / "mask.png")}).of("any")
     np.testing.assert_allclose(picture, rectangle, atol=1e-6)
     assert rectangle.sum() == 4 * 4
+
+
+def test_a_masks_values_are_no_colours(tmp_path):
+    half = Image.new("L", (32, 32), 128)
+    half.save(tmp_path / "mask.png", icc_profile=grey_profile(1.0))
+    assert masks({"picture": str(tmp_path / "mask.png")}).of("any").max() == pytest.approx(128 / 255, abs=1e-4)
 
 
 def test_a_folder_of_masks_by_name(tmp_path):

@@ -69,10 +69,13 @@ def _profile(kind: bytes, space: bytes, connection: bytes, tags: dict[bytes, byt
     return head.ljust(128, b"\0") + table + data
 
 
-def rgb_profile(primaries, gamma: float) -> bytes:
-    """A profile of three primaries (XYZ, relative to D50) and one gamma, as a screen's."""
+def rgb_profile(primaries, gamma: float = 1.0, curve_points: list[int] | None = None) -> bytes:
+    """A screen's profile: three primaries (XYZ, relative to D50) and one gamma, or one table of 16-bit points."""
     names = zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True)
-    curves = {name: gamma_curve(gamma) for name in (b"rTRC", b"gTRC", b"bTRC")}
+    curve = gamma_curve(gamma)
+    if curve_points:
+        curve = b"curv" + bytes(4) + struct.pack(f">I{len(curve_points)}H", len(curve_points), *curve_points)
+    curves = dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
     return _profile(b"mntr", b"RGB ", b"XYZ ", {name: _point(xyz) for name, xyz in names} | curves)
 
 
