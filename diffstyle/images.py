@@ -6,9 +6,13 @@ bilinear filter, which averages when it shrinks), so that prepared pictures agre
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from PIL import Image
+
+if TYPE_CHECKING:
+    import torch  # imported where tensors are made: to prepare pictures it is not needed, and takes a second to import
 
 
 def prepare(image: Image.Image, size: int) -> Image.Image:
@@ -41,6 +45,8 @@ def to_tensor(pixels: np.ndarray) -> torch.Tensor:
     """
     if pixels.dtype != np.uint8 or pixels.ndim < 3 or pixels.shape[-1] != 3:
         raise ValueError(f"expected uint8 pixels of shape (..., H, W, 3), got {pixels.dtype} {pixels.shape}")
+    import torch
+
     # A copy: pixels from Pillow are read-only, which torch does not take.
     tensor = torch.from_numpy(np.array(pixels)).movedim(-1, -3).to(torch.float32)
     return (tensor / 127.5 - 1.0).contiguous()
@@ -56,6 +62,8 @@ def to_uint8(tensor: torch.Tensor) -> np.ndarray:
     """
     if tensor.ndim < 3 or tensor.shape[-3] != 3:
         raise ValueError(f"expected a tensor of shape (..., 3, H, W), got {tuple(tensor.shape)}")
+    import torch
+
     values = tensor.detach().to(device="cpu", dtype=torch.float32)
     if torch.isnan(values).any():
         raise ValueError("the tensor holds values that are not numbers")

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from math import sqrt
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch  # imported where tensors are made: plans need none, and it takes a second to import
 
 N_TIMESTEPS = 1000
 
@@ -21,6 +24,8 @@ def alphas_cumprod(n_timesteps: int = N_TIMESTEPS, beta_start: float = 1e-4, bet
 
     Held in float32, betas and product alike, because the reference does and its numbers are matched to 1e-5.
     """
+    import torch
+
     betas = torch.from_numpy(np.linspace(beta_start, beta_end, n_timesteps)).float()
     return (1 - betas).cumprod(0)
 

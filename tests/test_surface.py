@@ -67,6 +67,21 @@ def test_nothing_is_loaded_before_it_is_asked_for(module: str):
     assert done.stdout.strip() == "[]"
 
 
+def test_torch_is_imported_where_it_computes_and_no_sooner(tmp_path: Path):
+    """To plan a job, prepare its pictures and ask how far it is, takes none of torch's second."""
+    out = tmp_path / "out"
+    code = f"""
+import sys
+import pipeline
+job = pipeline.load_job("jobs/tiny.yaml", ["output={out}"])
+pipeline.preview(job), pipeline.run(job, local=True, stages=["shard"], quiet=True), pipeline.status(job)
+print(sorted({{"torch", "ray"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
 def test_help_is_quick():
     """The processor's time: the clock's would be that of whatever else runs on the machine."""
     code = "import os, subprocess, sys; subprocess.run([sys.executable, '-m', 'pipeline', '--help'], check=True)"

@@ -316,7 +316,7 @@ class RayWorkers:
         """An actor for each CPU of the cluster: beside a GPU's workers there are CPUs to use."""
         start_ray(self.address)
         n = max(1, int(self._resources().get("CPU", 1)))
-        return RayPool(n, None, Resources(num_cpus=1.0, threads=1), on_event=on_event, check=check)
+        return RayPool(n, None, Resources(num_cpus=1.0, threads=None), on_event=on_event, check=check)
 
     def given_batch(self, device: str) -> int | None:
         """Measured, but for a model of the caller's own."""
