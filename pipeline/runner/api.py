@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from diffstyle.errors import ConfigError
@@ -145,6 +146,7 @@ def run(
         address: Join the Ray cluster at this address. Default: a Ray of this process's own.
         local: Compute in this process, without Ray: for small jobs and notebooks.
         workers: Compute on these, a ``RayWorkers`` or ``LocalWorkers``, instead of what ``address`` or ``local`` say.
+            They are left open: a Ray that they started serves the next run, until ``workers.close()``.
         stages: Which of ``shard``, ``precompute``, ``inject`` and ``score`` to run; they run in this order. Default:
             the first three, and the last where the job says ``score: true``.
         retry_failed: Try again what failed before.
@@ -159,6 +161,7 @@ def run(
             SourceError for a data set that is missing, BankError for a bank that does not fit. One line each.
         Stopped: The run can't go on (a full disk, lost rights, too many failures); run it again to go on from there.
     """
+    own = workers is None
     if workers is None:
         workers = choose_workers(address, local)
     elif address is not None or local:
@@ -169,7 +172,10 @@ def run(
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise ConfigError(f"stages: {unknown[0]!r} is none of {', '.join(STAGES)}")
     chosen = tuple(stage for stage in STAGES if stage in stages)
-    with Run(loaded, Options(retry_failed, quiet, max_failures), workers) as running:
+    with ExitStack() as stack:
+        if own:
+            stack.callback(workers.close)
+        running = stack.enter_context(Run(loaded, Options(retry_failed, quiet, max_failures), workers))
         if len(chosen) > 1:
             running.check_model()
         for stage in chosen:

@@ -101,6 +101,9 @@ class Workers(Protocol):
             Stopped: where it could not be run.
         """
 
+    def close(self) -> None:
+        """End what was started for these workers. They can be used again."""
+
 
 def opening(load: Callable[[], Any] | None, open_model: OpenModel | None) -> Callable[[], Any] | None:
     """What a worker calls for its model: ``load``, or ``open_model`` with ``load``. Picklable if both are."""

@@ -145,6 +145,9 @@ class LocalWorkers:
         """``function()``."""
         return function()
 
+    def close(self) -> None:
+        """Nothing was started."""
+
 
 def cores() -> int:
     """The CPU cores that this process may use, whole ones: what the machine, its mask and its container leave."""

@@ -21,8 +21,11 @@ class ClusterError(DiffStyleError):
     """The Ray cluster that was asked for can't be reached or lacks what a worker needs."""
 
 
-def start_ray(address: str | None = None) -> None:
-    """Start an embedded Ray (``address`` None) or join the cluster at ``address``. Does nothing if one is connected."""
+def start_ray(address: str | None = None) -> bool:
+    """Start an embedded Ray (``address`` None) or join the cluster at ``address``, and return True.
+
+    Where one is connected already, nothing is done, and False is returned.
+    """
     # Ray would otherwise hide the GPUs of workers that ask for none, and warn about the coming change on every start.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # An embedded Ray is an implementation detail of one command; it should not phone home from it.
@@ -30,7 +33,7 @@ def start_ray(address: str | None = None) -> None:
     import ray
 
     if ray.is_initialized():
-        return
+        return False
     if address is not None:
         _knock(address)
     _silence_raylet()
@@ -45,6 +48,7 @@ def start_ray(address: str | None = None) -> None:
         raise ClusterError(
             f"Ray can't start: {error.strerror} ({error.filename}); set HOME and TMPDIR to folders that can be written"
         ) from error
+    return True
 
 
 def _no_cluster(address: str, why: str) -> ClusterError:

@@ -291,10 +291,11 @@ class RayWorkers:
     def __init__(self, address: str | None = None, open_model: OpenModel | None = None) -> None:
         self.address = address
         self.open_model = open_model
+        self._started = False
 
     def plan(self, device: Device, actors: int | None, threads: int | None) -> tuple[int, Resources]:
         """As many as the cluster has room for; see :func:`pipeline.workers.ray_cluster.plan_workers`."""
-        start_ray(self.address)
+        self._start()
         return plan_workers(device, actors, threads)
 
     def pool(
@@ -308,13 +309,13 @@ class RayWorkers:
         check: Callable[[], None] = no_check,
     ) -> RayPool:
         """Actors; they start when units come."""
-        start_ray(self.address)
+        self._start()
         make_context = opening(load, self.open_model)
         return RayPool(n, make_context, resources, batch=batch, on_event=on_event, check=check)
 
     def decoders(self, *, on_event: OnEvent = no_event, check: Callable[[], None] = no_check) -> RayPool:
         """An actor for each CPU of the cluster: beside a GPU's workers there are CPUs to use."""
-        start_ray(self.address)
+        self._start()
         n = max(1, int(self._resources().get("CPU", 1)))
         return RayPool(n, None, Resources(num_cpus=1.0, threads=None), on_event=on_event, check=check)
 
@@ -334,7 +335,7 @@ class RayWorkers:
         """In a process of Ray's that ends after it: it would keep a GPU's memory."""
         import ray
 
-        start_ray(self.address)
+        self._start()
 
         def run() -> T:
             return function()
@@ -346,8 +347,19 @@ class RayWorkers:
             raise Stopped(str(error).strip().splitlines()[-1]) from error
         return result
 
+    def close(self) -> None:
+        """End the Ray that was started, or leave the cluster that was joined, for these workers."""
+        if self._started:
+            import ray
+
+            ray.shutdown()
+            self._started = False
+
+    def _start(self) -> None:
+        self._started = start_ray(self.address) or self._started
+
     def _resources(self) -> dict[str, float]:
         import ray
 
-        start_ray(self.address)
+        self._start()
         return ray.cluster_resources()

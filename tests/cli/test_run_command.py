@@ -90,6 +90,18 @@ def test_a_dry_run_writes_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_from_python_it_is_the_same_and_leaves_no_ray_behind(tmp_path):
+    code = "import pipeline, sys; print(pipeline.run(pipeline.load_job(sys.argv[1]), quiet=True))"
+    code += "; import ray; print(ray.is_initialized())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(job_file(tmp_path))], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "prepared 4 pictures\ninverted 4 pictures\nmade 4 pairs in " in done.stdout
+    assert done.stdout.endswith("\nFalse\n")
+    assert (manifest(tmp_path / "out")["status"] == "ok").all()
+
+
 @pytest.mark.slow
 def test_the_real_architecture_at_256_px(tmp_path, shared):
     """AFHQ's U-Net with random weights, as few steps as there can be: banks, picture, manifest."""
