@@ -32,7 +32,7 @@ def cache(tmp_path, monkeypatch):
 def test_doubling_goes_on_while_it_pays(monkeypatch):
     seconds = {1: 1.0, 2: 1.0, 4: 1.2, 8: 2.39}
     monkeypatch.setattr(batch_size, "_seconds", lambda unet, n, device: seconds[n])
-    assert measured(SMALL, "cpu", "float32", ONE, LocalWorkers()) == {"1": 1.0, "2": 2.0, "4": 3.333, "8": 3.347}
+    assert measured(SMALL, "cpu", "float32", ONE) == {"1": 1.0, "2": 2.0, "4": 3.333, "8": 3.347}
 
 
 def test_memory_ends_the_doubling(monkeypatch):
@@ -42,7 +42,7 @@ def test_memory_ends_the_doubling(monkeypatch):
         return 1.0
 
     monkeypatch.setattr(batch_size, "_seconds", seconds)
-    assert measured(SMALL, "cpu", "float32", ONE, LocalWorkers()) == {"1": 1.0, "2": 2.0}
+    assert measured(SMALL, "cpu", "float32", ONE) == {"1": 1.0, "2": 2.0}
 
 
 def test_a_measurement_leaves_the_threads_as_they_were():
