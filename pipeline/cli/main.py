@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import click
@@ -73,7 +74,7 @@ class LazyGroup(click.Group):
             return super().main(args, prog_name, standalone_mode=False, **kw)
         given = list(args if args is not None else sys.argv[1:])
         verbose = bool({"-v", "--verbose"} & set(given[: next((i for i, a in enumerate(given) if a[:1] != "-"), None)]))
-        with masked_output(), _terminate_like_interrupt():
+        with _stopping_in_order(), _output_that_may_close(), masked_output():
             try:
                 result = super().main(args, prog_name, standalone_mode=False, **kw)
             except BaseException as error:  # noqa: BLE001 - the one place where every error ends; none is swallowed
@@ -82,20 +83,81 @@ class LazyGroup(click.Group):
 
 
 @contextmanager
-def _terminate_like_interrupt() -> Iterator[None]:
-    """While inside, SIGTERM (a scheduler taking the machine back) ends the run as Ctrl-C does."""
+def _stopping_in_order() -> Iterator[None]:
+    """While inside, Ctrl-C, SIGTERM and SIGHUP stop the command in order, once; schedulers send one after the other.
+
+    The second says that this is under way, and the third ends the process at once. SIGHUP stays ignored under nohup.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    received = 0
 
-    def interrupt(signum: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt
+    def stop(number: int, frame: object) -> None:
+        nonlocal received
+        received += 1
+        if received == 1:
+            raise KeyboardInterrupt
+        if received == 2:
+            with suppress(OSError):
+                os.write(2, b"stopping already; a third signal ends it at once, which loses nothing that is finished\n")
+            return
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in wanted if signal.getsignal(number) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if not received:  # else the process is about to end, and what ends it is not to be disturbed
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class _Output:
+    """A stream for people whose reader may go away: what is written after that is dropped, and the command goes on."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+            if "\n" in text:  # now, so that a reader that is gone is noticed here and not at the end
+                self._stream.flush()
+        except BrokenPipeError:
+            self._drop()
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._drop()
+
+    def _drop(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _output_that_may_close() -> Iterator[None]:
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and _Output(stream) for stream in before)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, _Output):
+                stream.flush()
+        sys.stdout, sys.stderr = before
 
 
 def _leave(error: BaseException, verbose: bool) -> NoReturn:

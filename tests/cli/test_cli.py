@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -138,26 +140,77 @@ def test_unknown_commands_and_options():
         assert "Usage:" in result.stderr
 
 
-def test_sigterm_ends_like_ctrl_c(tmp_path):
-    script = (
-        "import time, click\nfrom pipeline.cli import main as cli\n"
-        "group = cli.LazyGroup('x', table={})\n"
-        "def go():\n    print('up', flush=True)\n    time.sleep(30)\n"
-        "group.get_command = lambda ctx, name: click.Command('go', callback=go)\n"
-        "group.main(['go'])\n"
-    )
+SLOW_TO_STOP = """
+import signal, sys, time, click
+from pipeline.cli import main as cli
+if "nohup" in sys.argv:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+group = cli.LazyGroup("x", table={})
+def go():
+    try:
+        print("up", flush=True)
+        time.sleep(3 if "nohup" in sys.argv else 30)
+    finally:
+        print("cleaning", flush=True)
+        end = time.monotonic() + float(sys.argv[1])
+        while time.monotonic() < end:
+            time.sleep(0.05)
+        print("clean", flush=True)
+group.get_command = lambda ctx, name: click.Command("go", callback=go)
+group.main(["go"])
+"""
+
+
+def stopped_by(cleaning: float, *signals: signal.Signals, how: str = "") -> tuple[int, str, str]:
+    """A command whose clean-up takes ``cleaning`` seconds and gets ``signals``, the second while it cleans up."""
     process = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", SLOW_TO_STOP, str(cleaning), how],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout.readline() == "up\n"
-    process.terminate()
-    _, err = process.communicate(timeout=20)
-    assert process.returncode == 4
+    process.send_signal(signals[0])
+    if len(signals) > 1:
+        assert process.stdout.readline() == "cleaning\n"
+    for number in signals[1:]:
+        process.send_signal(number)
+        time.sleep(0.3)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_end_a_command_in_order(number):
+    code, out, err = stopped_by(0, number)
+    assert code == 4
+    assert "clean\n" in out
     assert err.strip().startswith("stopped;")
+    assert len(err.split("\n")) <= 3  # click begins with an empty line, after the ^C of a terminal
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_does_not_disturb_the_clean_up(second):
+    code, out, err = stopped_by(1.0, signal.SIGTERM, second)
+    assert code == 4
+    assert out == "clean\n"
+    assert [line.split()[0] for line in err.splitlines() if line] == ["stopping", "stopped;"]
+
+
+def test_a_third_signal_ends_at_once():
+    code, out, _ = stopped_by(50.0, signal.SIGTERM, signal.SIGTERM, signal.SIGTERM)
+    assert code == -signal.SIGTERM
+    assert out == ""
+
+
+def test_under_nohup_a_hangup_is_ignored():
+    code, out, _ = stopped_by(0, signal.SIGHUP, how="nohup")
+    assert code == 0
+    assert out == "cleaning\nclean\n"
 
 
 def test_models_command(tmp_path):
-    import os
 
     env = os.environ | {"DIFFSTYLE_CACHE": str(tmp_path)}
     lines = diffstyle("models", env=env).stdout.splitlines()
@@ -183,5 +236,29 @@ def test_models_command(tmp_path):
 
 def test_the_reader_of_the_output_may_go_away():
     command = f"{sys.executable} -m pipeline models --json | head -1; echo ${{PIPESTATUS[0]}}"
-    result = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert "Traceback" not in result.stderr
+    for unbuffered in ("", "1"):
+        env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        result = subprocess.run(
+            ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, env=env, check=False
+        )
+        assert result.stderr == ""
+        assert result.stdout.splitlines()[-1] == "0"
+
+
+def test_a_command_goes_on_when_its_reader_has_gone(tmp_path):
+    script = (
+        "import sys, time, click\nfrom pathlib import Path\nfrom pipeline.cli import main as cli\n"
+        "group = cli.LazyGroup('x', table={})\n"
+        "def go():\n"
+        "    for n in range(20):\n        click.echo(f'line {n}', err=n % 2 == 1)\n        time.sleep(0.05)\n"
+        f"    Path({str(tmp_path / 'done')!r}).touch()\n"
+        "group.get_command = lambda ctx, name: click.Command('go', callback=go)\n"
+        "group.main(['go'])\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    command = f"{sys.executable} {tmp_path / 'script.py'} 2>&1 | head -1; echo ${{PIPESTATUS[0]}}"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env=env, check=False)
+    assert done.stdout == "line 0\n0\n"
+    assert done.stderr == ""
+    assert (tmp_path / "done").exists()
