@@ -97,7 +97,7 @@ def read_picture(
         # Pillow keeps a limit of its own for the process; it must not be the lower one.
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, pixel_limit)
     image, notes = _opened(data, pixel_limit)
-    samples = _from_pillow(_samples, image, data)
+    samples = _samples(image, data)
     colours, alpha = _colours(image, samples, data)
     profile = image.info.get("icc_profile") if profiles and image.mode != "LAB" else None
     if profile is not None and not isinstance(profile, bytes):
@@ -158,19 +158,22 @@ def _samples(image: Image.Image, data: bytes) -> _Samples:
     tags: Any = getattr(image, "tag_v2", None)
     if tags is None:
         return _Samples(bits=16 if image.mode.startswith("I") else 8)
-    bits, kinds = _first(tags.get(_BITS, 1)), tags.get(_SAMPLE_FORMAT, (1,))
+    bits, kinds = _number(tags, _BITS, 1), _from_pillow(tags.get, _SAMPLE_FORMAT, (1,))
     signed = _SIGNED in (kinds if isinstance(kinds, tuple) else (kinds,))
     raw = image.info.get("compression") == "raw"
     misread = None
-    if raw and bits == 16 and _first(tags.get(_PLANES, 1)) == 2 and len(image.getbands()) > 1:
+    if raw and bits == 16 and _number(tags, _PLANES, 1) == 2 and len(image.getbands()) > 1:
         misread = "uncompressed samples of 16 bits in separate planes"
     elif not raw and tags.prefix == b"MM" and (image.mode == "F" or image.mode == "I"):
         misread = f"compressed big-endian {'float' if image.mode == 'F' else 'signed'} samples of {bits} bits"
-    return _Samples(bits, signed, _first(tags.get(_PHOTOMETRIC, 0)) == 0, misread)
+    return _Samples(bits, signed, _number(tags, _PHOTOMETRIC, 0) == 0, misread)
 
 
-def _first(value: Any) -> int:
-    return int(value[0] if isinstance(value, tuple) else value)
+def _number(tags: Any, tag: int, default: int) -> int:
+    """A tag's first number; the default where it holds none."""
+    value = _from_pillow(tags.get, tag, default)
+    first = value[0] if isinstance(value, tuple) and value else value
+    return first if isinstance(first, int) else default
 
 
 def _colours(image: Image.Image, samples: _Samples, data: bytes) -> tuple[Image.Image, Image.Image | None]:
@@ -208,7 +211,7 @@ def _keyed_alpha(image: Image.Image, colour_key: Any, bits: int, data: bytes) ->
         matches = values == (1 if colour_key else 0)
     elif image.mode == "RGB":
         if bits == 16:  # the picture holds the high bytes only, and the colour must match to the last bit
-            values = values << 8 | np.asarray(_from_pillow(_low_bytes, data)).astype(np.int64)
+            values = values << 8 | np.asarray(_low_bytes(data)).astype(np.int64)
         matches = (values == np.array(colour_key) % (1 << bits)).all(axis=-1)
     else:  # grey of less than 8 bits was spread over 0 to 255 when it was loaded
         level = colour_key % (1 << bits)
@@ -219,9 +222,9 @@ def _keyed_alpha(image: Image.Image, colour_key: Any, bits: int, data: bytes) ->
 def _low_bytes(data: bytes) -> Image.Image:
     """The low bytes of a PNG with 16 bits a channel, read as if they were the high ones of little-endian samples."""
     source = next((reduced for reduced, _ in without_metadata(data)), data)
-    image: Any = Image.open(io.BytesIO(source), formats=("PNG",))
+    image: Any = _from_pillow(Image.open, io.BytesIO(source), formats=("PNG",))
     image.tile = [(*tile[:3], "RGB;16L") for tile in image.tile]
-    image.load()
+    _from_pillow(image.load)
     return image
 
 

@@ -326,7 +326,7 @@ def test_an_error_of_ours_is_a_bug_and_no_undecodable_picture(monkeypatch, kind)
     def broken(*_):
         raise kind("a bug")
 
-    for name in ("to_srgb", "_colours", "_turn"):
+    for name in ("to_srgb", "_colours", "_turn", "_samples"):
         with monkeypatch.context() as patch:
             patch.setattr(picture_files, name, broken)
             with pytest.raises(kind, match="a bug"):
