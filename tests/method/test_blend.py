@@ -103,7 +103,7 @@ def test_gamma_schedules():
     assert GammaSchedule("cosine", (0.6, 0.0)).at((999, 799, 599, 399)) == pytest.approx([0.6, 0.45, 0.15, 0])
     assert GammaSchedule("linear", (0.6, 0.0)).at((999, 799, 599, 399)) == pytest.approx([0.6, 0.4, 0.2, 0])
     assert GammaSchedule("linear", (0.0, 1.0)).at((900, 800, 500)) == pytest.approx([0, 0.25, 1])  # along t, not n
-    assert GammaSchedule("values", (0.1, 0.2, 0.3, 0.4)).at(at) == [0.1, 0.2, 0.3, 0.4]
+    assert GammaSchedule("values", (0.1, 0.4, 0.2, 0.3)).at(at) == [0.1, 0.4, 0.2, 0.3]
     assert GammaSchedule("values", (0.0, 1.0)).at((999, 699, 399)) == pytest.approx([0, 0.5, 1])
     assert GammaSchedule("linear", (0.6, 0.0)).at(()) == []
     with pytest.raises(ValueError, match="2 value"):
