@@ -128,7 +128,10 @@ def resolve(address: str, base: str | Path | None) -> list[Place]:
                     raise SourceError(f"{one}: no such file or folder; check the path")
                 found.append(one)
                 continue
-            matching = _glob(one)
+            try:
+                matching = _glob(one)
+            except UnicodeDecodeError as error:  # pyarrow's, listing a folder
+                raise SourceError(f"{text}: a file's name is no UTF-8; rename it, or give the folder itself") from error
             if not matching:
                 raise SourceError(f"{text}: nothing matches; check the pattern")
             found += matching

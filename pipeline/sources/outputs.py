@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow.fs as pafs
@@ -31,9 +34,29 @@ def is_output(folder: Place, names: Iterable[str]) -> bool:
 
 def everything_below(root: Place) -> Iterator[Entry]:
     """Every file below a folder, hidden ones too, in no order; none where the folder does not exist."""
+    if root.is_local:
+        yield from _below_local(root)
+        return
     for info in root.fs.get_file_info(pafs.FileSelector(root.path, allow_not_found=True, recursive=True)):
         if info.type == pafs.FileType.File:
             yield Entry(Place(root.scheme, info.path), info.size or 0, info.mtime_ns or 0)
+
+
+def _below_local(root: Place) -> Iterator[Entry]:
+    """Not through pyarrow: names may hold bytes that are no UTF-8, and links may lead in circles."""
+    seen: set[tuple[int, int]] = set()
+    for path, folders, names in os.walk(root.path, followlinks=True):
+        status = os.stat(path)  # noqa: PTH116 - as the files below
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for name in names:
+            file = os.path.join(path, name)  # noqa: PTH118
+            with contextlib.suppress(OSError):  # a link to nothing, or to itself
+                status = os.stat(file)  # noqa: PTH116
+                if stat.S_ISREG(status.st_mode):
+                    yield Entry(Place("file", file), status.st_size, status.st_mtime_ns)
 
 
 def output_folders(root: Place, paths: Iterable[str]) -> tuple[str, ...]:

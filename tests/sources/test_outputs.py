@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -87,3 +88,16 @@ def test_on_an_object_store(s3_bucket):  # noqa: F811
     )
     with pytest.raises(SourceError, match="this is the output of a job"):
         opened(str(root / "out"))
+
+
+def test_names_that_are_no_utf8_and_links_in_circles_beside_tars(tmp_path):
+    write(tmp_path, {"a.tar": tar_bytes(member("t.png", encoded()))})
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.txt", "wb") as stream:  # noqa: PTH123 - a name that Path can't print
+        stream.write(b"x")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "self").symlink_to("self")
+    assert names(opened({"webdataset": str(tmp_path)})[1]) == ["t.png"]
+    with pytest.raises(SourceError, match=r"no picture files, but \.tar files"):
+        opened({"folder": str(tmp_path)})
+    with pytest.raises(SourceError, match=r"a file's name is no UTF-8; rename it, or give the folder itself"):
+        opened({"webdataset": f"{tmp_path}/**/*.tar"})
