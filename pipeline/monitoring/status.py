@@ -107,7 +107,7 @@ class Status:
         lines.append(f"running  {self.holder}" if self.holder else f"running  no{self.last}")
         lines += self.sides
         if self.wanted is None:
-            lines.append("pairs    not planned yet, or pruned since")
+            lines.append("pairs    not planned yet, or pruned or repaired since")
             return lines
         share = f" ({100 * self.done // self.wanted} %)" if self.wanted else ""
         lines.append(f"pairs    {self.wanted} wanted: {self.done} done{share}, {self.failed} failed, {self.left} left")

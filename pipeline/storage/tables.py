@@ -94,7 +94,7 @@ def read_table(
     data = place.read_bytes() if data is None else data
     at = data.rfind(_MARK) + len(_MARK)
     if at < len(_MARK) or data[at : at + _DIGITS] != _checksum(data, at):
-        raise DamagedError(f"{place}: not readable (bytes have changed since it was written); {cure}")
+        raise DamagedError(f"{place}: not readable (it was cut, or bytes have changed since it was written); {cure}")
     try:  # from memory: an OSError is Parquet's, not the disk's
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         there = file.schema_arrow

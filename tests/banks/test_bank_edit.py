@@ -162,6 +162,17 @@ def test_values_that_are_not_finite_are_found(root, monkeypatch):
     assert verify(root).ok
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_slices_of_other_timesteps_are_found(tmp_path, format):
+    """A payload that says other timesteps than the description, in shapes and bytes that fit it."""
+    writer = fill(tmp_path, describe(format), range(3))
+    turned = describe(format, h_timesteps=(999, 400))
+    writer.commit("part-x", writer.write_payload(tmp_path, turned, "part-x", [latents(9, turned)]))
+    (problem,) = verify(tmp_path).problems
+    assert (problem.kind, problem.part) == ("part", "part-x")
+    assert "h is for timesteps (999, 400)" in problem.message
+
+
 def test_uncommitted_payloads_are_notes(root):
     description = LatentBank.open(root).description
     BankWriter.write_payload(root, description, "part-left", [latents(30, description)])
