@@ -199,17 +199,17 @@ def test_views_and_neighbours_of_tensors_of_any_name(tmp_path):
         interpolate(bank[0], bank[1], 0.5)
 
 
-def test_points_between_nearly_equal_entries_are_exact():
-    """Where arccos has lost its digits: the point lies on the arc as float64 has it."""
+@pytest.mark.parametrize("apart", [2e-4, 5e-5])
+def test_points_between_nearly_opposite_entries_lie_on_the_arc(apart):
+    """Where arccos has lost its digits, and the weights hang on the angle: as ``blend.slerp`` has it, not by arccos."""
     description = describe()
     a = latents(0, description)
-    turned = a.x_t + 1e-3 * latents(1, description).x_t
-    b = replace(a, tensors={"x_t": turned, "h": a.h})
-    u, v = a.x_t.astype(np.float64), turned.astype(np.float64)
-    half = np.linalg.norm(u / np.linalg.norm(u) - v / np.linalg.norm(v)) / 2
-    angle = 2 * np.arcsin(half)
+    b = replace(a, tensors={"x_t": apart * latents(1, description).x_t - a.x_t, "h": a.h})
+    u, v = a.x_t.astype(np.float64), b.x_t.astype(np.float64)
+    u_hat, v_hat = u / np.linalg.norm(u), v / np.linalg.norm(v)
+    angle = 2 * np.arctan2(np.linalg.norm(u_hat - v_hat), np.linalg.norm(u_hat + v_hat))
     wanted = (np.sin(0.7 * angle) * u + np.sin(0.3 * angle) * v) / np.sin(angle)
-    np.testing.assert_allclose(interpolate(a, b, 0.3).x_t, wanted, atol=3e-7)
+    np.testing.assert_allclose(interpolate(a, b, 0.3).x_t, wanted, atol=0.01)  # by arccos: off by 0.2 and 2.5
 
 
 # ---- an object store ----
