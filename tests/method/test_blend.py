@@ -86,6 +86,9 @@ def test_a_rectangle_in_fractions():
     mask = to_h_grid(rectangle_mask(0.5, 0, 1, 0.5), 8, 8)[0, 0]
     assert mask[4:, :4].min() == 1
     assert mask.sum() == 16
+    # However thin, it covers a pixel, else a mask would be empty.
+    thin = rectangle_mask(0.5, 0.25, 0.501, 0.251, 16)
+    assert thin[0, 0].nonzero().tolist() == [[8, 4]]
     with pytest.raises(ValueError, match="rectangle"):
         rectangle_mask(0.5, 0, 0.2, 1)
 

@@ -135,6 +135,14 @@ def test_steps_are_reported_and_may_stop_the_walk(unet, latents):
     assert seen == [(n, len(plan.steps)) for n in range(1, len(plan.steps) + 1)]
 
 
+def test_the_order_in_which_h_is_given_does_not_matter(unet, latents):
+    x_T, h, kept, _ = latents
+    plan = the_plan(kept)
+    given = inject(unet, x_T[:1], h[1:2], kept, plan, 0.6)
+    turned = inject(unet, x_T[:1], h[1:2].flip(1), kept[::-1], plan, 0.6)
+    assert torch.equal(given, turned)
+
+
 def test_wrong_shapes_and_missing_h_are_named(unet, latents):
     x_T, h, kept, _ = latents
     plan = the_plan(kept)
