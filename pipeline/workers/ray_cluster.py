@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import logging
 import os
 import re
+import shutil
+import signal
 import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from diffstyle.errors import DiffStyleError
@@ -19,6 +28,13 @@ ANSWER_WITHIN = 5.0
 
 class ClusterError(DiffStyleError):
     """The Ray cluster that was asked for can't be reached or lacks what a worker needs."""
+
+
+# Ray's sockets lie in its temporary folder. A socket's path has 107 bytes at most: 64 are Ray's, 12 the folder's name.
+LONGEST_TEMPORARY_FOLDER = 31
+_Process = tuple[int, str]  # its number and when it started, which tells it from a later one of that number
+# The folders of the embedded Rays that this process started and that have not ended, with their processes.
+_EMBEDDED: dict[Path, set[_Process]] = {}
 
 
 def start_ray(address: str | None = None) -> bool:
@@ -38,10 +54,11 @@ def start_ray(address: str | None = None) -> bool:
         _knock(address)
     _silence_raylet()
     try:
-        if address is None:
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with _signal_handlers_kept():
+            if address is None:
+                _start_embedded()
+            else:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise _no_cluster(address or "local", str(error).splitlines()[0]) from error
     except OSError as error:  # Ray keeps a token in the home folder and its sockets in a temporary one
@@ -49,6 +66,114 @@ def start_ray(address: str | None = None) -> bool:
             f"Ray can't start: {error.strerror} ({error.filename}); set HOME and TMPDIR to folders that can be written"
         ) from error
     return True
+
+
+def _start_embedded() -> None:
+    """Start Ray for this process alone: on the loopback, in a folder of its own, gone when the process ends."""
+    import ray
+    from ray._private import ray_constants
+
+    folder = _temporary_folder()
+    _EMBEDDED[folder] = set()
+    atexit.register(_end_at_exit, folder)  # after Ray's own, so it runs before it
+    # Ray listens on the address that other machines see, unless it is told that there is no cluster to be had.
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=str(folder),
+    )
+    _EMBEDDED[folder] = _below_this_process()
+
+
+def _temporary_folder() -> Path:
+    """A new folder for Ray, with a path that is short enough for its sockets."""
+    named = os.environ.get("RAY_TMPDIR")
+    name = "RAY_TMPDIR" if named else "TMPDIR"
+    why = ""
+    for folder in [named] if named else [os.environ.get("TMPDIR"), "/tmp"]:
+        if not folder:
+            continue
+        if len(os.fsencode(folder)) > LONGEST_TEMPORARY_FOLDER:
+            why = f"{folder} has {len(os.fsencode(folder))} bytes, and Ray's sockets leave {LONGEST_TEMPORARY_FOLDER}"
+            continue
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix="ds-", dir=folder))
+        except OSError as error:
+            why = f"{folder} can't be written ({error.strerror})"
+    raise ClusterError(f"{name}: {why}; set {name} to a short path of a folder that can be written, such as /tmp")
+
+
+def _end_at_exit(folder: Path) -> None:
+    """End what is left when the process ends, whatever signals come."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+    _end_embedded(folder)
+
+
+def stop_ray() -> None:
+    """End the embedded Ray that :func:`start_ray` started, or leave the cluster that it joined."""
+    import ray
+
+    ray.shutdown()
+    for folder in list(_EMBEDDED):
+        _end_embedded(folder)
+
+
+def _end_embedded(folder: Path) -> None:
+    """End Ray and what it started, and remove its folder."""
+    import ray
+
+    if folder not in _EMBEDDED:
+        return
+    started = _EMBEDDED.pop(folder) | _below_this_process()
+    ray.shutdown()
+    # Its agents notice by themselves that it has ended, but some only after a while.
+    give_up = time.monotonic() + 2
+    while (left := started & _parents().keys()) and time.monotonic() < give_up:
+        time.sleep(0.05)
+    for pid, _ in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _below_this_process() -> set[_Process]:
+    """The processes that this one started, and those that they did."""
+    parents, below = _parents(), {os.getpid()}
+    while more := {pid for (pid, _), parent in parents.items() if parent in below} - below:
+        below |= more
+    return {process for process in parents if process[0] in below and process[0] != os.getpid()}
+
+
+def _parents() -> dict[_Process, int]:
+    """The number of every process's parent, but for those that have ended; none where there is no /proc."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # After the command's name, which may hold anything: the state, the parent, and, 20th, the start.
+            words = stat.read_text().rpartition(")")[2].split()
+            if words[0] not in "ZX":
+                parents[int(stat.parent.name), words[19]] = int(words[1])
+    return parents
+
+
+@contextlib.contextmanager
+def _signal_handlers_kept() -> Iterator[None]:
+    """Ray puts its own handlers in place of the command's, in Python and beneath it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _no_cluster(address: str, why: str) -> ClusterError:

@@ -23,7 +23,7 @@ from pipeline.storage.place import FENCES
 from pipeline.workers.actor import Worker
 from pipeline.workers.base import OnEvent, OpenModel, no_check, no_event, opening
 from pipeline.workers.queue import Queue, Ticket
-from pipeline.workers.ray_cluster import plan_workers, start_ray
+from pipeline.workers.ray_cluster import plan_workers, start_ray, stop_ray
 from pipeline.workers.unit import Device, Failure, Outcome, Resources, Timing
 
 T = TypeVar("T")
@@ -350,9 +350,7 @@ class RayWorkers:
     def close(self) -> None:
         """End the Ray that was started, or leave the cluster that was joined, for these workers."""
         if self._started:
-            import ray
-
-            ray.shutdown()
+            stop_ray()
             self._started = False
 
     def _start(self) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -253,3 +256,108 @@ def test_a_run_is_quiet_and_ctrl_c_ends_it_with_all_its_processes(whole_group):
     while (left := [one for one in below if alive(one)]) and time.monotonic() < give_up:
         time.sleep(0.1)
     assert not left
+
+
+# A command as a scheduler runs it: its signal handlers are there before Ray starts.
+COMMAND = """
+    import click, sys, time
+    from pipeline.cli import main as cli
+    from pipeline.workers.ray_cluster import start_ray
+
+    group = cli.LazyGroup("x", table={})
+    def go():
+        import ray
+
+        start_ray()
+
+        @ray.remote
+        def one():
+            return 1
+
+        ray.get(one.remote())
+        print("up", flush=True)
+        time.sleep(600)
+    group.get_command = lambda ctx, name: click.Command("go", callback=go)
+    group.main(["go"])
+"""
+
+
+def listening(pids: set[int]) -> set[str]:
+    """The addresses, as /proc writes them, on which these processes listen."""
+    sockets = set()
+    for pid in pids:
+        for handle in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                sockets.add(str(handle.readlink()))
+    addresses = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and f"socket:[{words[9]}]" in sockets:
+                addresses.add(words[1].rpartition(":")[0])
+    return addresses
+
+
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_an_embedded_ray_listens_on_the_loopback_and_goes_with_its_command(number, tmp_path):
+    folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(COMMAND)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "RAY_TMPDIR": str(folder)},
+    )
+    try:
+        assert process.stdout.readline() == "up\n"
+        below = descendants(process.pid)
+        agents = [one for one in below if b"Agent" in Path(f"/proc/{one[0]}/cmdline").read_bytes()]
+        addresses = listening({process.pid, *(pid for pid, _ in below)})
+        assert addresses
+        assert addresses <= LOOPBACK
+        assert len(list(folder.iterdir())) == 1
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    give_up = time.monotonic() + 30
+    below = [one for one in below if number != signal.SIGKILL or one not in agents]  # they take minutes to notice
+    while (left := [one for one in below if alive(one)]) and time.monotonic() < give_up:
+        time.sleep(0.1)
+    assert not left
+    if number == signal.SIGKILL:
+        for pid, _ in [one for one in agents if alive(one)]:
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(folder)
+        return
+    assert (process.returncode, out) == (4, "")
+    assert err.strip().startswith("stopped;")
+    assert len(err.strip().splitlines()) == 1  # no trace of Ray's
+    assert not list(folder.iterdir())
+    folder.rmdir()
+
+
+def test_ray_gets_a_short_folder(tmp_path, monkeypatch):
+    from pipeline.workers.ray_cluster import LONGEST_TEMPORARY_FOLDER, _temporary_folder
+
+    long = tmp_path / ("t" * 80)
+    long.mkdir()
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    for place in (str(long), "/proc/nowhere", ""):  # too long, not writable, not set: then it is /tmp
+        monkeypatch.setenv("TMPDIR", place)
+        folder = _temporary_folder()
+        assert folder.parent == Path("/tmp")
+        folder.rmdir()
+    for place, why in ((str(long), "bytes"), ("/proc/x", "can't be written")):
+        monkeypatch.setenv("RAY_TMPDIR", place)
+        with pytest.raises(ClusterError, match=why) as caught:
+            _temporary_folder()
+        assert str(caught.value).startswith("RAY_TMPDIR: ")
+        assert caught.value.exit_code == 2
+    session = "/ds-12345678/session_2026-11-25_21-19-33_123456_1234567/sockets/plasma_store"
+    assert LONGEST_TEMPORARY_FOLDER + len(session) <= 107
