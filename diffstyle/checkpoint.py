@@ -196,13 +196,13 @@ def _check_fit(
         if items
     )
     if is_diffusers_layout(found) and not is_diffusers_layout(expected):
-        mend = "; it is in diffusers' layout: give the folder with its config.json"
+        cure = "; it is in diffusers' layout: give the folder with its config.json"
     else:
-        mend = _output_channels(found, expected) or _fitting(tensors, candidates)
+        cure = _output_channels(found, expected) or _fitting(tensors, candidates)
     subject = f"{path} ({chosen})" if chosen else str(path)
     raise CheckpointError(
         f"{subject} does not fit the {unet.architecture.family} architecture, "
-        f"of {len(expected)} tensors: {counts}{mend}"
+        f"of {len(expected)} tensors: {counts}{cure}"
     )
 
 

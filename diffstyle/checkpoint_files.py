@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diffstyle.diffusers_files import CONFIG, WEIGHTS, folder_weights
 from diffstyle.diffusers_layout import architecture_from_diffusers, from_diffusers
-from diffstyle.errors import CheckpointError, ConfigError
+from diffstyle.errors import CheckpointError, ConfigError, cut, one_line
 from diffstyle.networks.architecture import Architecture, architecture_from_dict
 from diffstyle.weight_sets import WeightSet, is_averaged, weight_sets
 
@@ -82,7 +82,7 @@ def _diffusers_architecture(config_path: Path) -> Architecture:
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{config_path} is not readable JSON ({_one_line(error)})") from error
+        raise CheckpointError(f"{config_path} is not readable JSON ({_reason(error)})") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{config_path} is not a diffusers config: it holds no fields")
     return architecture_from_diffusers(config, str(config_path))
@@ -95,12 +95,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Architecture | Non
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is not a whole .safetensors file ({_one_line(error)}); get it again") from error
+        raise CheckpointError(f"{path} is not a whole .safetensors file ({_reason(error)}); get it again") from error
     stated = metadata.get(METADATA_KEY)
     try:
         return tensors, None if stated is None else architecture_from_dict(json.loads(stated))
     except (ConfigError, ValueError) as error:
-        raise CheckpointError(f"{path}: its metadata '{METADATA_KEY}' is not readable ({_one_line(error)})") from error
+        raise CheckpointError(f"{path}: its metadata '{METADATA_KEY}' is not readable ({_reason(error)})") from error
 
 
 def _read_torch(path: Path) -> Any:
@@ -117,7 +117,7 @@ def _read_torch(path: Path) -> Any:
         # Pickles name what they would build or call; torch says that in several ways.
         refused = re.search(r"(?:GLOBAL|Unsupported class|instantiate|call) ([A-Za-z_][\w.]*)", str(error))
         if refused is None:
-            raise CheckpointError(f"{path} is not a torch checkpoint ({_one_line(error)}); check what it is") from error
+            raise CheckpointError(f"{path} is not a torch checkpoint ({_reason(error)}); check what it is") from error
         raise CheckpointError(
             f"{path} holds Python objects besides tensors ({refused[1]}), which could run code and are not loaded; "
             "if you trust its source, load it in Python with torch.load(..., weights_only=False), save its state dict "
@@ -128,7 +128,7 @@ def _read_torch(path: Path) -> Any:
             raise CheckpointError(f"{path} is cut off: its end is missing; download or copy it again") from error
         if head.startswith(b"PK\x03\x04") and "constants.pkl" in str(error) + str(error.__cause__):
             raise CheckpointError(f"{path} is a TorchScript program; save its network's state dict") from error
-        raise CheckpointError(f"{path} is not a whole torch checkpoint ({_one_line(error)}); get it again") from error
+        raise CheckpointError(f"{path} is not a whole torch checkpoint ({_reason(error)}); get it again") from error
 
 
 def _refuse_impostors(path: Path) -> bytes:
@@ -162,8 +162,7 @@ def _outline(content: Any) -> str:
     return f"a {type(content).__name__}"
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+def _reason(error: Exception) -> str:
     # Around the one fact, torch puts advice on how to unpickle everything.
-    text = text.rpartition("WeightsUnpickler error: ")[2].partition(" Check the documentation of torch.load")[0]
-    return text if len(text) <= 160 else text[:157] + "..."
+    text = one_line(error, most=1 << 16).rpartition("WeightsUnpickler error: ")[2]
+    return cut(text.partition(" Check the documentation of torch.load")[0], most=160)

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from diffstyle.colour import lab_to_srgb, to_srgb
+from diffstyle.errors import one_line
 from diffstyle.picture_metadata import without_metadata
 
 # Pillow's own limit, about 13,000 x 13,000 pixels: above it a small file can take gigabytes once it is decoded.
@@ -262,11 +263,7 @@ def _from_pillow(call: Callable[..., _T], *arguments: Any, beginning: bytes = b"
         start = " ".join(f"{byte:02x}" for byte in beginning)
         raise _ReadError(f"not an image of a known format (begins with {start})") from error
     except Image.DecompressionBombError as error:
-        raise Undecodable(f"too many pixels: {_one_line(error)}") from error
+        raise Undecodable(f"too many pixels: {one_line(error)}") from error
     except Exception as error:
         named = isinstance(error, (OSError, SyntaxError)) and str(error)
-        raise _ReadError(_one_line(error) if named else f"{type(error).__name__}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        raise _ReadError(one_line(error) if named else f"{type(error).__name__}: {one_line(error)}") from error

@@ -219,7 +219,7 @@ class Trainer:
         """Loads the state that ``save`` wrote into ``output``."""
         path = self.output / STATE_FILE
         if not path.is_file():
-            raise CheckpointError(f"cannot resume: '{path}' does not exist; leave --resume out to start anew")
+            raise CheckpointError(f"cannot resume: '{path}' does not exist; omit --resume to start from the beginning")
         state = torch.load(path, map_location=self.device, weights_only=True)
         if state["architecture"] != self.architecture:
             other = {k for k in self.architecture if state["architecture"].get(k) != self.architecture[k]}

@@ -59,3 +59,28 @@ def test_issue_forms_are_whole(path):
     assert {"name", "description", "body"} <= form.keys()
     assert len({field["id"] for field in form["body"]}) == len(form["body"])
     assert all(field["attributes"]["label"] for field in form["body"])
+
+
+#: Words that readers stumbled over -> what to write.
+RIDDLES = {
+    r"\bm[e]nd(s|ed)?\b": "fix",
+    r"\b(leave it|left) a[w]ay\b": "omit",
+    r"\bstands? t[w]ice\b": "duplicate",
+    r"\bis no assign[m]ent\b": "is not of the form FIELD=VALUE",
+    r"\ba[n]ew\b": "again, or new",
+}
+
+
+def test_pages_and_code_are_in_plain_words():
+    folders = ("pipeline", "diffstyle", "docs", "configs", "jobs", "benchmarks", "examples")
+    files = [
+        file for folder in folders for file in (ROOT / folder).rglob("*") if file.suffix in (".py", ".md", ".yaml")
+    ]
+    texts = {file: file.read_text() for file in (*files, *ROOT.glob("*.md"))}
+    assert len(texts) > 150
+    assert [
+        f"{file.relative_to(ROOT)}: '{match[0]}': write {better}"
+        for file, text in texts.items()
+        for pattern, better in RIDDLES.items()
+        for match in re.finditer(pattern, text, re.IGNORECASE)
+    ] == []

@@ -20,7 +20,7 @@ from pipeline.storage.place import Place
 def prune(path: str | Place, keep: Iterable[str], *, dry_run: bool = False, progress: Progress = _quiet) -> list[str]:
     """Drop all images but those whose hashes are in ``keep``, failed ones too; returns the hashes that are dropped.
 
-    Parts that lose some of their images are written anew without them, so the space is free afterwards.
+    Parts that lose some of their images are written again without them, so the space is free afterwards.
     """
     store = PartStore(Place.parse(path))
     index = BankIndex(store, read_description(store)[0])

@@ -144,7 +144,7 @@ class BankIndex:
         return _Snapshot(table, {part: (noted[0], noted[1], noted[2]) for part, noted in parts.items()})
 
     def write_snapshot(self, after: int | None = None) -> bool:
-        """Write the snapshot anew if it lacks at least ``after`` parts; returns whether it did. For writers."""
+        """Write a new snapshot if the last one lacks at least ``after`` parts; returns whether it did. For writers."""
         after = SNAPSHOT_AFTER if after is None else after
         if len(self.store.parts()) < after:
             return False

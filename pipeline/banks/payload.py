@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from diffstyle.errors import one_line
 from pipeline.banks import payload_parquet, payload_tar
 from pipeline.banks.description import BankDescription, Latents
 from pipeline.banks.tensors import BankError, TensorSpec
@@ -75,7 +76,7 @@ class Payloads:
         try:
             return payload.decode(data, spec)
         except (ValueError, SyntaxError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise BankError(f"{place}: {spec.name} of {row['key']}: {reason}; run `diffstyle bank repair`") from error
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diffstyle.errors import one_line
 from pipeline.banks.description import BankDescription, Latents, stored_tensors
 from pipeline.banks.tensors import BankError, TensorSpec
 from pipeline.storage.place import Place
@@ -125,8 +126,7 @@ def read_all(place: Place) -> Iterator[Latents]:
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        reason = " ".join(str(error).split())[:160]
-        raise BankError(f"{place}: not readable as a bank's Parquet ({reason})") from error
+        raise BankError(f"{place}: not readable as a bank's Parquet ({one_line(error, most=160)})") from error
 
 
 def _tensor(values: dict[str, Any], name: str) -> np.ndarray:

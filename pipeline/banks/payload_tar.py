@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from diffstyle.errors import one_line
 from pipeline.banks.description import PICTURE_COLUMNS, BankDescription, Latents, stored_tensors
 from pipeline.banks.tensors import BankError, TensorSpec
 from pipeline.storage.place import Place
@@ -127,7 +128,6 @@ def read_all(place: Place) -> Iterator[Latents]:
     except (tarfile.TarError, OSError, SyntaxError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        reason = " ".join(str(error).split())[:160]
-        raise BankError(f"{place}: not readable as a bank's tar ({reason})") from error
+        raise BankError(f"{place}: not readable as a bank's tar ({one_line(error, most=160)})") from error
     if tensors:
         raise BankError(f"{place}: ends in the middle of an entry")

@@ -1,6 +1,6 @@
 """Is a bank what it says it is? ``verify`` looks at everything, ``repair`` drops what is broken.
 
-What is dropped is missing, and what is missing the next ``precompute`` makes anew: a bank is never fixed by guessing.
+What is dropped is missing, and what is missing the next ``precompute`` makes again: a bank is never fixed by guessing.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def _sample(root: Place, report: BankReport, reinvert: Callable[[Latents], str |
 def repair(path: str | Place, report: BankReport | None = None) -> list[str]:
     """Drop what ``report`` (by default: a new ``verify``) calls broken; returns a line for each thing dropped.
 
-    What went is then missing, and the next ``precompute`` makes it anew. A payload with a wrong hash goes as a whole:
+    What went is then missing, and the next ``precompute`` makes it again. A payload with a wrong hash goes as a whole:
     no entry of it can be trusted. Call it while no other job writes the bank.
     """
     place = Place.parse(path)

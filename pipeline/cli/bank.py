@@ -208,7 +208,7 @@ def verify(
         f"{report.failed} failed: {'all is well' if report.ok else f'{len(report.problems)} problems'}"
     )
     if not report.ok:
-        click.echo(f"`diffstyle bank repair {path}` drops what is broken; the next precompute makes it anew")
+        click.echo(f"`diffstyle bank repair {path}` drops what is broken; the next precompute makes it again")
     return 0 if report.ok else EXIT_FAILURES
 
 
@@ -256,11 +256,11 @@ def _say(line: str) -> None:
 @bank.command()
 @click.argument("path", metavar="BANK")
 def repair(path: str) -> None:
-    """Drop what is broken, so that the next precompute makes it anew. Not while another job writes the bank."""
-    from pipeline.banks.verify import repair as mend
+    """Drop what is broken, so that the next precompute makes it again. Not while another job writes the bank."""
+    from pipeline.banks.verify import repair as repair_bank
 
     with holding(path):
-        done = mend(path)
+        done = repair_bank(path)
     click.echo("\n".join(done) if done else "nothing is broken")
 
 

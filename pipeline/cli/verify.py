@@ -45,7 +45,7 @@ def verify(run: str, repair: bool, quiet: bool) -> int:
             click.echo(f"`diffstyle verify {run} --repair` drops what is broken; the next run makes it again")
             return EXIT_FAILURES
         repair_run(report)
-    click.echo("what was broken is dropped; run the job again to make it anew")
+    click.echo("what was broken is dropped; run the job again to make it")
     if report.kept:
         click.echo(f"{len(report.kept)} of the problems can't be repaired; see their lines")
     return EXIT_FAILURES if report.kept else 0

@@ -36,7 +36,7 @@ def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = (), check_
 
     Raises:
         MistakesError: the job is not valid; it has a line for each mistake.
-        ConfigError: the file can't be read as YAML, or an override is no assignment.
+        ConfigError: the file can't be read as YAML, or an override is not of the form FIELD=VALUE.
     """
     file, base = _find(path)
     document = read_yaml(file)

@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from diffstyle.errors import ConfigError
+from diffstyle.errors import ConfigError, one_line
 from pipeline.storage.cache import cache_folder
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def speed_up_halves(unet: UNet, device: str, batch: int, compiled: bool) -> str:
         except torch.OutOfMemoryError:
             raise  # for a smaller batch
         except (RuntimeError, ImportError, OSError, AssertionError) as problem:  # no compiler, no Triton, an old device
-            said.append(f"{name} declined: {' '.join(str(problem).split())[:200]}")
+            said.append(f"{name} declined: {one_line(problem, most=200)}")
             continue
         if error is not None:
             said.append(f"{name} declined: its result is off by {error:.3f}")

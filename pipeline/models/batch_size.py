@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffstyle.errors import DiffStyleError
+from diffstyle.errors import ConfigError
 from pipeline.models.accelerate import tuned
 from pipeline.models.config import load_model_config
 from pipeline.models.load import random_unet
@@ -41,14 +41,10 @@ PIXELS = 16 * 128**2
 SECONDS = 20.0
 
 
-class BatchError(DiffStyleError):
-    """No batch size could be measured."""
-
-
 def batch_for(model: str, device: str, precision: str, resources: Resources, workers: Workers) -> int:
     """The batch size for a model, as remembered in the cache folder, else as a worker with ``resources`` measures it.
 
-    BatchError where not even one picture fits, or the workers can't measure.
+    ConfigError where not even one picture fits, or the workers can't measure.
     """
     import torch
 
@@ -80,7 +76,7 @@ def on_a_worker(measure: Callable[[], dict[str, float]], resources: Resources, w
     try:
         return workers.call(measure, resources)
     except Stopped as error:
-        raise BatchError(f"the batch size can't be measured ({error}); give one with compute.batch") from error
+        raise ConfigError(f"the batch size can't be measured ({error}); give one with compute.batch") from error
 
 
 def measured(architecture: Architecture, device: str, precision: str, resources: Resources) -> dict[str, float]:
@@ -115,9 +111,9 @@ def measured(architecture: Architecture, device: str, precision: str, resources:
 
 
 def best_batch(rates: dict[str, float], worth: float) -> int:
-    """The smallest batch that comes near the highest rate. BatchError where nothing could be measured."""
+    """The smallest batch that comes near the highest rate. ConfigError where nothing could be measured."""
     if not rates:
-        raise BatchError(
+        raise ConfigError(
             "not even one picture at a time fits in the device's memory; try compute.precision: float16 or "
             "compute.device: cpu"
         )

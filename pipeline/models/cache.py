@@ -38,7 +38,7 @@ def missing_weights(config: ModelConfig, override: str | os.PathLike[str] | None
         return f"weights of {config.name}: {override} is neither a checkpoint file nor a diffusers folder with weights"
     weights = config.weights
     if weights.path and not (weights.url or weights.hub or weights.page):
-        return f"weights of {config.name}: {weights.path} does not exist; mend weights.path in its config"
+        return f"weights of {config.name}: {weights.path} does not exist; fix weights.path in its config"
     own = "or give your own file as `weights:` in the job"
     if weights.url or weights.hub:
         return f"weights of {config.name} are not here yet; run `diffstyle models fetch {config.name}`, {own}"

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from diffstyle.diffusers_files import CONFIG, WEIGHTS, folder_weights, shards_of, weight_names
-from diffstyle.errors import CheckpointError
+from diffstyle.errors import CheckpointError, one_line
 from pipeline.models.config import Weights
 from pipeline.models.fetch_errors import FetchError, FullDiskError, InterruptedFetchError, NotFoundError, RefusedError
 from pipeline.models.records import check_record
@@ -90,22 +90,17 @@ def _file(weights: Weights, endpoint: str, name: str, place: Path) -> Path:
     except errors.LocalEntryNotFoundError as error:
         reason = error.__cause__ or error
         raise InterruptedFetchError(
-            f"{url}: cannot be reached ({_one_line(reason)}); run the same command again when it can"
+            f"{url}: cannot be reached ({one_line(reason, most=160)}); run the same command again when it can"
         ) from error
     except errors.EntryNotFoundError:
         raise NotFoundError(f"{url}: has no file {name} in revision '{weights.revision}'") from None
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", 0)
         kind = InterruptedFetchError if status >= 500 or status == 429 else RefusedError
-        raise kind(f"{url}: the server refuses (HTTP {status}: {_one_line(error)})") from error
+        raise kind(f"{url}: the server refuses (HTTP {status}: {one_line(error, most=160)})") from error
     except (OSError, errors.HTTPError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise FullDiskError(
                 f"{url}: the disk of {place} is full; make room and run the same command again"
             ) from error
-        raise InterruptedFetchError(f"{url}: the connection was cut ({_one_line(error)}); run it again") from error
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."
+        raise InterruptedFetchError(f"{url}: the connection was cut ({one_line(error, 160)}); run it again") from error

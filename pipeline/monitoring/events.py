@@ -2,7 +2,7 @@
 
 A log is company, not substance: a value that JSON can't say is written as its ``repr``, secrets are masked, and
 trouble with writing is warned of once and never stops the run. On a disk every line is there as soon as it is logged.
-An object store has no appending, so there the whole object is written anew, at most every 30 s and at the end, by a
+An object store has no appending, so there the whole object is written again, at most every 30 s and at the end, by a
 thread of its own.
 """
 

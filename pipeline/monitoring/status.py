@@ -169,7 +169,7 @@ def read_plan(output: Place) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         plan = written = None
     if plan is None or digest_of(plan) != written:
-        raise DamagedError(f"{place}: not as it was written; run the job again, which writes it anew") from None
+        raise DamagedError(f"{place}: not as it was written; run the job again, which writes it") from None
     return plan
 
 

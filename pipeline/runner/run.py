@@ -160,7 +160,7 @@ class Run:
                 if limit is not None and self.counts.failures_now > limit:
                     raise Stopped(
                         f"{self.counts.failures_now} failures are more than the limit of {limit} (--max-failures or "
-                        "compute.max_failures); mend it, then run the job again (--retry-failed for those that failed)"
+                        "compute.max_failures); fix the cause, then run the job again (with --retry-failed for those)"
                     )
 
             yield on_done

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 import diffstyle
-from diffstyle.errors import DiffStyleError
+from diffstyle.errors import DiffStyleError, one_line
 from pipeline.shards.write import INDEX_SCHEMA, REJECTS_SCHEMA, read_png
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
@@ -127,8 +127,7 @@ class ShardStore:
                     for n in sorted(numbers, key=lambda n: rows[n]["offset"]):
                         pixels[n] = read_png(stream.read_at(rows[n]["size"], rows[n]["offset"]), rows[n])
             except (OSError, ValueError) as error:
-                text = " ".join(str(error).split())
-                raise ShardError(f"{place}: a picture can't be read ({text}); {self._store.cure}") from error
+                raise ShardError(f"{place}: a picture can't be read ({one_line(error)}); {self._store.cure}") from error
         return pixels
 
     # ---- writing, for the driver ----

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
-from pipeline.sources.base import MAX_BYTES, SourceError, one_line
+from pipeline.sources.base import MAX_BYTES, SourceError
 from pipeline.sources.outputs import files_of_a_kind, is_output, output_folders
 from pipeline.sources.passed_over import PassedOver
+from pipeline.storage.errors import reason_of
 from pipeline.storage.mistakes import shown
 from pipeline.storage.place import Entry, Place
 
@@ -101,8 +102,8 @@ def reaching(text: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        mend = "check the address and the credentials (AWS_*, GOOGLE_*)" if "://" in text else "check the path"
-        raise SourceError(f"{text}: cannot be read ({one_line(error)}); {mend}") from error
+        cure = "check the address and the credentials (AWS_*, GOOGLE_*)" if "://" in text else "check the path"
+        raise SourceError(f"{text}: cannot be read ({reason_of(error)}); {cure}") from error
 
 
 def stat(place: Place) -> Entry | None:
@@ -267,10 +268,10 @@ def read_file(place: Place, limit: int = MAX_BYTES) -> bytes:
             with place.open() as remote:
                 data = remote.read(limit + 1)
     except FileNotFoundError as error:
-        raise Unreadable(one_line(error) if place.is_local else "no such object") from error
+        raise Unreadable(reason_of(error) if place.is_local else "no such object") from error
     except OSError as error:
         if place.is_local:
-            raise Unreadable(one_line(error)) from error
+            raise Unreadable(reason_of(error)) from error
         with reaching(str(place)):
             raise
     if len(data) > limit:

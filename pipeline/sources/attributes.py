@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from diffstyle.errors import one_line
+
 _LABELS = ("label",)
 _CAPTIONS = ("caption", "text")
 
@@ -125,7 +127,7 @@ class SideCars:
         except UnicodeDecodeError:
             self.failed(name, "not readable as UTF-8")
         except (ValueError, RecursionError) as error:
-            self.failed(name, f"not readable as JSON ({' '.join(str(error).split())[:200]})")
+            self.failed(name, f"not readable as JSON ({one_line(error, most=200)})")
 
 
 def _text_of(data: bytes) -> str | None:
@@ -154,8 +156,7 @@ def arrow_values(scalars: Mapping[str, pa.Scalar]) -> dict[str, Any]:
             pa.ArrowException,
         ) as error:
             values[name] = None
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            errors.append(f"{name}: a {scalar.type} that can't be read ({reason})")
+            errors.append(f"{name}: a {scalar.type} that can't be read ({one_line(error, most=200)})")
     _note(values, METADATA_ERROR, *errors)
     return values
 

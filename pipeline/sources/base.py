@@ -64,7 +64,7 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """In place of ``Item.at``: a row that lists a picture again, which is read where it is listed first."""
+    """In place of ``Item.at``: a row with a picture that an earlier row has, which is read there."""
 
 
 class Reader(Protocol):
@@ -170,7 +170,7 @@ class Source(ABC):
                 seen, left = seen + len(rows), left - len(rows)
                 items = [_without_secrets(item) for item in rows if not isinstance(item.at, Repeated)]
                 if len(items) < len(rows):
-                    self.passed_over.add("rows that list a picture again", n=len(rows) - len(items))
+                    self.passed_over.add("rows with a picture that an earlier row has", n=len(rows) - len(items))
                 missing = [item for item in items if known.get(item.source) != item.version]
                 if items and len(missing) == len(items):
                     yield Block(index, self._reader, tuple(items))
@@ -239,9 +239,3 @@ def _without_secrets(item: Item) -> Item:
 def failed(item: Item, reason: str) -> RawPicture:
     """The picture of an item whose bytes can't be had."""
     return RawPicture(item.source, item.version, item.name, None, error=reason)
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's text on one line, for messages and reasons."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())

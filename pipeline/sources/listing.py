@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from pipeline.sources.addresses import reaching, version_of
-from pipeline.sources.base import SourceError, one_line
+from pipeline.sources.base import SourceError
 from pipeline.sources.outputs import OUTPUTS, everything_below, is_output, outermost, output_folders
 from pipeline.sources.passed_over import PassedOver
 from pipeline.sources.recognise import is_picture, says_nothing
+from pipeline.storage.errors import reason_of
 from pipeline.storage.place import Place
 
 HIDDEN_FILES = "files hidden by their name"
@@ -85,7 +86,7 @@ def _walk_local(root: Place, within: Callable[[Place], bool], passed_over: Passe
             if path == root.path:
                 with reaching(path):
                     raise
-            yield Folder(place, broken=one_line(error))
+            yield Folder(place, broken=reason_of(error))
             continue
         if is_output(place, folder.versions):
             if path == root.path:

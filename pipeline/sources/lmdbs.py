@@ -11,7 +11,8 @@ from typing import Any
 
 from pipeline.sources.addresses import resolve, stat, version_of
 from pipeline.sources.attributes import plain_text
-from pipeline.sources.base import MAX_BYTES, Cut, Item, RawPicture, Source, SourceError, failed, one_line
+from pipeline.sources.base import MAX_BYTES, Cut, Item, RawPicture, Source, SourceError, failed
+from pipeline.storage.errors import reason_of
 from pipeline.storage.identity import source_text
 from pipeline.storage.place import Place
 
@@ -100,7 +101,7 @@ def _reading(database: Place) -> Iterator[None]:
     try:
         yield
     except lmdb.Error as error:
-        raise SourceError(f"{database}: a damaged lmdb database ({one_line(error)}); fetch it again") from error
+        raise SourceError(f"{database}: a damaged lmdb database ({reason_of(error)}); fetch it again") from error
 
 
 def _open(database: Place) -> Any:
@@ -113,4 +114,4 @@ def _open(database: Place) -> Any:
     try:
         return lmdb.open(database.path, subdir=database.is_dir(), readonly=True, lock=False, readahead=False)
     except (lmdb.Error, OSError) as error:
-        raise SourceError(f"{database}: not an lmdb database ({one_line(error)}); check the path") from error
+        raise SourceError(f"{database}: not an lmdb database ({reason_of(error)}); check the path") from error

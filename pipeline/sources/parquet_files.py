@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.sources.addresses import reaching
-from pipeline.sources.base import SourceError, one_line
+from pipeline.sources.base import SourceError
+from pipeline.storage.errors import reason_of
 from pipeline.storage.place import Place
 
 # What pyarrow raises for a damaged file, besides OSError: names in its footer that are no UTF-8 too.
@@ -23,7 +24,7 @@ def read_footer(file: Place) -> pq.FileMetaData:
         try:
             return pq.read_metadata(stream)
         except DAMAGE as error:
-            raise SourceError(f"{file}: not a Parquet file ({one_line(error)}); make or fetch it again") from error
+            raise SourceError(f"{file}: not a Parquet file ({reason_of(error)}); make or fetch it again") from error
 
 
 def read_schema(file: Place, footer: pq.FileMetaData | None = None) -> pa.Schema:
@@ -32,7 +33,7 @@ def read_schema(file: Place, footer: pq.FileMetaData | None = None) -> pa.Schema
     try:
         return footer.schema.to_arrow_schema()
     except (*DAMAGE, OSError) as error:
-        raise SourceError(f"{file}: not readable as Parquet ({one_line(error)}); make or fetch it again") from error
+        raise SourceError(f"{file}: not readable as Parquet ({reason_of(error)}); make or fetch it again") from error
 
 
 def first_value(file: Place, column: str) -> pa.Scalar | None:

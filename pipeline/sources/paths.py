@@ -12,10 +12,11 @@ from pathlib import Path
 from diffstyle.errors import ConfigError
 from pipeline.sources.addresses import beside, files, outside, reaching, version_of, within
 from pipeline.sources.attributes import Naming, plain_text
-from pipeline.sources.base import Broken, Cut, Item, RawPicture, Repeated, Source, SourceError, one_line
+from pipeline.sources.base import Broken, Cut, Item, RawPicture, Repeated, Source, SourceError
 from pipeline.sources.folder import MISSING, FileAt, FileReader
 from pipeline.sources.rows import LIST_SUFFIXES, Row, Rows
 from pipeline.sources.web import REFUSED, UNFETCHED, WebAt, WebReader, is_web_address
+from pipeline.storage.errors import reason_of
 from pipeline.storage.identity import source_text
 from pipeline.storage.place import Entry, Place
 
@@ -170,7 +171,7 @@ def _local_version(place: Place) -> str | Broken:
     except FileNotFoundError:
         return MISSING
     except (OSError, ValueError) as error:
-        return Broken(one_line(error))
+        return Broken(reason_of(error))
     if not stat_module.S_ISREG(status.st_mode):
         return MISSING  # reading it says what it is
     return version_of(status.st_size, status.st_mtime_ns)
@@ -190,7 +191,7 @@ def _remote_versions(places: Sequence[Place]) -> dict[Place, str | Broken]:
             if len(buckets) == 1:
                 with reaching(str(bucket[0])):
                     raise
-            answers |= {place: Broken(one_line(error)) for place in bucket}
+            answers |= {place: Broken(reason_of(error)) for place in bucket}
             continue
         for place, info in zip(bucket, infos, strict=True):
             answers[place] = version_of(info.size, info.mtime_ns or 0) if info.is_file else MISSING

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.sources.addresses import reaching
-from pipeline.sources.base import SourceError, one_line
+from pipeline.sources.base import SourceError
 from pipeline.sources.recognise import is_picture
+from pipeline.storage.errors import reason_of
 from pipeline.storage.place import Place
 
 LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq")
@@ -185,7 +186,7 @@ class Rows:
                 try:
                     value = json.loads(text)
                 except (ValueError, RecursionError) as error:
-                    yield Row(number, lines.number, {}, f"not readable as JSON ({one_line(error)})")
+                    yield Row(number, lines.number, {}, f"not readable as JSON ({reason_of(error)})")
                     continue
                 if isinstance(value, dict):
                     yield Row(number, lines.number, value)
@@ -198,7 +199,10 @@ class Rows:
             try:
                 return tuple(pq.read_schema(stream).names)
             except pa.ArrowInvalid as error:
-                raise SourceError(f"{self.place}: not readable as Parquet ({one_line(error)}); is it whole?") from error
+                raise self._no_parquet(error) from error
+
+    def _no_parquet(self, error: Exception) -> SourceError:
+        return SourceError(f"{self.place}: not readable as Parquet ({reason_of(error)}); is it whole?")
 
     def _parquet_rows(self) -> Iterator[Row]:
         number = 0
@@ -210,7 +214,7 @@ class Rows:
                         number += 1
                         yield Row(number, 0, dict(zip(self.columns, cells, strict=True)))
         except pa.ArrowInvalid as error:
-            raise SourceError(f"{self.place}: not readable as Parquet ({one_line(error)}); is it whole?") from error
+            raise self._no_parquet(error) from error
 
 
 def _python_values(column: pa.Array) -> list[Any]:
@@ -292,7 +296,7 @@ class _Lines:
         except csv.Error as error:
             self.push_back()
             cells = None
-            problem = f"a quote that is not closed, or one within a cell ({one_line(error)})"
+            problem = f"a quote that is not closed, or one within a cell ({reason_of(error)})"
         else:
             problem = ""
         if self.taken and max(map(len, self.taken)) >= MAX_RECORD:

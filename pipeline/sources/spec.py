@@ -106,7 +106,7 @@ def open_source(spec: SourceSpec | str, base: str | Path | None = None) -> Sourc
         base: The folder that a relative path given as text starts from; default: the working directory.
 
     Raises:
-        SourceError: It is missing or not of its kind, in one line that names the address and the mend. One that is
+        SourceError: It is missing or not of its kind, in one line that names the address and the cure. One that is
             empty shows when its blocks are asked for.
     """
     if isinstance(spec, str):

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from diffstyle.errors import ConfigError
 from pipeline.sources.addresses import Unreadable, beside, files, outside, reaching, read_file, version_of, within
 from pipeline.sources.attributes import METADATA_ERROR, Naming, arrow_values, plain_text
-from pipeline.sources.base import MAX_BYTES, Broken, Cut, Item, RawPicture, Source, SourceError, failed, one_line
+from pipeline.sources.base import MAX_BYTES, Broken, Cut, Item, RawPicture, Source, SourceError, failed
 from pipeline.sources.parquet_files import DAMAGE, first_value, has_no_value, read_footer, read_schema
 from pipeline.sources.passed_over import PassedOver
 from pipeline.sources.picture_columns import (
@@ -25,6 +25,7 @@ from pipeline.sources.picture_columns import (
     is_list_of_bytes,
     picture_bytes,
 )
+from pipeline.storage.errors import reason_of
 from pipeline.storage.identity import source_text
 from pipeline.storage.place import Entry, Place
 
@@ -71,7 +72,7 @@ class TableReader:
                 reason = "the file has no such row any more"
                 break
             except DAMAGE as error:
-                reason = f"the Parquet file is damaged here ({one_line(error)})"
+                reason = f"the Parquet file is damaged here ({reason_of(error)})"
             except SourceError as error:
                 # Damaged pages come as OSError too; on a disk that is the only likely meaning.
                 if not file.is_local:
@@ -140,7 +141,7 @@ class TableReader:
             text = str(error)
             raise Unreadable(text if text.startswith(shown) else f"{shown}: {text}") from error
         except (ConfigError, ValueError) as error:
-            raise Unreadable(f"{shown}: no path of a file ({one_line(error)})") from error
+            raise Unreadable(f"{shown}: no path of a file ({reason_of(error)})") from error
         except SourceError as error:  # of another store than the table's: it costs this row alone
             if place.scheme == file.scheme and not place.is_local:
                 raise
@@ -203,7 +204,7 @@ class ParquetSource(Source):
                 source = source_text(plain_text(str(entry.place)), "(the file)")
                 version = version_of(entry.size, entry.mtime_ns)
                 self.torn.append(str(entry.place))
-                yield Cut([Item(source, version, plain_text(entry.place.name), Broken(one_line(error)))])
+                yield Cut([Item(source, version, plain_text(entry.place.name), Broken(reason_of(error)))])
                 continue
             self._check(entry.place, schema)
             yield from self._rows_of(entry, footer, size)

@@ -19,10 +19,11 @@ import pyarrow as pa
 
 from pipeline.sources.addresses import files, reaching, version_of
 from pipeline.sources.attributes import MAX_TEXT, Naming, SideCars, plain_text
-from pipeline.sources.base import MAX_BYTES, Broken, Cut, Item, RawPicture, Source, SourceError, failed, one_line
+from pipeline.sources.base import MAX_BYTES, Broken, Cut, Item, RawPicture, Source, SourceError, failed
 from pipeline.sources.passed_over import PassedOver
 from pipeline.sources.recognise import PICTURE_SUFFIXES, is_picture, stem_of, suffix_of
 from pipeline.sources.tar_headers import Member, Walked, reader_of, walk_headers
+from pipeline.storage.errors import reason_of
 from pipeline.storage.identity import source_parts, source_text
 from pipeline.storage.masking import without_variables
 from pipeline.storage.place import Entry, Place
@@ -88,7 +89,7 @@ class TarReader:
                 if not tar.is_local:
                     raise
                 for item in wanted[n:]:
-                    yield failed(item, one_line(error))
+                    yield failed(item, reason_of(error))
 
     def _one(self, item: Item, held: Held) -> RawPicture:
         at: MemberAt = item.at
@@ -303,7 +304,7 @@ def walk(entry: Entry) -> Walked:
     except SourceError as error:
         if not entry.place.is_local:
             raise
-        return Walked(no_tar=one_line(error))
+        return Walked(no_tar=reason_of(error))
     if walked.broken is not None and not walked.members and not walked.passed_over:
         what = "no header at its beginning" if entry.size else "0 bytes"
         return Walked(no_tar=f"not a tar file ({what}); make or fetch it again")

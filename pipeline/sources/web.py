@@ -8,8 +8,6 @@ whether it has changed.
 from __future__ import annotations
 
 import ipaddress
-import json
-import logging
 import socket
 import threading
 import time
@@ -18,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import requests
@@ -28,12 +25,9 @@ from requests.adapters import HTTPAdapter
 import diffstyle
 from pipeline.sources.addresses import Unreadable
 from pipeline.sources.attributes import Naming
-from pipeline.sources.base import Item, RawPicture, failed, one_line
-from pipeline.storage.cache import cache_folder
-from pipeline.storage.identity import digest
-from pipeline.storage.place import Place
-
-log = logging.getLogger(__name__)
+from pipeline.sources.base import Item, RawPicture, failed
+from pipeline.sources.web_cache import about, conditions, keep, kept
+from pipeline.storage.errors import reason_of
 
 # In a version's place: an address that was not fetched, and one that may not be.
 UNFETCHED = "unfetched"
@@ -46,7 +40,6 @@ TRIES = 3
 PAUSE = 0.5  # seconds before the second try; twice as long before each further one
 MAX_FETCH = 128 << 20  # bytes of one picture
 REDIRECTS = 5
-CACHE_BYTES = 10 << 30  # of all that is kept; the oldest goes first
 
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _PRIVATE = "the address belongs to a private network; say allow_outside: true in the source if you trust the list"
@@ -113,8 +106,10 @@ class WebReader:
             return failed(replace(item, version=REFUSED), str(error))
         except Unreadable as error:
             return failed(item, str(error))
-        told = self.naming.sort(item.at.values)
-        return RawPicture(item.source, fetched.version, item.name, fetched.data, told.label, told.caption, told.meta)
+        listed = self.naming.sort(item.at.values)
+        return RawPicture(
+            item.source, fetched.version, item.name, fetched.data, listed.label, listed.caption, listed.meta
+        )
 
 
 class Fetcher:
@@ -144,14 +139,12 @@ class Fetcher:
         raise AssertionError("the last try returns or raises")
 
     def _once(self, address: str, deadline: _Deadline) -> Fetched:
-        kept = _read_cache(address)
-        headers = {}
-        if kept is not None:
-            headers = {name: kept.about[key] for name, key in _CONDITIONS.items() if kept.about.get(key)}
+        earlier = kept(address)
+        headers = conditions(earlier) if earlier is not None else {}
         try:
             with self._session().get(address, headers=headers, stream=True, timeout=(10, SILENCE)) as response:
-                if response.status_code == 304 and kept is not None:
-                    return Fetched(kept.data, kept.about["version"])
+                if response.status_code == 304 and earlier is not None:
+                    return Fetched(earlier.data, earlier.about["version"])
                 self._check(response)
                 data = _body(response, deadline)
         except requests.TooManyRedirects as error:
@@ -161,14 +154,14 @@ class Fetcher:
             requests.exceptions.InvalidURL,
             requests.exceptions.MissingSchema,
         ) as e:
-            raise Unreadable(f"leads to something that is no web address ({one_line(e)})") from e
+            raise Unreadable(f"leads to something that is no web address ({reason_of(e)})") from e
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, UnicodeError) as error:
             if _caused_by(error, _PrivateAddressError):
                 raise _RefusedError(_PRIVATE) from error
             raise _TransientError(_reason(error)) from error
-        about = _about(address, response.headers, data)
-        _write_cache(about, data)
-        return Fetched(data, about["version"])
+        facts = about(address, response.headers, data)
+        keep(facts, data)
+        return Fetched(data, facts["version"])
 
     def _check(self, response: requests.Response) -> None:
         """Raise where the answer is no picture."""
@@ -248,7 +241,7 @@ def _reason(error: BaseException) -> str:
         (requests.exceptions.ChunkedEncodingError, "the connection was cut"),
         (requests.ConnectionError, "the server can't be reached, or cut the connection"),
     )
-    return next((text for kind, text in kinds if isinstance(error, kind)), one_line(error)[:200])
+    return next((text for kind, text in kinds if isinstance(error, kind)), reason_of(error)[:200])
 
 
 # ---- connections ----
@@ -379,63 +372,3 @@ class _Session(requests.Session):
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
         prepared_request.headers.pop("Authorization", None)
-
-
-# ---- the cache ----
-
-# Headers of a request that asks only for what has changed -> what is kept for them.
-_CONDITIONS = {"If-None-Match": "etag", "If-Modified-Since": "modified"}
-
-
-@dataclass(frozen=True)
-class _Kept:
-    about: dict[str, str]
-    data: bytes
-
-
-def _about(address: str, headers: Mapping[str, str], data: bytes) -> dict[str, str]:
-    etag, modified = headers.get("ETag", ""), headers.get("Last-Modified", "")
-    try:
-        changed = int(parsedate_to_datetime(modified).timestamp() * 1e9) if modified else 0
-    except (TypeError, ValueError, OverflowError):
-        changed = 0
-    content = digest(data)
-    version = f"{len(data)}-{max(changed, 0)}-{digest(etag)[:8] if etag else content[:8]}"
-    return {"address": address, "etag": etag, "modified": modified, "version": version, "content": content}
-
-
-def _cache_file(address: str) -> Place:
-    name = digest(address)
-    return Place.parse(cache_folder() / "pictures" / name[:2] / name)
-
-
-def _read_cache(address: str) -> _Kept | None:
-    """What is kept of an address, if it is whole: a line of JSON, then the bytes."""
-    try:
-        line, _, data = _cache_file(address).read_bytes().partition(b"\n")
-        about = json.loads(line)
-    except (OSError, ValueError):
-        return None
-    if not isinstance(about, dict) or about.get("address") != address or about.get("content") != digest(data):
-        return None
-    return _Kept(about, data)
-
-
-def _write_cache(about: dict[str, str], data: bytes) -> None:
-    """Keep a picture where the server gives something to ask by whether it has changed. A full disk ends nothing."""
-    if not (about["etag"] or about["modified"]):
-        return
-    file = _cache_file(about["address"])
-    try:
-        kept = sorted(file.parent.list(), key=lambda entry: entry.mtime_ns)
-        size = sum(entry.size for entry in kept) + len(data)
-        for entry in kept:
-            if size <= CACHE_BYTES / 256:
-                break
-            entry.place.delete()
-            size -= entry.size
-        file.write_bytes(json.dumps(about).encode() + b"\n" + data)
-    except OSError as error:
-        if not getattr(_write_cache, "told", False):
-            log.warning(f"{file.parent}: fetched pictures are not kept ({one_line(error)}); the run goes on")
-            _write_cache.told = True  # type: ignore[attr-defined]

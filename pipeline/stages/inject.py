@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from diffstyle.errors import DiffStyleError
 from diffstyle.schedule import N_TIMESTEPS
 from pipeline.banks.reader import LatentBank
+from pipeline.banks.tensors import BankError
 from pipeline.jobfile.schema import Job, Pictures
 from pipeline.models.session import ModelFacts
 from pipeline.results.manifest import Manifest
@@ -27,40 +27,35 @@ from pipeline.storage.place import Place
 from pipeline.workers.base import Pool
 from pipeline.workers.unit import Outcome
 
-
-class BankMismatchError(DiffStyleError):
-    """A bank that can't be used for this job: another model, size, preprocessing or role."""
-
-
 # ---- planning ----
 
 
 def check_banks(facts: ModelFacts, content: LatentBank, style: LatentBank) -> None:
-    """Refuse banks that don't belong to this model or lack what injection reads. BankMismatchError names the field."""
+    """Refuse banks that don't belong to this model or lack what injection reads. BankError names the field."""
     for side, bank in (("content", content), ("style", style)):
         what = bank.description
         if what.model_fingerprint != facts.fingerprint:
-            raise BankMismatchError(
+            raise BankError(
                 f"the {side} bank {bank.place} was made with another model: {what.model_name} with fingerprint "
                 f"{what.model_fingerprint[:8]}, this job's {facts.name} has {facts.fingerprint[:8]}; make a new bank"
             )
         if what.image_size != facts.image_size:
-            raise BankMismatchError(
+            raise BankError(
                 f"the {side} bank {bank.place} has pictures of {what.image_size} px, the model takes {facts.image_size}"
             )
         pixels = (3, facts.image_size, facts.image_size)
         name, shape = ("h", tuple(facts.h_shape)) if side == "content" else ("x_t", pixels)
         if not what.keeps(name):
-            raise BankMismatchError(
+            raise BankError(
                 f"the {side} bank {bank.place} keeps {' and '.join(what.names)} and no {name}; make one that does"
             )
         if what.tensor(name).shape != shape:
-            raise BankMismatchError(
+            raise BankError(
                 f"the {side} bank {bank.place} keeps {name} of shape {what.tensor(name).shape}, the model's is {shape}"
             )
         steps, t_0 = (what.inversion.get(name) for name in ("steps", "t_0"))
         if type(steps) is not int or type(t_0) is not int or not 2 <= steps <= t_0 + 1 <= N_TIMESTEPS:
-            raise BankMismatchError(
+            raise BankError(
                 f"the {side} bank {bank.place} does not say in how many steps up to which t_0 it was inverted; "
                 "make a new bank"
             )
@@ -68,10 +63,10 @@ def check_banks(facts: ModelFacts, content: LatentBank, style: LatentBank) -> No
         from pipeline.storage.parts import differences
 
         fields = "; ".join(differences(content.description.preprocessing, style.description.preprocessing))
-        raise BankMismatchError(f"the content and style banks were preprocessed differently: {fields}")
+        raise BankError(f"the content and style banks were preprocessed differently: {fields}")
     ends = Walk.of_bank(content.description).t_0, Walk.of_bank(style.description).t_0
     if ends[0] != ends[1]:
-        raise BankMismatchError(f"the banks were inverted up to different timesteps: t_0 is {ends[0]} and {ends[1]}")
+        raise BankError(f"the banks were inverted up to different timesteps: t_0 is {ends[0]} and {ends[1]}")
 
 
 def shortened_dt_lambda(job: Job) -> str | None:

@@ -6,7 +6,7 @@ import importlib.util
 import os
 from typing import Any
 
-from pipeline.storage.errors import one_line
+from diffstyle.errors import one_line
 from pipeline.storage.place import Place
 
 

@@ -6,7 +6,7 @@ import errno
 import re
 import traceback
 
-from diffstyle.errors import DiffStyleError
+from diffstyle.errors import DiffStyleError, cut, one_line
 
 #: Exit codes, for schedulers. 0: all done. 1: a bug. 2: wrong input, nothing to gain from running it again unchanged.
 #: 3: done, with failures that the manifest names. 4: stopped, and the same command goes on from there.
@@ -30,9 +30,15 @@ class Stopped(DiffStyleError):
     exit_code = EXIT_STOPPED
 
 
-def one_line(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """Why something failed, on one line: of an error of the system without the file, which the message names."""
+    return " ".join((getattr(error, "strerror", None) or one_line(error)).split())
+
+
+def headline(error: BaseException) -> str:
+    """What a library raised, without its advice: the first line, or the last one of a traceback."""
     text = str(error).strip() or type(error).__name__
-    return " ".join(text.splitlines()[-1 if "Traceback" in text else 0].split())[:300]
+    return cut(" ".join(text.splitlines()[-1 if "Traceback" in text else 0].split()), most=300)
 
 
 _NO_USE_GOING_ON = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -55,7 +61,7 @@ def fatal(error: BaseException) -> DiffStyleError | BugError | None:
     kept = "what was committed is kept"
     if error.errno in _NO_USE_GOING_ON:
         where = f" ({error.filename})" if error.filename else ""
-        return Stopped(f"{error.strerror or one_line(error)}{where}; {kept}, mend it and run the job again")
+        return Stopped(f"{reason_of(error)}{where}; {kept}, fix this and run the job again")
     if _NO_RIGHTS.search(str(error)):
-        return Stopped(f"{one_line(error)}; {kept}, mend the credentials and run the job again")
+        return Stopped(f"{one_line(error)}; {kept}, fix the credentials and run the job again")
     return None

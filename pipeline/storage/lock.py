@@ -34,7 +34,7 @@ import time
 from dataclasses import replace
 
 from diffstyle.errors import DiffStyleError
-from pipeline.storage.errors import Stopped, one_line
+from pipeline.storage.errors import Stopped, reason_of
 from pipeline.storage.holder import Holder
 from pipeline.storage.place import FENCES, Place
 from pipeline.storage.turns import DiskTurns, StoreTurns, Turn, TurnFence, Turns
@@ -73,7 +73,7 @@ class OutputLock:
                 self._turns.release(self._turn)
             raise
         except OSError as error:
-            why = f"{self.folder}: can't be written ({error.strerror or one_line(error)})"
+            why = f"{self.folder}: can't be written ({reason_of(error)})"
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise Stopped(f"{why}; free some space and run the job again") from error
             raise DiffStyleError(f"{why}; fix that or give the job another output folder") from error

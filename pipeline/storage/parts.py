@@ -83,7 +83,7 @@ class PartStore:
             ) from None
         except ValueError as error:
             raise DescriptionError(
-                f"{self._description}: not readable ({error}); restore it from a copy, or make this folder anew"
+                f"{self._description}: not readable ({error}); restore a copy, or delete this folder and run again"
             ) from error
 
     def exists(self) -> bool:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffstyle.errors import DiffStyleError
+from diffstyle.errors import DiffStyleError, one_line
 from pipeline.storage.masking import masked
 from pipeline.storage.place import Place
 
@@ -114,6 +114,5 @@ def read_table(
             for name in names
         ]
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise DamagedError(f"{place}: not readable ({reason}); {cure}") from error
+        raise DamagedError(f"{place}: not readable ({one_line(error, most=160)}); {cure}") from error
     return pa.Table.from_arrays(arrays, schema=pa.schema([schema.field(name) for name in names]))

@@ -185,7 +185,7 @@ def _remove(path: Path) -> None:
 
 
 class StoreTurns:
-    """The object ``.lock/NUMBER``, written anew at each heartbeat and at the release."""
+    """The object ``.lock/NUMBER``, written again at each heartbeat and at the release."""
 
     def __init__(self, output: Place) -> None:
         self._output = output

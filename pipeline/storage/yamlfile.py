@@ -97,7 +97,7 @@ class Document:
             shorthand: turns a short form that the path goes through into a mapping: (loc, value, next key) -> value.
 
         Raises:
-            ConfigError: it is no assignment, its value can't be read, or the path leads through something else.
+            ConfigError: not of the form FIELD=VALUE, an unreadable value, or a path that leads through something else.
         """
         path, equals, text = assignment.partition("=")
         keys = path.strip().split(".")

@@ -17,17 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diffstyle.errors import DiffStyleError
+from diffstyle.errors import ConfigError
 from pipeline.workers.unit import Device, Resources
 
 log = logging.getLogger(__name__)
 
 # How long the head of a cluster may take to answer. Ray's own patience is minutes, and then it ends the process.
 ANSWER_WITHIN = 5.0
-
-
-class ClusterError(DiffStyleError):
-    """The Ray cluster that was asked for can't be reached or lacks what a worker needs."""
 
 
 # Ray's sockets lie in its temporary folder. A socket's path has 107 bytes at most: 64 are Ray's, 12 the folder's name.
@@ -62,7 +58,7 @@ def start_ray(address: str | None = None) -> bool:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise _no_cluster(address or "local", str(error).splitlines()[0]) from error
     except OSError as error:  # Ray keeps a token in the home folder and its sockets in a temporary one
-        raise ClusterError(
+        raise ConfigError(
             f"Ray can't start: {error.strerror} ({error.filename}); set HOME and TMPDIR to folders that can be written"
         ) from error
     return True
@@ -104,7 +100,7 @@ def _temporary_folder() -> Path:
             return Path(tempfile.mkdtemp(prefix="ds-", dir=folder))
         except OSError as error:
             why = f"{folder} can't be written ({error.strerror})"
-    raise ClusterError(f"{name}: {why}; set {name} to a short path of a folder that can be written, such as /tmp")
+    raise ConfigError(f"{name}: {why}; set {name} to a short path of a folder that can be written, such as /tmp")
 
 
 def _end_at_exit(folder: Path) -> None:
@@ -176,9 +172,9 @@ def _signal_handlers_kept() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _no_cluster(address: str, why: str) -> ClusterError:
-    return ClusterError(
-        f"--address {address}: no Ray cluster there ({why}); mend the address, or leave it away for an embedded Ray"
+def _no_cluster(address: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"--address {address}: no Ray cluster there ({why}); fix the address, or omit --address for an embedded Ray"
     )
 
 
@@ -218,7 +214,7 @@ def plan_workers(device: Device, actors: int | None, threads: int | None) -> tup
     if device == "cuda":
         gpus = [int(node.get("GPU", 0)) for node in nodes]
         if not sum(gpus):
-            raise ClusterError(
+            raise ConfigError(
                 "compute.device is cuda, but the cluster has no GPU; use device: cpu or another --address"
             )
         n = actors or sum(gpus)

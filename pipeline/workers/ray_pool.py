@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pipeline.storage.errors import Stopped, one_line
+from pipeline.storage.errors import Stopped, headline
 from pipeline.storage.place import FENCES
 from pipeline.workers.actor import Worker
 from pipeline.workers.base import OnEvent, OpenModel, no_check, no_event, opening
@@ -200,7 +200,7 @@ class RayPool:
         except (exceptions.RayTaskError, exceptions.RaySystemError, exceptions.UnserializableException) as error:
             # The worker is well; a result that can't be pickled, or not be read back here.
             cause = getattr(error, "cause", None) or error
-            value = Failure(f"{type(cause).__name__}: {one_line(cause)}", str(error)[-4000:], None), Timing()
+            value = Failure(f"{type(cause).__name__}: {headline(cause)}", str(error)[-4000:], None), Timing()
         except exceptions.LocalRayletDiedError as error:
             raise Stopped("Ray has ended on this machine; what was committed is kept, run the job again") from error
         except exceptions.RayError as error:  # the actor or its node died, or its answer was lost with it
@@ -270,7 +270,7 @@ def _why_died(error: BaseException) -> str:
     if found:
         return f"{found[1]}: {found[2]}"[:300]
     found = re.search(r"The actor (?:is dead|died) because .*", text)
-    return found[0][:300] if found else one_line(error)
+    return found[0][:300] if found else headline(error)
 
 
 def _node_lost(error: BaseException, exceptions: Any) -> bool:

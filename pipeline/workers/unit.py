@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
 from diffstyle.errors import DiffStyleError
-from pipeline.storage.errors import BugError, fatal, one_line
+from pipeline.storage.errors import BugError, fatal, headline
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ class Failure:
             plain.exit_code = stop.exit_code
             stop = plain
         where = "".join(traceback.format_exception(error))[-4000:]
-        return cls(f"{type(error).__name__}: {one_line(error)}", where, stop)
+        return cls(f"{type(error).__name__}: {headline(error)}", where, stop)
 
 
 def _travels(error: DiffStyleError) -> bool:

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.whole_jobs import MODEL
 
+from diffstyle.errors import ConfigError
 from diffstyle.networks.architecture import DDPMArchitecture
 from pipeline.models import batch_size
-from pipeline.models.batch_size import BatchError, batch_for, best_batch, measured, on_a_worker
+from pipeline.models.batch_size import batch_for, best_batch, measured, on_a_worker
 from pipeline.workers.local import LocalWorkers
 from pipeline.workers.ray_pool import RayWorkers
 from pipeline.workers.unit import Resources
@@ -75,7 +76,7 @@ def test_the_smallest_batch_that_comes_near_the_highest_rate(rates):
 
 
 def test_no_batch_fits():
-    with pytest.raises(BatchError, match=r"not even one picture.*compute\.precision"):
+    with pytest.raises(ConfigError, match=r"not even one picture.*compute\.precision"):
         best_batch({}, 1.05)
 
 
@@ -108,7 +109,7 @@ def test_what_ray_cannot_measure_is_told_with_the_mend(ray_session):
     def broken():
         raise RuntimeError("no such device")
 
-    with pytest.raises(BatchError, match=r"can't be measured .*no such device.*; give one with compute\.batch"):
+    with pytest.raises(ConfigError, match=r"can't be measured .*no such device.*; give one with compute\.batch"):
         on_a_worker(broken, ONE, RayWorkers())
 
 

@@ -181,7 +181,7 @@ def test_missing_weights_say_how_to_get_them(cache, tiny, tmp_path):
         assert piece in message
     with pytest.raises(CheckpointError, match="neither a checkpoint file nor a diffusers folder"):
         load_model(dog, tmp_path / "none.pt")
-    with pytest.raises(CheckpointError, match=r"tiny.safetensors does not exist; mend weights.path"):
+    with pytest.raises(CheckpointError, match=r"tiny.safetensors does not exist; fix weights.path"):
         load_model(load_model_config(tiny))
 
 

@@ -193,7 +193,7 @@ def command(*args: object) -> str:
 
 
 def test_prune_what_left(folder):
-    """The images whose files are gone leave the bank; running on makes nothing anew and pairs what is there."""
+    """The images whose files are gone leave the bank; running on makes nothing again and pairs what is there."""
     job = small_jobs.job(folder)
     small_jobs.run(job)
     bank = folder / "out" / "banks" / "content"

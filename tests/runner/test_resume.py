@@ -196,7 +196,7 @@ def test_too_many_failures_stop_the_run(tmp_path, calls, monkeypatch):
     ("error", "said"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
-        (OSError("When uploading: AWS Error EXPIRED_TOKEN during PutObject"), "mend the credentials"),
+        (OSError("When uploading: AWS Error EXPIRED_TOKEN during PutObject"), "fix the credentials"),
     ],
 )
 def test_a_full_disk_and_lost_rights_stop_the_run_and_leave_it_resumable(tmp_path, calls, monkeypatch, error, said):

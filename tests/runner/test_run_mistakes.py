@@ -186,7 +186,7 @@ def test_zip_with_unequal_sides(there):
 def test_lists_of_pairs(there):
     (there / "pairs.csv").write_text("content,style\nnobody,nobody\n")
     line = refused(job_file(there, pairs={"list": "pairs.csv"}))
-    assert "row 1: no content is called 'nobody'" in line
+    assert "row 1 (line 2): no content is called 'nobody'" in line
     (there / "pairs.csv").write_text("a,b\n1,2\n")
     assert "has no column 'content'; its columns are a, b" in refused(job_file(there, pairs={"list": "pairs.csv"}))
 
@@ -219,7 +219,7 @@ def test_corrupt_pictures_are_named_and_cost_nothing_else(tmp_path):
     assert set(reasons) == {"cut.png", "empty.png"}
     assert reasons["empty.png"] == "the file is empty (0 bytes)"
     assert len(manifest(tmp_path / "out")) == 2
-    # Mended, one of them is made, and nothing else is made again.
+    # With the cause fixed, one of them is made, and nothing else is made again.
     (tmp_path / "photos" / "cut.png").write_bytes(paint(tmp_path / "whole.png", 5).read_bytes())
     (tmp_path / "photos" / "empty.png").unlink()
     result = CliRunner().invoke(main, ["run", str(file), "--local", "--quiet"])

@@ -118,7 +118,7 @@ def test_damage_is_one_line_and_is_healed(job, kind, harm):
         except DiffStyleError as error:
             lines.append(str(error))
         if kind == "plan":
-            break  # a run writes it anew
+            break  # a run writes it again
     assert all("\n" not in line and str(file.parent) in line for line in lines)
     # What is read again is not passed over: that is tables, and pictures, which the contact sheets show.
     assert lines or kind in ("shard", "bank") or file.suffix == ".tar"

@@ -204,7 +204,7 @@ def test_files_outside_of_the_lists_folder_are_rejects_with_the_cure(folder):
     )
     pictures, notes = read(write(lists, text))
     assert [picture.name for picture in pictures if picture.data] == ["own.png"]
-    assert notes == {"rows that list a picture again": 1}
+    assert notes == {"rows with a picture that an earlier row has": 1}
     refused = [picture for picture in pictures if not picture.data]
     assert [picture.name for picture in refused] == ["a.png", "b.png", "link.png", "x.png", "passwd"]
     assert all(f"lies outside {lists}; move it there, or say allow_outside: true" in one.error for one in refused)

@@ -482,7 +482,7 @@ def test_a_csv_of_paths(tmp_path):
     assert pictures[2].error == "No such file or directory"
     assert pictures[3].error == "row 4 has no file"
     assert len(pictures) == 4
-    assert dict(source.passed_over) == {"rows that list a picture again": 1}
+    assert dict(source.passed_over) == {"rows with a picture that an earlier row has": 1}
     make(tmp_path, "pictures/gone.png")
     again = read(spec, known_of(pictures))
     assert [p.name for p in again] == ["gone.png"]

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.sources import RawPicture, SourceSpec, open_source, web
+from pipeline.sources import RawPicture, SourceSpec, open_source, web, web_cache
+from pipeline.storage.place import Place
 
 
 def png(seed: int = 0) -> bytes:
@@ -242,17 +243,16 @@ def test_the_cache_is_used_where_the_server_says_that_nothing_changed(server, tm
 
 
 def test_the_cache_does_not_grow_for_ever(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(web, "CACHE_BYTES", 256 * 300)
-    monkeypatch.setattr(web, "_cache_file", lambda address: web.Place.parse(tmp_path / "cache" / address[-3:]))
+    monkeypatch.setattr(web_cache, "CACHE_BYTES", 256 * 300)
+    monkeypatch.setattr(web_cache, "cache_file", lambda address: Place.parse(tmp_path / "cache" / address[-3:]))
     for n in range(5):
-        web._write_cache({"address": f"x{n:02d}", "etag": "e", "modified": ""}, bytes(90))
+        web_cache.keep({"address": f"x{n:02d}", "etag": "e", "modified": ""}, bytes(90))
     assert sorted(os.listdir(tmp_path / "cache")) == ["x03", "x04"]  # noqa: PTH208
 
 
 def test_a_cache_that_cannot_be_written_is_told_and_costs_nothing(server, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("DIFFSTYLE_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr(web._write_cache, "told", False, raising=False)
     assert read(tmp_path, f"{server.url}/good.png")[0].data == png(1)
     assert "fetched pictures are not kept" in caplog.text
 

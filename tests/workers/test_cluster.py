@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.workers.ray_cluster import ClusterError, plan_workers, start_ray
+from diffstyle.errors import ConfigError
+from pipeline.workers.ray_cluster import plan_workers, start_ray
 from pipeline.workers.unit import Resources
 
 # ---- how many workers ----
@@ -105,7 +106,7 @@ def test_workers_on_gpus(cluster, nodes, actors, n, each):
 
 def test_no_gpu_is_one_clear_line(cluster):
     cluster((8, 0))
-    with pytest.raises(ClusterError, match=r"compute\.device is cuda, but the cluster has no GPU"):
+    with pytest.raises(ConfigError, match=r"compute\.device is cuda, but the cluster has no GPU"):
         plan_workers("cuda", None, None)
 
 
@@ -131,7 +132,7 @@ def test_nobody_at_the_address(no_ray, form):
         free.bind(("127.0.0.1", 0))
         address = form.format(free.getsockname()[1])
     begun = time.monotonic()
-    with pytest.raises(ClusterError, match="no Ray cluster there") as caught:
+    with pytest.raises(ConfigError, match="no Ray cluster there") as caught:
         start_ray(address)
     assert time.monotonic() - begun < 10
     assert address in str(caught.value)
@@ -140,7 +141,7 @@ def test_nobody_at_the_address(no_ray, form):
 
 @pytest.mark.parametrize("address", ["no-such-host.invalid:6379", "127.0.0.1:99999"])
 def test_no_such_address(no_ray, address):
-    with pytest.raises(ClusterError, match="mend the address"):
+    with pytest.raises(ConfigError, match="fix the address"):
         start_ray(address)
 
 
@@ -152,9 +153,7 @@ def test_not_an_address():
         check=False,
         timeout=60,
     )
-    assert done.stderr.splitlines()[-1].startswith(
-        "pipeline.workers.ray_cluster.ClusterError: --address nonsense: no Ray cluster"
-    )
+    assert done.stderr.splitlines()[-1].startswith("diffstyle.errors.ConfigError: --address nonsense: no Ray cluster")
 
 
 # ---- an embedded run from outside ----
@@ -355,7 +354,7 @@ def test_ray_gets_a_short_folder(tmp_path, monkeypatch):
         folder.rmdir()
     for place, why in ((str(long), "bytes"), ("/proc/x", "can't be written")):
         monkeypatch.setenv("RAY_TMPDIR", place)
-        with pytest.raises(ClusterError, match=why) as caught:
+        with pytest.raises(ConfigError, match=why) as caught:
             _temporary_folder()
         assert str(caught.value).startswith("RAY_TMPDIR: ")
         assert caught.value.exit_code == 2

@@ -176,8 +176,8 @@ def test_results_that_do_not_travel_are_errors_of_the_unit(pool, make):
     [
         ("wrong input", CheckpointError, 2, "w.pt: 3 tensors are missing; give the right config"),
         ("locked settings", DiffStyleError, 3, "settings: a lock inside; take it out"),
-        ("full", Stopped, 4, "No space left on device (/out/x.png); what was committed is kept, mend it and run"),
-        ("rights", Stopped, 4, "mend the credentials and run the job again"),
+        ("full", Stopped, 4, "No space left on device (/out/x.png); what was committed is kept, fix this and run"),
+        ("rights", Stopped, 4, "fix the credentials and run the job again"),
     ],
 )
 def test_some_errors_end_the_run_in_one_line(pool, what, kind, code, message):
