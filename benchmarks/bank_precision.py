@@ -56,11 +56,11 @@ class Case:
 
 
 def cases(n_contents: int, n_styles: int) -> Iterator[Case]:
-    data = ROOT / "tests" / "data"
+    data = ROOT / "demo" / "tiny"
     architecture = architecture_from_dict(yaml.safe_load((data / "tiny-ddpm.yaml").read_text())["model"])
     unet = load_unet(data / "tiny-ddpm.safetensors", architecture)
     contents, styles = (sorted((data / "pictures" / side).iterdir()) for side in ("contents", "styles"))
-    yield Case("the tests' checkpoint, 32 px, drawings", unet, contents[:n_contents], styles[:n_styles])
+    yield Case("the tiny checkpoint, 32 px, drawings", unet, contents[:n_contents], styles[:n_styles])
     shared = ROOT.parent / "shared"
     golden = shared / "golden" / "ddpm_a"
     if not golden.is_dir():

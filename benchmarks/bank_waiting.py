@@ -2,7 +2,7 @@
 
     python benchmarks/bank_waiting.py [--run OUT ...] [--write docs/banks.md]
 
-``--run`` reads the logs of runs that you have made. Without it, a small run is made first: the tests' checkpoint on the
+``--run`` reads the logs of runs that you have made. Without it, a small run is made first: the tiny checkpoint on the
 CPU, pictures of noise, one worker; and entries of a 256 px model are read for a stand-in of a device, which takes half
 a second for a tile of 32, far less than a GPU takes, so that loading counts. A device waits for the bank
 while it computes nothing and a part is being loaded for it; that is put against the time that it computes. ``--write``
@@ -37,7 +37,7 @@ from pipeline.workers.ray_pool import RayPool
 from pipeline.workers.unit import Resources
 
 MARKERS = "<!-- bank_waiting: begin -->", "<!-- bank_waiting: end -->"
-DATA = Path(__file__).resolve().parents[1] / "tests" / "data"
+DATA = Path(__file__).resolve().parents[1] / "demo" / "tiny"
 
 
 def small_run(folder: Path, contents: int, styles: int) -> Path:

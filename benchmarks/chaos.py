@@ -38,7 +38,7 @@ STAGES = ("check_model", "shard", "precompute", "inject")
 
 
 def write_job(folder: Path, name: str, contents: int, styles: int, **compute: Any) -> Path:
-    """A job of small random pictures on the checkpoint of the tests."""
+    """A job of small random pictures on the tiny checkpoint."""
     for side, n in (("contents", contents), ("styles", styles)):
         (folder / side).mkdir(exist_ok=True)
         for i in range(n):
@@ -54,7 +54,7 @@ def write_job(folder: Path, name: str, contents: int, styles: int, **compute: An
             "num_res_blocks": 1,
             "attn_resolutions": [8],
         },
-        "weights": {"path": str(REPO / "tests" / "data" / "tiny-ddpm.safetensors")},
+        "weights": {"path": str(REPO / "demo" / "tiny" / "tiny-ddpm.safetensors")},
     }
     (folder / "model.yaml").write_text(yaml.safe_dump(model))
     job = {

@@ -22,7 +22,7 @@ from PIL import Image, features
 from diffstyle.images import prepare
 
 TREE = Path(__file__).resolve().parents[1]
-DRAWINGS = ("demo/contents", "demo/styles", "demo/unseen-styles", "tests/data/pictures")
+DRAWINGS = ("demo/contents", "demo/styles", "demo/unseen-styles", "demo/tiny/pictures")
 # zlib's own numbers. Pillow takes "filtered" where none is given.
 STRATEGIES = {"filtered": 1, "default": 0, "Huffman only": 2, "run lengths": 3, "fixed codes": 4}
 # A float32 call on a CPU, from docs/speed.md: at 256 px on two threads, at 64 px on one.

@@ -39,10 +39,10 @@ from pipeline.stages.recipe import injection_plan
 from pipeline.stages.walk import Walk
 
 TREE = Path(__file__).resolve().parents[1]
-PICTURES = TREE / "tests/data/pictures"
+PICTURES = TREE / "demo/tiny/pictures"
 # Checkpoint, its config, and the config's key for the architecture.
 TRAINED = [
-    ("tests/data/tiny-ddpm.safetensors", "tests/data/tiny-ddpm.yaml", "model"),
+    ("demo/tiny/tiny-ddpm.safetensors", "demo/tiny/tiny-ddpm.yaml", "model"),
     ("demo/model/demo-32.safetensors", "demo/model/demo-32.yaml", "architecture"),
 ]
 # The rest of `injection` has the job file's defaults: gamma 0.3, t_edit 400, t_boost 0, 50 events.

@@ -40,7 +40,10 @@ def load_pairs(path: str | Path, count: int, size: int, unseen: bool = False, se
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; the benchmark's pictures come with the source tree") from None
+        raise ConfigError(
+            f"{path}: no such file; the benchmark's pictures are demo/heldout.parquet in the source tree and are not "
+            "installed with the package"
+        ) from None
     except pa.ArrowInvalid as error:
         raise ConfigError(f"{path}: not readable as Parquet ({str(error).splitlines()[0]})") from error
     missing = {"image", "drawing", "painting", "unseen_painting"} - set(table.column_names)

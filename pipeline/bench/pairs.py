@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import copy
 import time
-from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor
 
 from diffstyle.blend import blend
-from diffstyle.checkpoint import load_unet
-from diffstyle.networks.architecture import architecture_from_dict
 from diffstyle.networks.unet import UNet
 from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan, inversion_plan
 from diffstyle.sampling import ddim_invert, ddim_step, inject, predicted_picture
@@ -22,10 +18,11 @@ from pipeline.jobfile.schema import PLAN_PRESETS
 from pipeline.measures.pixels import psnr
 from pipeline.models.accelerate import tuned
 from pipeline.models.config import load_model_config
-from pipeline.models.load import random_unet
+from pipeline.models.load import load_model, random_unet
+from pipeline.storage.shipped import shipped_folder
 
-_TREE = Path(__file__).resolve().parents[2]  # trained models come with the source tree only
-NEEDS_TREE = "The part on trained models needs the source tree, which holds them."
+#: The trained models that come with the code: their configs, below the folder ``demo``.
+TRAINED = {"tiny": "tiny/tiny-model.yaml", "demo": "model/demo-32.yaml"}
 GAMMA = 0.3
 
 
@@ -55,32 +52,22 @@ def preset_plan(name: str, kept: tuple[int, ...]) -> Plan:
     return aligned_plan(injection, kept, spec.aligned.between, spec.aligned.tail, order=spec.aligned.order)
 
 
-# ---- trained models of the source tree ----
+# ---- trained models that come with the code ----
 
 
-def trained(name: str) -> UNet | None:
-    """``tiny`` or ``demo``: a trained model of the source tree; None where the package was installed without it."""
-    if name == "tiny":
-        config, key = _TREE / "tests/data/tiny-ddpm.yaml", "model"
-    else:
-        configs = sorted((_TREE / "demo/model").glob("*.yaml"))
-        if not configs:
-            return None
-        config, key = configs[0], "architecture"
-    weights = config.with_suffix(".safetensors")
-    if not weights.is_file():
-        return None
-    return load_unet(weights, architecture_from_dict(yaml.safe_load(config.read_text())[key]))
+def trained(name: str) -> UNet:
+    """``tiny`` or ``demo``: a trained model that comes with the code."""
+    return load_model(load_model_config(shipped_folder("demo") / TRAINED[name]), None)
 
 
 def pictures(unet: UNet, kind: str, n: int) -> Tensor:
-    """The first ``n`` of the source tree's ``contents`` or ``styles``: (n, 3, H, W)."""
+    """The first ``n`` of the tiny model's ``contents`` or ``styles``: (n, 3, H, W)."""
     import numpy as np
     from PIL import Image
 
     from diffstyle.images import prepare, to_tensor
 
-    paths = sorted((_TREE / "tests/data/pictures" / kind).glob("*.png"))[:n]
+    paths = sorted((shipped_folder("demo") / "tiny" / "pictures" / kind).glob("*.png"))[:n]
     return torch.stack([to_tensor(np.asarray(prepare(Image.open(path), unet.image_size))) for path in paths])
 
 
@@ -95,8 +82,6 @@ def whole_method(inverter: UNet, unet: UNet, plan_name: str, n: int, device: str
 def against_the_loop(n: int) -> list[str]:
     """Whole pairs on the CPU on the trained tiny model: seconds, and PSNR to what the reference's loop makes."""
     unet = trained("tiny")
-    if unet is None:
-        return [NEEDS_TREE]
     walk = inversion_plan(50)
     styles, contents = pictures(unet, "styles", n), pictures(unet, "contents", n)
     x_T, _ = ddim_invert(unet, styles, walk)
@@ -120,9 +105,7 @@ def against_the_loop(n: int) -> list[str]:
         ("fast", torch.bfloat16),
     )
     for name, dtype in rows:
-        unet = trained("tiny")
-        assert unet is not None
-        unet = tuned(unet.cast(dtype), "cpu")
+        unet = tuned(trained("tiny").cast(dtype), "cpu")
         x_T, _ = ddim_invert(unet, styles, walk)  # in the same precision, as a job does
         _, h = ddim_invert(unet, contents, walk)
         plan = preset_plan(name, walk.kept)
@@ -150,8 +133,6 @@ def precisions(device: str, plans: tuple[str, ...], n: int = 3) -> list[str]:
             cells = []
             allow_tf32(False)
             exact = trained(name)
-            if exact is None:
-                return [NEEDS_TREE]
             wanted = whole_method(exact.to(device), exact, plan, n, device)
             for _, dtype, tf32 in kinds:
                 allow_tf32(tf32)

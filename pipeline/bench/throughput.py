@@ -17,13 +17,13 @@ from PIL import Image
 
 from pipeline.monitoring.events import read_events
 from pipeline.storage.place import Place
+from pipeline.storage.shipped import shipped_folder
 
 HEAD = (
     "| pairs | contents x styles | whole run, s | start-up, s | banks, s | injection, s | report and end, s "
     "| pairs a second, injection | pairs a second, whole run | peak MiB of the main process |"
 )
 STEPS = 10  # network calls a pair: few, so that what the machinery costs shows
-_DATA = Path(__file__).resolve().parents[2] / "tests/data"  # comes with the source tree only
 _RUN = """
 import sys
 from pipeline.bench.peak import peak_mib
@@ -52,9 +52,7 @@ class JobTimes:
 
 def throughput(device: str, pairs: tuple[int, ...] = (10, 100, 1000)) -> list[str]:
     """The lines of a table of whole jobs, ``diffstyle run`` in a process of its own on an empty output for each."""
-    model = _DATA / "tiny-model.yaml"
-    if not model.is_file():
-        return ["Needs the source tree, whose tests/data holds a trained model."]
+    model = shipped_folder("demo") / "tiny" / "tiny-model.yaml"
     lines = [
         f"Whole jobs at 32 px, trained tiny model, on {device}, {STEPS} network calls a pair. Start-up is what passes "
         "until the workers that decode, and those that hold the model, begin their first unit.",
@@ -81,8 +79,9 @@ def sides(pairs: int) -> tuple[int, int]:
 
 def measure(folder: Path, model: Path, device: str, contents: int, styles: int) -> JobTimes:
     """Run a job below an empty ``folder``. Raises RuntimeError where it does not make all its pairs."""
-    turned_pictures(_DATA / "pictures/contents", folder / "contents", contents)
-    turned_pictures(_DATA / "pictures/styles", folder / "styles", styles)
+    pictures = shipped_folder("demo") / "tiny" / "pictures"
+    turned_pictures(pictures / "contents", folder / "contents", contents)
+    turned_pictures(pictures / "styles", folder / "styles", styles)
     job = {
         "model": str(model),
         "output": str(folder / "out"),

@@ -10,7 +10,7 @@ import click
 @click.command()
 @click.argument("job", metavar="JOB.yaml")
 @click.option(
-    "--data", required=True, help="Held-out pictures with known answers: benchmarks/demo_data's Parquet file."
+    "--data", required=True, help="Held-out pictures with known answers: demo/heldout.parquet of the source tree."
 )
 @click.option("--pairs", default=234, show_default=True, type=click.IntRange(2), help="How many pairs.")
 @click.option("--unseen", is_flag=True, help="Paintings that training never saw.")

@@ -13,7 +13,7 @@ from pipeline.models.config import load_model_config
 from pipeline.storage.address import BASE, CHECK_INPUTS
 from pipeline.storage.mistakes import Loc, unknown
 from pipeline.storage.paths import expand_home
-from pipeline.storage.shipped import shipped_files
+from pipeline.storage.shipped import is_shipped_job, shipped_files
 from pipeline.storage.yamlfile import MistakesError, read_yaml
 
 _SOURCES: tuple[Loc, ...] = (("content",), ("style",))
@@ -23,8 +23,9 @@ _SOURCE_PATHS = ("folder", "webdataset", "parquet", "list", "lmdb", "any", "bank
 def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = (), check_inputs: bool = False) -> Job:
     """Read and validate a job file.
 
-    Relative paths are taken from the job file's folder; those given by an override, and those of a ready job called by
-    its bare name (``afhq-style-mixing``), from the working directory.
+    Relative paths are taken from the job file's folder; those given by an override, and those of a ready job, called by
+    its bare name (``demo``) or by its path, from the working directory. ``shipped:demo/contents`` is what travels with
+    the code.
 
     Args:
         path: the file, or the name of a ready job that comes with the project.
@@ -51,12 +52,12 @@ def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = (), check_
 def _find(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     """The file to read and the folder that its relative paths start from."""
     file = expand_home(path)
-    if os.path.exists(file):  # noqa: PTH110 - a name that no file can have is no file, and no OSError
-        return file, file.absolute().parent
     ready = shipped_files("jobs")
     name = os.fspath(path)
-    if name in ready:
+    if name in ready and not os.path.isfile(name):  # noqa: PTH113 - a folder `demo` does not hide the ready job
         return ready[name], Path.cwd()
+    if os.path.exists(file):  # noqa: PTH110 - a name that no file can have is no file, and no OSError
+        return file, Path.cwd() if is_shipped_job(file) else file.absolute().parent
     if file.suffix or len(file.parts) > 1:
         raise ConfigError(f"{path}: no such file")
     raise ConfigError(f"{path}: no such file, and {unknown('ready job', name, ready)}")

@@ -2,7 +2,8 @@
 
 A relative path starts at the folder ``BASE`` of pydantic's validation context: the folder of the file that is read.
 Without one, as for a model built in Python, and for texts that bring their own base (``--set``), it is the working
-directory or that base. Under ``CHECK_INPUTS`` what is to be read must be there.
+directory or that base. ``shipped:demo/contents`` is what travels with the code, to be read only. Under ``CHECK_INPUTS``
+what is to be read must be there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pydantic import Field, PlainSerializer, ValidationInfo, WrapValidator
 from diffstyle.errors import ConfigError
 from pipeline.storage.mistakes import shown
 from pipeline.storage.paths import join_address, split_address
+from pipeline.storage.shipped import SHIPPED, shipped_path
 from pipeline.storage.variables import WrittenText, escape
 
 #: Keys of the validation context: the folder that relative paths start from; whether inputs must be there.
@@ -53,6 +55,7 @@ def resolving(
     reads: bool = False,
     pattern: bool = False,
     local: bool = False,
+    writes: bool = False,
 ) -> WrapValidator:
     """What makes a text field an address.
 
@@ -61,6 +64,7 @@ def resolving(
         reads: it is an input, which must be there under ``CHECK_INPUTS``.
         pattern: ``*``, ``?``, ``[...]`` and ``{...}`` may stand for several files; then nothing is looked for.
         local: it must be on a local disk.
+        writes: it is written to, so it can't be what travels with the code.
     """
 
     def resolve(value: Any, handler: Callable[[Any], str], info: ValidationInfo) -> str:
@@ -73,8 +77,11 @@ def resolving(
             return _keep_written(value, handler)
         context = info.context or {}
         base = (value.base if isinstance(value, WrittenText) else None) or context.get(BASE) or Path.cwd()
+        shipped = text.startswith(SHIPPED)
+        if shipped and writes:
+            raise ValueError(f"{text}: what comes with DiffStyle is only read; give a folder of your own")
         try:
-            scheme, path = split_address(text, base)
+            scheme, path = split_address(shipped_path(text) if shipped else text, base)
         except ConfigError as error:
             raise ValueError(str(error)) from None
         if scheme != "file" and local:
@@ -87,7 +94,7 @@ def resolving(
         if not isinstance(value, WrittenText) or not value.replaced:
             return resolved
         # Written so that it means the same in a file in any folder.
-        absolute = "://" in text or text.startswith(("/", "~"))
+        absolute = shipped or "://" in text or text.startswith(("/", "~"))
         return WrittenText(resolved, value.written if absolute else f"{escape(os.fspath(base))}/{value.written}")
 
     return WrapValidator(resolve)
@@ -110,7 +117,7 @@ def _check_presence(path: str) -> None:
 
 
 #: A file or folder, anywhere, that is written.
-Address = Annotated[str, resolving(), _WRITTEN_AGAIN]
+Address = Annotated[str, resolving(writes=True), _WRITTEN_AGAIN]
 #: A file or folder that is read.
 InputAddress = Annotated[str, resolving(reads=True), _WRITTEN_AGAIN]
 #: A file or folder on a local disk.

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from support.places import DATA, ROOT
 
 from diffstyle.checkpoint import load_unet
 from diffstyle.errors import ConfigError
@@ -21,8 +22,6 @@ from pipeline.bench.quality_page import BEGIN, END, tables, write_page
 from pipeline.jobfile.load import load_job
 from pipeline.measures.pixels import colour_distance, edge_correlation, matched_colours, psnr
 from pipeline.measures.vgg import MissingExtraError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +67,10 @@ def test_pairs_know_their_truth(heldout):
 
 
 def test_a_wrong_file_is_named(tmp_path, heldout):
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(
+        ConfigError,
+        match=r"none.parquet: no such file; .* are demo/heldout.parquet in the source tree",
+    ):
         load_pairs(tmp_path / "none.parquet", 4, 32)
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"image": [b""]}), other)
@@ -104,7 +106,7 @@ def test_a_whole_run_writes_its_page(heldout, tmp_path, monkeypatch):
         raise MissingExtraError("not here")
 
     monkeypatch.setattr(quality, "VGGFeatures", none)
-    unet = load_unet(ROOT / "tests" / "data" / "tiny-ddpm.safetensors", None)
+    unet = load_unet(DATA / "tiny-ddpm.safetensors", None)
     small = ["injection.plan={grid: 8}", "injection.events=8", f"output={tmp_path}"]
     job = load_job(ROOT / "jobs" / "demo.yaml", small)
     settings = quality.one_setting(job.settings())

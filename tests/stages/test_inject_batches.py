@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from support.places import DATA
 
 from diffstyle.plan import Injection, grid_plan
 from diffstyle.sampling import inject
@@ -13,13 +14,12 @@ from pipeline.models.load import load_model
 from pipeline.models.session import LoadedModel
 from pipeline.stages.walk import Walk
 
-MODEL = "tests/data/tiny-model.yaml"
 PAIRS = 7
 
 
 @pytest.fixture(scope="module")
-def unet(request):
-    return load_model(load_model_config(str(request.config.rootpath / MODEL)), None)
+def unet():
+    return load_model(load_model_config(DATA / "tiny-model.yaml"), None)
 
 
 @pytest.fixture(autouse=True)

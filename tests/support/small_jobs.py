@@ -13,12 +13,11 @@ from pipeline.jobfile.schema import Job
 from pipeline.runner import api
 from pipeline.runner.api import Result
 from pipeline.workers.local import LocalWorkers
-
-DATA = Path(__file__).parents[1] / "data"
+from support.places import DATA
 
 
 def model_file(folder: Path, name: str = "tiny", weights: Path = DATA / "tiny-ddpm.safetensors") -> Path:
-    """A model config that names the tests' checkpoint."""
+    """A model config that names the tiny checkpoint."""
     architecture = yaml.safe_load((DATA / "tiny-ddpm.yaml").read_text())["model"]
     file = folder / f"{name}.yaml"
     config = {"name": name, "architecture": architecture, "weights": {"path": str(weights)}}

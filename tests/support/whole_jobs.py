@@ -19,8 +19,8 @@ from pipeline.jobfile.load import load_job
 from pipeline.runner.api import STAGES, Result, run
 from pipeline.workers.base import Workers
 from pipeline.workers.local import LocalWorkers
+from support.places import DATA
 
-DATA = Path(__file__).parents[1] / "data"
 MODEL = DATA / "tiny-model.yaml"
 CONTENTS, STYLES = DATA / "pictures" / "contents", DATA / "pictures" / "styles"
 
