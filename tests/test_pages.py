@@ -1,0 +1,143 @@
+"""What the pages show works: the README's Python runs, and every command and option that a page names exists."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from pipeline.cli.main import main as cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"`([^`\n]+)`")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for kind, text in _BLOCK.findall(page.read_text()) if kind == language]
+
+
+def shell_lines(page: Path) -> Iterator[str]:
+    """Every line of a page's shell blocks that calls ``diffstyle``."""
+    for block in blocks(page, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            yield from re.findall(r"(?:^|\s)((?:\.venv/bin/)?diffstyle .*)", line.partition("#")[0].rstrip())
+
+
+def named_commands(page: Path) -> Iterator[str]:
+    """Every command that is named within a sentence; its arguments may be omitted there."""
+    for code in _CODE.findall(_BLOCK.sub("", page.read_text())):
+        if code.startswith("diffstyle "):
+            yield code
+
+
+SHELL = sorted({(page.name, line) for page in PAGES for line in shell_lines(page)})
+NAMED = sorted({(page.name, line) for page in PAGES for line in named_commands(page)})
+
+
+def parsed(line: str) -> tuple[click.Command, list[str]]:
+    """The command that a line calls, and the words that follow it."""
+    words = shlex.split(re.split(r"\s[|>]|\s2>", line)[0])[1:]
+    command: click.Command = cli
+    with click.Context(cli) as context:
+        while words and isinstance(command, click.Group):
+            if words[0].startswith("-"):
+                words.pop(0)
+                continue
+            found = command.get_command(context, words[0])
+            assert found is not None, f"`{line}`: there is no command {words[0]}"
+            command, words = found, words[1:]
+    return command, words
+
+
+def understood(line: str) -> None:
+    """The line's options exist, and the command takes its arguments; nothing runs."""
+    command, words = parsed(line)
+    command.make_context(command.name, [word for word in words if word.strip("[].")])
+
+
+@pytest.mark.parametrize(("page", "line"), SHELL)
+def test_lines_of_shell_are_understood(page: str, line: str) -> None:
+    understood(line)
+
+
+@pytest.mark.parametrize(("page", "line"), NAMED)
+def test_commands_within_sentences_exist_with_their_options(page: str, line: str) -> None:
+    command, words = parsed(line)
+    used = {word.strip("[]").partition("=")[0] for word in words if word.lstrip("[").startswith("-")}
+    assert used <= {*options(command), "--help"}
+
+
+def test_lines_are_looked_at() -> None:
+    assert len(SHELL) > 20
+    assert len(NAMED) > 30
+    with pytest.raises(AssertionError, match="no command heal"):
+        understood("diffstyle heal results/tiny")
+    with pytest.raises(click.NoSuchOption):
+        understood("diffstyle run job.yaml --dry")
+    with pytest.raises(click.UsageError):
+        understood("diffstyle bank export a b --format zip")
+    with pytest.raises(click.UsageError):
+        understood("diffstyle run")
+
+
+def options(command: click.Command) -> set[str]:
+    names = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    if isinstance(command, click.Group):
+        with click.Context(command) as context:
+            for name in command.list_commands(context):
+                inner = command.get_command(context, name)
+                assert inner is not None
+                names |= options(inner)
+    return names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_within_sentences_exist(page: Path) -> None:
+    text = _BLOCK.sub("", page.read_text())
+    named = {code.split()[0].partition("=")[0] for code in _CODE.findall(text) if re.match(r"--[a-z]", code)}
+    of_scripts = {
+        name
+        for script in (ROOT / "benchmarks").glob("*.py")
+        for name in re.findall(r"--[a-z][\w-]*", script.read_text())
+    }
+    assert named - options(cli) - of_scripts - {"--help"} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_of_a_page_can_be_read_and_imports_what_exists(page: Path) -> None:
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] in ("pipeline", "diffstyle"):
+                module = importlib.import_module(str(node.module))
+                assert [one.name for one in node.names if not hasattr(module, one.name)] == [], page.name
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that looks like the source tree, the small job first: the block that reads its manifest needs it."""
+    (tmp_path / "jobs").mkdir()
+    shutil.copy(ROOT / "jobs" / "tiny.yaml", tmp_path / "jobs")
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "tiny").symlink_to("few")
+    monkeypatch.chdir(tmp_path)
+    pages = blocks(ROOT / "README.md", "python")
+    assert len(pages) == 3
+    seen: dict[str, object] = {}
+    for block in sorted(pages, key=lambda block: "pipeline.run(" not in block):
+        assert "pipeline.run(" not in block or "local=True" in block
+        values: dict[str, object] = {}
+        exec(compile(block, "README.md", "exec"), values)  # noqa: S102 - the project's own page
+        seen |= values
+    assert seen["result"].counts.pairs_made == 2  # type: ignore[attr-defined]
+    assert len(seen["pairs"]) == 2  # type: ignore[arg-type]
+    assert tuple(seen["picture"].shape) == (1, 3, 32, 32)  # type: ignore[attr-defined]
