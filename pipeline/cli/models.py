@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from pipeline.models.cache import cache_place, weights_place
 from pipeline.models.config import ModelConfig, all_model_configs, is_config_name, load_model_config
+from pipeline.models.weights import cache_place, weights_place
 
 
 @click.group(invoke_without_command=True)

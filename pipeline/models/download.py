@@ -24,11 +24,11 @@ from typing import IO
 
 from diffstyle.diffusers_files import folder_weights
 from diffstyle.errors import CheckpointError, ConfigError
-from pipeline.models.cache import cache_place
 from pipeline.models.config import ModelConfig
 from pipeline.models.fetch_errors import FetchError, FullDiskError, InterruptedFetchError, NotFoundError, RefusedError
 from pipeline.models.hub import fetch_repository
 from pipeline.models.records import beside, check_record, file_hash, read_json, read_record, record_place, write_record
+from pipeline.models.weights import cache_place
 
 #: Called with a file's name, bytes there, and bytes in all (None: the server does not say).
 Progress = Callable[[str, int, int | None], None]

@@ -6,9 +6,9 @@ import os
 from typing import TYPE_CHECKING
 
 from diffstyle.errors import CheckpointError
-from pipeline.models.cache import cache_place, missing_weights, weights_place
 from pipeline.models.config import RANDOM_WEIGHTS, ModelConfig, WeightsChoice, all_model_configs
 from pipeline.models.download import check_cached
+from pipeline.models.weights import cache_place, missing_weights, weights_place
 from pipeline.storage.identity import digest
 
 if TYPE_CHECKING:

@@ -51,7 +51,7 @@ class Scores:
         self.output = output
         layout = OutputLayout(output)
         # Rows are all there is: no part has a payload, and no such folder is ever made.
-        self.store = PartStore(output, "scores-payload", layout.SCORES, description="scores.json")
+        self.store = PartStore(output, "scores-payload", layout.SCORES, description=layout.SCORES_DESCRIPTION)
 
     def exists(self) -> bool:
         """Whether the output was ever scored."""

@@ -22,6 +22,7 @@ class OutputLayout:
     MANIFEST: ClassVar[str] = "manifest"
     SCORES: ClassVar[str] = "scores"
     DESCRIPTION: ClassVar[str] = "output.json"
+    SCORES_DESCRIPTION: ClassVar[str] = "scores.json"
     _BANKS: ClassVar[str] = "banks"
 
     @classmethod

@@ -19,9 +19,9 @@ from support.fetch_server import Handler
 from diffstyle.errors import CheckpointError, ConfigError, DiffStyleError
 from pipeline.cli.main import main
 from pipeline.models import download, records
-from pipeline.models.cache import cache_place
 from pipeline.models.config import ModelConfig, load_model_config
 from pipeline.models.download import FetchError, fetch_model
+from pipeline.models.weights import cache_place
 
 BODY = bytes(range(256)) * 12_000  # 3 MB: several reads
 

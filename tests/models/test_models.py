@@ -12,9 +12,9 @@ import yaml
 from diffstyle.checkpoint import save_unet
 from diffstyle.errors import CheckpointError, ConfigError
 from diffstyle.networks.build import build_unet
-from pipeline.models.cache import cache_place, missing_weights, weights_place
 from pipeline.models.config import all_model_configs, load_model_config
 from pipeline.models.load import load_model, random_unet
+from pipeline.models.weights import cache_place, missing_weights, weights_place
 from pipeline.storage import shipped
 from pipeline.storage.cache import cache_folder
 

@@ -1,4 +1,4 @@
-"""Where weights and measurements are kept on this machine, and which weights a model would take."""
+"""Which weights a model would take, and where they lie on this machine."""
 
 from __future__ import annotations
 
