@@ -39,6 +39,7 @@ def description(out) -> dict:
 
 def test_the_layout(out):
     assert sorted(path.name for path in out.iterdir() if path.name not in ("events", "plan.json")) == [
+        ".lock",
         "banks",
         "contact-sheets",
         "job.yaml",

@@ -36,7 +36,7 @@ def banks(golden, shared, tmp_path_factory):
             for side in ("content", "style"):
                 lines = [str(shared / "images" / path) for path in facts[f"{side}s"]]
                 (folder / f"{side}.csv").write_text("\n".join(["path", *lines]) + "\n")
-                sources[side] = str(folder / f"{side}.csv")
+                sources[side] = {"list": str(folder / f"{side}.csv"), "allow_outside": True}
             fields = {"model": str(model), "inversion": {"steps": 50}, "compute": {"batch": 4}}
             run_job(folder, stages=("shard", "precompute"), bank={"h": "float32", "keep": "all"}, **sources, **fields)
             banks = {side: {"bank": str(folder / "out" / "banks" / side)} for side in sources}
