@@ -33,6 +33,7 @@ COMMANDS = {
     "precompute": ("pipeline.cli.precompute:precompute", "Stage 2: invert prepared pictures into a latent bank."),
     "inject": ("pipeline.cli.inject:inject", "Stage 3: make the pairs' pictures and the manifest."),
     "score": ("pipeline.cli.score:score", "Stage 4: score every picture: content kept, style kept, sanity."),
+    "select": ("pipeline.cli.select:select", "Choose pairs by their scores and write them as a data set."),
     "status": ("pipeline.cli.status:status", "Say what of a run is done, failed and left."),
     "verify": ("pipeline.cli.verify:verify", "Check that all of a run's output is as it was written; --repair it."),
     "prune": ("pipeline.cli.prune:prune", "Drop the pictures that no current job wants."),

@@ -1,0 +1,181 @@
+"""``README.md``: the data card. What is in the data set, how it was chosen, from what, and how to make it again."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+
+import diffstyle
+from pipeline.results.scores import SCORES
+from pipeline.results.select.choose import Choice
+from pipeline.results.select.formats import Form
+from pipeline.results.select.licences import licence_id
+
+FILE = "README.md"
+
+_SETTINGS = (
+    *("gamma", "gamma_schedule", "t_edit", "t_boost", "events", "dt_lambda", "dt_end", "omega", "mask", "plan"),
+    *("inversion", "precision", "seed", "model", "model_fingerprint", "algorithm", "width", "height"),
+)
+_SHOWN = 12
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+
+def write_card(
+    folder: Path,
+    name: str,
+    choice: Choice,
+    form: Form,
+    pictures: Sequence[str],
+    schema: pa.Schema,
+    command: str,
+    job: str | None,
+) -> None:
+    """Write ``README.md``.
+
+    Args:
+        folder: Of the data set.
+        name: The data set's.
+        choice: The chosen pairs.
+        form: The data set's form.
+        pictures: Its columns of pictures.
+        schema: Its other columns.
+        command: The command that chose them.
+        job: The run's job file, as text; None where the run has none.
+    """
+    sections = [
+        f"# {name}",
+        "Pictures that keep the content of one picture and take the style of another, made by "
+        f"diffstyle {diffstyle.__version__} with a frozen diffusion model. "
+        f"{len(choice.table):,} pairs of {choice.made:,} that were made.",
+        _splits(choice),
+        "## How they were chosen",
+        "\n".join(f"- {line}" for line in choice.lines()),
+        _columns(pictures, schema),
+        _settings(choice.table),
+        _scores(choice.table),
+        _sources(choice.table),
+        "## How to make it again",
+        f"```sh\n{command}\n```",
+    ]
+    if job is not None:
+        sections += ["of the output of this job:", f"```yaml\n{job.rstrip()}\n```"]
+    head = yaml.safe_dump(_head(choice, form), sort_keys=False, allow_unicode=True)
+    text = f"---\n{head}---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
+    (folder / FILE).write_text(text, encoding="utf-8")
+
+
+def licences_of(table: pa.Table) -> list[str]:
+    """The licences that the chosen sources state, the most frequent first."""
+    counts = Counter(table["content_licence"].to_pylist()) + Counter(table["style_licence"].to_pylist())
+    return [licence for licence, _ in counts.most_common() if licence is not None]
+
+
+def _head(choice: Choice, form: Form) -> dict[str, object]:
+    """What the Hugging Face hub and `datasets` read: where the splits are, size and licence."""
+    n = len(choice.table)
+    head: dict[str, object] = {}
+    licences = licences_of(choice.table)
+    if licences:
+        short = {licence_id(licence) for licence in licences}
+        head["license"] = short.pop() if len(short) == 1 else "other"
+    head["task_categories"] = ["image-to-image"]
+    head["tags"] = ["style-transfer", "diffstyle"]
+    head["size_categories"] = [next((text for limit, text in _SIZES if n < limit), "n>1M")]
+    files = [{"split": split, "path": form.pattern.format(split=split)} for split in choice.splits]
+    head["configs"] = [{"config_name": "default", "data_files": files}]
+    return head
+
+
+def _splits(choice: Choice) -> str:
+    rows = []
+    for split, n in choice.splits.items():
+        part = choice.table.filter(pc.equal(choice.table["split"], split))
+        images = [pc.count_distinct(part[f"{side}_image"]).as_py() for side in ("content", "style")]
+        rows.append((split, f"{n:,}", f"{images[0]:,}", f"{images[1]:,}"))
+    return _table(("split", "pairs", "contents", "styles"), rows)
+
+
+def _columns(pictures: Sequence[str], schema: pa.Schema) -> str:
+    said = {"image": "the result", "content": "the content, as the model saw it", "style": "the style, likewise"}
+    lines = [f"- `{name}`: {said[name]}" for name in pictures]
+    lines += [f"- `{field.name}`{_says(field.name)}" for field in schema]
+    return "## Columns\n\n" + "\n".join(lines)
+
+
+def _says(name: str) -> str:
+    return f": {SCORES[name][1]}" if name in SCORES else ""
+
+
+def _settings(table: pa.Table) -> str:
+    rows = []
+    for name in _SETTINGS:
+        counts = Counter(value for value in table[name].to_pylist() if value is not None)
+        if counts:
+            shown = [f"`{value:g}`" if isinstance(value, float) else f"`{value}`" for value in sorted(counts)[:_SHOWN]]
+            rows.append(
+                (name, ", ".join(shown) + (f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""))
+            )
+    return "## Settings\n\n" + _table(("setting", "values"), rows)
+
+
+def _scores(table: pa.Table) -> str:
+    rows = []
+    for name, (better, _) in SCORES.items():
+        if name in table.column_names and table[name].null_count < len(table):
+            values = table[name].drop_null().cast(pa.float64()).to_numpy()
+            numbers = np.quantile(values, (0, 0.1, 0.5, 0.9, 1))
+            words = {True: "more", False: "less", None: "-"}[better]
+            rows.append((name, words, *(f"{number:.3g}" for number in numbers), f"{len(values):,}"))
+    if not rows:
+        return ""
+    head = ("score", "better", "least", "10 %", "median", "90 %", "most", "pairs")
+    return "## Scores\n\n" + _table(head, rows)
+
+
+def _sources(table: pa.Table) -> str:
+    text = ["## Sources"]
+    for side in ("content", "style"):
+        n = pc.count_distinct(table[f"{side}_image"]).as_py()
+        lines = [f"- {n:,} {side} pictures"]
+        for column, words in (("label", "labels"), ("licence", "licences"), ("attribution", "attributions")):
+            counts = Counter(table[f"{side}_{column}"].to_pylist())
+            stated = [(value, pairs) for value, pairs in counts.most_common() if value is not None]
+            if stated:
+                shown = ", ".join(f"{' '.join(value.split())} ({pairs:,})" for value, pairs in stated[:_SHOWN])
+                rest = f" and {len(stated) - _SHOWN} more, in the rows" if len(stated) > _SHOWN else ""
+                lines.append(f"  - {words}, by pairs: {shown}{rest}")
+            if column == "licence" and counts[None]:
+                lines.append(f"  - of {counts[None]:,} pairs the {side} states no licence")
+        text.append("\n".join(lines))
+    return "\n\n".join(text)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def write_selection(folder: Path, choice: Choice, form: Form, command: str) -> None:
+    """Write ``selection.json``: the same for programs, and the mark of a data set that may be replaced."""
+    said = {
+        "kind": "diffstyle-selection",
+        "diffstyle": diffstyle.__version__,
+        "command": command,
+        "format": form.name,
+        "made": choice.made,
+        "left_out": [{"rule": one.rule, "pairs": one.pairs, "why": one.why} for one in choice.left_out],
+        "pairs": len(choice.table),
+        "splits": choice.splits,
+    }
+    (folder / SELECTION).write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+SELECTION = "selection.json"

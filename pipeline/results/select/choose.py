@@ -1,0 +1,209 @@
+"""Which pairs of a run are chosen: each rule in its turn, and how many pairs it left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diffstyle.errors import ConfigError
+from pipeline.results.manifest import Manifest
+from pipeline.results.select.keep_list import read_keep_list
+from pipeline.results.select.licences import is_allowed
+from pipeline.results.select.pairs import has_scores, matching, pairs_of
+from pipeline.results.select.ranking import best_first, within_quotas, without_duplicates
+from pipeline.results.select.splits import By, splits_of
+from pipeline.storage.place import Place
+
+#: The split of a data set for which none were asked.
+ALL = "train"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is asked of the pairs, in the order in which it is applied.
+
+    Attributes:
+        where: An SQL condition over manifest and scores.
+        keep: A CSV list with the columns ``pair`` and ``decision``.
+        licences: Those that both sources of a pair must have, as ``allowed_list`` gives them; empty: any, or none.
+        splits: Name -> share; empty: no splits.
+        splits_by: What is held out.
+        seed: Of the splits.
+        duplicates: Up to how many bits of their hash two pictures are near-duplicates; None: not looked at.
+        best: The score by which the best are taken; see ``best_first``.
+        per_style: At most so many pairs of a style; None: any number.
+        per_content: At most so many of a content.
+        limit: At most so many in all.
+    """
+
+    where: str | None = None
+    keep: Path | None = None
+    licences: tuple[str, ...] = ()
+    splits: Mapping[str, float] = field(default_factory=dict)
+    splits_by: By = "both"
+    seed: int = 0
+    duplicates: int | None = None
+    best: str | None = None
+    per_style: int | None = None
+    per_content: int | None = None
+    limit: int | None = None
+
+    def check(self) -> None:
+        """ConfigError where two of them don't go together."""
+        if self.best is not None and (self.duplicates, self.per_style, self.per_content, self.limit) == (None,) * 4:
+            raise ConfigError(
+                "--best: says which pairs come first, but all are taken; add --limit, --per-style, --per-content or "
+                "--drop-duplicates"
+            )
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """How many pairs a rule left out, and in words why."""
+
+    rule: str
+    pairs: int
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.pairs:,} left out by {self.rule}" + (f" ({self.why})" if self.why else "")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen pairs.
+
+    Attributes:
+        table: Their rows as ``pairs_of`` gives them, sorted by ``pair``, with a column ``split``.
+        made: How many pictures the run has.
+        left_out: What each rule left out, in order.
+        notes: What the user should know.
+    """
+
+    table: pa.Table
+    made: int
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Split -> how many pairs it has; without those that have none."""
+        counts = Counter(self.table["split"].to_pylist())
+        return {name: counts[name] for name in dict.fromkeys([*_order(self.table), *counts]) if counts[name]}
+
+    def lines(self) -> list[str]:
+        """What the command prints."""
+        chosen = f"{len(self.table):,} of {self.made:,} pairs chosen"
+        if _order(self.table):
+            chosen += ": " + ", ".join(f"{name} {n:,}" for name, n in self.splits.items())
+        return [*map(str, self.left_out), *(f"note: {note}" for note in self.notes), chosen]
+
+
+def _order(table: pa.Table) -> list[str]:
+    names = (table.schema.field("split").metadata or {}).get(b"order", b"")
+    return names.decode().split(",") if names else []
+
+
+def choose(run: Place, rules: Rules) -> Choice:
+    """Choose the pairs of a run.
+
+    Args:
+        run: The output folder, or its address on S3 or GCS.
+        rules: What is asked of them.
+
+    Raises:
+        ConfigError: A rule is wrong, or there are no pictures.
+    """
+    rules.check()
+    table = pairs_of(run)
+    made = len(table)
+    left_out: list[LeftOut] = []
+    notes: list[str] = []
+
+    def keep(kept: pa.Array | pa.ChunkedArray, rule: str, why: str = "") -> None:
+        nonlocal table
+        before, table = len(table), table.filter(kept)
+        left_out.append(LeftOut(rule, before - len(table), why if before > len(table) else ""))
+
+    if rules.where is not None:
+        keep(pc.is_in(table["pair"], matching(table, rules.where)), "--where")
+    if rules.keep is not None:
+        decisions = read_keep_list(rules.keep)
+        unknown = (decisions.keep | decisions.reject) - set(_all_ids(run))
+        if unknown:
+            notes.append(f"{len(unknown):,} pairs of {rules.keep} are not in this run")
+        if decisions.keep:
+            keep(pc.is_in(table["pair"], _texts(decisions.keep)), "--keep", "the list does not keep them")
+        else:
+            keep(pc.invert(pc.is_in(table["pair"], _texts(decisions.reject))), "--keep", "the list rejects them")
+    if rules.licences:
+        keep(*_licensed(table, rules.licences))
+    table, split_why = _with_splits(table, rules)
+    if rules.splits:
+        keep(pc.is_valid(table["split"]), "--splits", split_why)
+    if rules.duplicates is not None:
+        if not has_scores(table):
+            raise ConfigError("--drop-duplicates: this run has no scores yet; `diffstyle score RUN` makes them")
+        unknown_hash = table["phash"].null_count
+        if unknown_hash:
+            notes.append(f"{unknown_hash:,} pairs have no scores, so they were not compared with others")
+        order = best_first(table, rules.best)
+        kept = without_duplicates(table["phash"].to_pylist(), order, rules.duplicates)
+        keep(_mask(kept, len(table)), "--drop-duplicates", f"within {rules.duplicates} bits of one that is kept")
+    if rules.per_style is not None or rules.per_content is not None:
+        order = best_first(table, rules.best)
+        kept = within_quotas(table, order, {"style_image": rules.per_style, "content_image": rules.per_content})
+        given = {"--per-style": rules.per_style, "--per-content": rules.per_content}
+        keep(_mask(kept, len(table)), " and ".join(name for name, value in given.items() if value is not None))
+    if rules.limit is not None:
+        keep(_mask(best_first(table, rules.best)[: rules.limit], len(table)), "--limit")
+    if rules.best is not None and (empty := table[rules.best.lstrip("+-")].null_count):
+        notes.append(f"{empty:,} of the chosen pairs have no {rules.best.lstrip('+-')}; they came last")
+    choice = Choice(table, made, tuple(left_out), tuple(notes))
+    lacking = [name for name in rules.splits if name not in choice.splits]
+    if lacking and len(table):
+        notes.append(f"no pair is in {', '.join(lacking)}: too few pictures for so small a share, or another --seed")
+    return Choice(table, made, tuple(left_out), tuple(notes))
+
+
+def _all_ids(run: Place) -> list[str]:
+    """The ids of a run's pairs, also of those that failed."""
+    return Manifest(run).table(["pair"])["pair"].to_pylist()
+
+
+def _texts(values: frozenset[str]) -> pa.Array:
+    return pa.array(sorted(values), pa.string())
+
+
+def _mask(rows: np.ndarray, n: int) -> pa.Array:
+    mask = np.zeros(n, bool)
+    mask[rows] = True
+    return pa.array(mask)
+
+
+def _licensed(table: pa.Table, allowed: tuple[str, ...]) -> tuple[pa.ChunkedArray, str, str]:
+    """Which pairs may be used, the rule's name, and how many pairs each other licence cost."""
+    good: dict[str | None, bool] = {}
+    kept, reasons = [], Counter[str]()
+    for pair in zip(table["content_licence"].to_pylist(), table["style_licence"].to_pylist(), strict=True):
+        wrong = [one for one in pair if not good.setdefault(one, is_allowed(one, allowed))]
+        kept.append(not wrong)
+        if wrong:
+            reasons[wrong[0] or "no licence stated"] += 1
+    words = [f"{name}: {n:,}" for name, n in reasons.most_common(8)]
+    words += ["..."] if len(reasons) > len(words) else []
+    return pa.array(kept, pa.bool_()), "--licence", ", ".join(words)
+
+
+def _with_splits(table: pa.Table, rules: Rules) -> tuple[pa.Table, str]:
+    if not rules.splits:
+        return table.append_column("split", pa.array([ALL] * len(table), pa.string())), ""
+    splits = splits_of(table["content_image"], table["style_image"], rules.splits, rules.seed, rules.splits_by)
+    order = pa.field("split", pa.string(), metadata={"order": ",".join(rules.splits)})
+    return table.append_column(order, splits), "their content and their style belong to different splits"

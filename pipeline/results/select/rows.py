@@ -1,0 +1,58 @@
+"""What the data set says of each pair: columns of the manifest and scores, without what only a run needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.storage.identity import source_name
+
+#: Columns that say how the run went, not what the picture is.
+_RUN_ONLY = {"picture", "picture_bytes", "format", "seconds", "created"}
+
+
+def described(table: pa.Table, with_splits: bool) -> pa.Table:
+    """The columns of the data set: ``pair``, ``split``, names, settings, rights, scores.
+
+    Left out is what is null in every row. A source that is a file is named without the folders of this machine; an
+    address stays whole. ``phash`` is written in hexadecimal digits.
+
+    Args:
+        table: The chosen pairs.
+        with_splits: Whether there are splits to name.
+    """
+    names = [name for name in table.column_names if name not in _RUN_ONLY | {"pair", "split"}]
+    names = ["pair", *(["split"] if with_splits else []), *names]
+    arrays = {name: table[name] for name in names if table[name].null_count < len(table)}
+    for side in ("content", "style"):
+        name = f"{side}_source"
+        if name in arrays:
+            distinct = pc.unique(arrays[name])
+            public = {source: _public(source) for source in distinct.to_pylist() if source is not None}
+            arrays[name] = pa.array([public.get(source) for source in arrays[name].to_pylist()], pa.string())
+    if "phash" in arrays:
+        arrays["phash"] = pa.array([one and one.hex() for one in arrays["phash"].to_pylist()], pa.string())
+    return pa.table(arrays)
+
+
+def _public(source: str) -> str:
+    return source if "://" in source else source_name(source)
+
+
+def as_json(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Each row for JSON: a text that is missing is empty, since readers guess a column's type from its first rows.
+
+    A number that is missing, or not finite, is null.
+    """
+    texts = {field.name for field in table.schema if pa.types.is_string(field.type)}
+    for batch in table.to_batches(1024):
+        for row in batch.to_pylist():
+            yield {name: _plain("" if value is None and name in texts else value) for name, value in row.items()}
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
