@@ -178,16 +178,16 @@ def _check_fit(
     candidates: Mapping[str, Architecture],
     chosen: WeightSet | None,
 ) -> None:
-    expected, found = _shapes(unet.state_dict()), _shapes(tensors)
-    if found == expected:
+    expected, actual = _shapes(unet.state_dict()), _shapes(tensors)
+    if actual == expected:
         return
     kinds = {
-        "missing": [f"{name} {shape}" for name, shape in expected.items() if name not in found],
-        "surplus": [f"{name} {shape}" for name, shape in found.items() if name not in expected],
+        "missing": [f"{name} {shape}" for name, shape in expected.items() if name not in actual],
+        "surplus": [f"{name} {shape}" for name, shape in actual.items() if name not in expected],
         "misshapen": [
-            f"{name} {found[name]} for {shape}"
+            f"{name} {actual[name]} for {shape}"
             for name, shape in expected.items()
-            if name in found and found[name] != shape
+            if name in actual and actual[name] != shape
         ],
     }
     counts = ", ".join(
@@ -195,10 +195,10 @@ def _check_fit(
         for kind, items in kinds.items()
         if items
     )
-    if is_diffusers_layout(found) and not is_diffusers_layout(expected):
+    if is_diffusers_layout(actual) and not is_diffusers_layout(expected):
         cure = "; it is in diffusers' layout: give the folder with its config.json"
     else:
-        cure = _output_channels(found, expected) or _fitting(tensors, candidates)
+        cure = _output_channels(actual, expected) or _fitting(tensors, candidates)
     subject = f"{path} ({chosen})" if chosen else str(path)
     raise CheckpointError(
         f"{subject} does not fit the {unet.architecture.family} architecture, "
@@ -206,12 +206,12 @@ def _check_fit(
     )
 
 
-def _output_channels(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> str:
+def _output_channels(actual: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> str:
     """The end of a message where the output's channels tell that only ``learn_sigma`` is wrong."""
     outputs = {"out.2.weight", "out.2.bias", "conv_out.weight", "conv_out.bias"} & expected.keys()
-    if found.keys() != expected.keys() or {name for name in found if found[name] != expected[name]} != outputs:
+    if actual.keys() != expected.keys() or {name for name in actual if actual[name] != expected[name]} != outputs:
         return ""
-    has, wanted = (shapes[min(outputs)][0] for shapes in (found, expected))
+    has, wanted = (shapes[min(outputs)][0] for shapes in (actual, expected))
     if "out.2.bias" in outputs and {has, wanted} == {3, 6}:
         return f"; its output has {has} channels: say learn_sigma: {str(has == 6).lower()} in the model's architecture"
     return f"; its output has {has} channels and not {wanted}"
@@ -219,8 +219,8 @@ def _output_channels(found: Mapping[str, tuple[int, ...]], expected: Mapping[str
 
 def _fitting(tensors: Mapping[str, Tensor], candidates: Mapping[str, Architecture]) -> str:
     """The end of a message: which of the known architectures the tensors fit exactly. Nothing is allocated."""
-    found = _shapes(tensors)
-    names = [name for name, a in candidates.items() if _shapes(build_unet(a, "meta").state_dict()) == found]
+    shapes = _shapes(tensors)
+    names = [name for name, a in candidates.items() if _shapes(build_unet(a, "meta").state_dict()) == shapes]
     if names:
         return f"; it fits {' and '.join(repr(name) for name in names)}"
     return f"; it fits none of {', '.join(candidates)}" if candidates else ""

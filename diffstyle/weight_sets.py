@@ -53,11 +53,11 @@ class WeightSet:
 
 def weight_sets(content: Any) -> list[WeightSet]:
     """Every set of weights in what a file holds, in the file's order."""
-    found = list(_sets(content, (), _DEPTH))
+    sets = list(_sets(content, (), _DEPTH))
     if isinstance(content, list | tuple):  # DDPM's training states: the network, its optimizer, ..., its average
-        first = next((one for one in found if one.tensors and not one.part), None)
-        found = [replace(one, averaged=one.averaged or (one is not first and _same_names(one, first))) for one in found]
-    return [_named(one, found) for one in found]
+        first = next((one for one in sets if one.tensors and not one.part), None)
+        sets = [replace(one, averaged=one.averaged or (one is not first and _same_names(one, first))) for one in sets]
+    return [_named(one, sets) for one in sets]
 
 
 def choose(

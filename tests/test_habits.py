@@ -64,7 +64,7 @@ def test_issue_forms_are_whole(path):
 #: Words that readers stumbled over -> what to write.
 RIDDLES = {
     r"\bm[e]nd(s|ed)?\b": "fix",
-    r"\b(leave it|left) a[w]ay\b": "omit",
+    r"\b(leave|left|leaving)( \S+)? a[w]ay\b": "omit",
     r"\bstands? t[w]ice\b": "duplicate",
     r"\bis no assign[m]ent\b": "is not of the form FIELD=VALUE",
     r"\ba[n]ew\b": "again, or new",

@@ -104,9 +104,9 @@ def merge(
         if bank.place == place:
             raise BankError(f"{place}: is the target and a source at once")
         same_format = dataclasses.replace(bank.description, format=description.format)
-        found = differences(description.to_dict(), same_format.to_dict())
-        if found:
-            raise BankError(f"{bank.place} can't be merged into {place}: {'; '.join(found)}")
+        differing = differences(description.to_dict(), same_format.to_dict())
+        if differing:
+            raise BankError(f"{bank.place} can't be merged into {place}: {'; '.join(differing)}")
     about = {**banks[0].about, "merged_from": [str(bank.place) for bank in banks]}
     writer = BankWriter.create_or_open(place, description, about)
     writer.remove_uncommitted()
@@ -136,9 +136,9 @@ def _pour(bank: LatentBank, writer: BankWriter, progress: Progress) -> int:
     known_failures = writer.failed_images()
     writer.commit_failures(row for row in failures if row["image"] not in known and row["image"] not in known_failures)
     if dataclasses.replace(bank.description, format=writer.description.format) == writer.description:
-        there = read_columns(writer.root)  # what was computed from the same tensors holds for their copies
+        columns = read_columns(writer.root)  # what was computed from the same tensors holds for their copies
         for name, values in read_columns(bank.place).items():
-            have = there.get(name, {})
+            have = columns.get(name, {})
             write_column(writer.root, name, {image: value for image, value in values.items() if image not in have})
     writer.snapshot()
     return copied

@@ -81,7 +81,10 @@ class BankDescription:
         # Columns of the index, of a Parquet payload, of a data frame and of a batch: no name may mean two things.
         names = list(INDEX_COLUMNS)
         for one in self.tensors:
-            names += [one.name, *(f"{one.name}_{what}" for what in ("offset", "size", "shape", "dtype", "timesteps"))]
+            names += [
+                one.name,
+                *(f"{one.name}_{column}" for column in ("offset", "size", "shape", "dtype", "timesteps")),
+            ]
         clashes = sorted({name for name in names if names.count(name) > 1})
         if clashes:
             raise BankError(f"bank description: tensors: the column {clashes[0]!r} would be there twice; rename one")

@@ -135,12 +135,14 @@ class OpenFiles:
                 f"{place}: missing, though the index names it; reopen the bank if it was just pruned, "
                 "else run `diffstyle bank repair`"
             ) from None
-        there = os.fstat(file.fileno()).st_size if place.is_local else file.size()
-        if there != file_size:
+        actual_size = os.fstat(file.fileno()).st_size if place.is_local else file.size()
+        if actual_size != file_size:
             file.close()
-            raise BankError(f"{place}: has {there} bytes, the index says {file_size}; run `diffstyle bank repair`")
+            raise BankError(
+                f"{place}: has {actual_size} bytes, the index says {file_size}; run `diffstyle bank repair`"
+            )
         with self._lock:
-            # An evicted file is closed when the last reader lets go of it, not under its hands.
+            # An evicted file is closed when its last reader has let go of it, never while it is read.
             self._files[place] = file
             while len(self._files) > self._limit:
                 self._files.popitem(last=False)

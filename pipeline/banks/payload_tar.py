@@ -37,10 +37,10 @@ def write(stream: BinaryIO, description: BankDescription, items: Sequence[Latent
         place: dict[str, Any] = {"row": row}
         for name, tensor in stored_tensors(item, description).items():
             place[f"{name}_offset"], place[f"{name}_size"] = tar.add(f"{item.image}.{name}.npy", *_npy(tensor))
-        said = {name: item.row.get(name) for name in PICTURE_COLUMNS}
-        said.update(key=item.key, image=item.image)
-        said.update((f"{one.name}_timesteps", one.timesteps) for one in description.tensors if one.timesteps)
-        tar.add(f"{item.image}.json", json.dumps(said, sort_keys=True, ensure_ascii=False).encode())
+        sample = {name: item.row.get(name) for name in PICTURE_COLUMNS}
+        sample.update(key=item.key, image=item.image)
+        sample.update((f"{one.name}_timesteps", one.timesteps) for one in description.tensors if one.timesteps)
+        tar.add(f"{item.image}.json", json.dumps(sample, sort_keys=True, ensure_ascii=False).encode())
         places.append(place)
     tar.end()
     return places
@@ -119,9 +119,9 @@ def read_all(place: Place) -> Iterator[Latents]:
                 if kind.endswith(".npy"):
                     tensors[kind.removesuffix(".npy")] = _array(np.frombuffer(data, np.uint8))
                 elif kind == "json":
-                    said = json.loads(data)
-                    timesteps = {n: tuple(said[f"{n}_timesteps"]) for n in tensors if f"{n}_timesteps" in said}
-                    yield Latents(said.get("key"), image, tensors, timesteps, {"row": row})
+                    sample = json.loads(data)
+                    timesteps = {n: tuple(sample[f"{n}_timesteps"]) for n in tensors if f"{n}_timesteps" in sample}
+                    yield Latents(sample.get("key"), image, tensors, timesteps, {"row": row})
                     tensors, row = {}, row + 1
                 else:
                     raise BankError(f"{place}: member {member.name} is none of a bank's")

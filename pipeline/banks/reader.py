@@ -112,9 +112,11 @@ class LatentBank:
         return isinstance(key, str) and self._find(key) is not None
 
     def __repr__(self) -> str:
-        what = self.description
-        names = " and ".join(what.names)
-        return f"<LatentBank {self.place}: {len(self)} entries, {names}, {what.format}, {what.model_name}>"
+        description = self.description
+        names = " and ".join(description.names)
+        return (
+            f"<LatentBank {self.place}: {len(self)} entries, {names}, {description.format}, {description.model_name}>"
+        )
 
     def _find(self, name: str) -> int | None:
         """The entry's number by key or image hash: a binary search, no dictionary of Python strings to hold."""
@@ -133,10 +135,10 @@ class LatentBank:
             if not 0 <= number < len(self):
                 raise IndexError(f"{self.place} has {len(self)} entries, asked for number {key}")
             return number
-        found = self._find(key)
-        if found is None:
+        number_of_key = self._find(key)
+        if number_of_key is None:
             raise self._unknown(key)
-        return found
+        return number_of_key
 
     def _unknown(self, key: str) -> UnknownKeyError:
         if key in self._failed:

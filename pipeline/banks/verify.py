@@ -100,18 +100,18 @@ def verify(
     report.parts = len(own)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         checks = pool.map(lambda item: _check_part(store, description, *item), own.items())
-        for done, (part, found) in enumerate(zip(own, checks, strict=True), 1):
-            report.problems += found
+        for done, (part, problems) in enumerate(zip(own, checks, strict=True), 1):
+            report.problems += problems
             report.bytes += own[part][0]["data_size"] or 0
             progress(done, len(own))
 
     first: dict[str, dict[str, Any]] = {}
     for part, part_rows in own.items():
         for row in part_rows:
-            there = first.setdefault(row["image"], row)
-            if there is not row:
-                what = f"{row['key']} has its tensors in {there['data']} too"
-                report.problems.append(Problem("doubled", part, what, row["image"]))
+            earlier = first.setdefault(row["image"], row)
+            if earlier is not row:
+                fault = f"{row['key']} has its tensors in {earlier['data']} too"
+                report.problems.append(Problem("doubled", part, fault, row["image"]))
     report.images = len(first)
     for part, part_rows in indexed.items():
         for row in part_rows:
@@ -120,8 +120,8 @@ def verify(
                 and row["data"] != part
                 and not _leads_to(row, own.get(row["data"], []), description)
             ):
-                what = f"{row['key']} is a name for an image that is not in {row['data']}"
-                report.problems.append(Problem("alias", part, what, row["image"]))
+                fault = f"{row['key']} is a name for an image that is not in {row['data']}"
+                report.problems.append(Problem("alias", part, fault, row["image"]))
     for entry in store.data_folder.list():
         if entry.place.name not in {f"{part}.{PAYLOADS[description.format].EXTENSION}" for part in own}:
             report.notes.append(f"{entry.place}: no part of the index names it; left by a killed writer, or in work")
@@ -135,7 +135,7 @@ def verify(
 
 def _leads_to(row: dict[str, Any], rows: list[dict[str, Any]], description: BankDescription) -> bool:
     names = ("image", *description.place_columns)
-    return any(all(there[name] == row[name] for name in names) for there in rows)
+    return any(all(candidate[name] == row[name] for name in names) for candidate in rows)
 
 
 def _check_part(store: PartStore, description: BankDescription, part: str, rows: list[dict[str, Any]]) -> list[Problem]:
@@ -144,26 +144,26 @@ def _check_part(store: PartStore, description: BankDescription, part: str, rows:
     place = store.data(part, payload.EXTENSION)
     if len({(row["data_size"], row["data_hash"]) for row in rows}) != 1:
         return [Problem("part", part, "its rows name different sizes or hashes of one payload")]
-    found = []
+    messages = []
     try:
         size, found_hash = _hash(place)
         if size != rows[0]["data_size"]:
             return [Problem("part", part, f"the payload has {size} bytes, the index says {rows[0]['data_size']}")]
         if found_hash != rows[0]["data_hash"]:
-            found.append("the payload differs from its hash: bytes have changed since it was written")
-        found += _check_entries(place, payload, store, description, rows)
+            messages.append("the payload differs from its hash: bytes have changed since it was written")
+        messages += _check_entries(place, payload, store, description, rows)
     except FileNotFoundError:
-        found.append("the payload is missing")
+        messages.append("the payload is missing")
     except BankError as error:
-        found.append(str(error))
-    return [Problem("part", part, message) for message in found]
+        messages.append(str(error))
+    return [Problem("part", part, message) for message in messages]
 
 
 def _check_entries(
     place: Place, payload: Any, store: PartStore, description: BankDescription, rows: list[dict[str, Any]]
 ) -> list[str]:
     """Each entry as a plain reader of the format sees it, against its row and against what the index's offsets give."""
-    found = []
+    messages = []
     by_row = {row["row"]: row for row in rows}
     payloads = Payloads(store, description)
     seen = set()
@@ -172,16 +172,16 @@ def _check_entries(
         row = by_row.get(at)
         seen.add(at)
         if row is None or (row["image"], row["key"]) != (entry.image, entry.key):
-            found.append(f"row {at} holds {entry.key}, the index says {row['key'] if row else 'nothing'}")
+            messages.append(f"row {at} holds {entry.key}, the index says {row['key'] if row else 'nothing'}")
             continue
         surplus = sorted(set(entry.tensors) - set(description.names))
         if surplus:
-            found.append(f"{entry.key}: holds {' and '.join(surplus)}, which the description does not name")
+            messages.append(f"{entry.key}: holds {' and '.join(surplus)}, which the description does not name")
         (indexed,) = payloads.read_rows([row])
         for spec in description.tensors:
-            found += _check_tensor(entry, spec, indexed.tensors[spec.name])
-    found += [f"{row['key']} is in the index, not in the payload" for at, row in by_row.items() if at not in seen]
-    return found
+            messages += _check_tensor(entry, spec, indexed.tensors[spec.name])
+    messages += [f"{row['key']} is in the index, not in the payload" for at, row in by_row.items() if at not in seen]
+    return messages
 
 
 def _check_tensor(entry: Latents, spec: TensorSpec, indexed: np.ndarray) -> list[str]:

@@ -79,8 +79,8 @@ class BankWriter:
         place = self.store.data(part, PAYLOADS[self.description.format].EXTENSION)
         size = place.size() if place.is_file() else None
         if size != table["data_size"][0].as_py():
-            there = "is missing" if size is None else f"has {size} bytes, its writer wrote {table['data_size'][0]}"
-            raise BankError(f"{place}: {there}; do all machines of the job share this folder?")
+            problem = "is missing" if size is None else f"has {size} bytes, its writer wrote {table['data_size'][0]}"
+            raise BankError(f"{place}: {problem}; do all machines of the job share this folder?")
         self.index.commit(part, table)
 
     def commit_aliases(self, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -116,8 +116,8 @@ class BankWriter:
         for row in sorted(rows, key=lambda one: (one["image"], one["key"])):
             if not row.get("error"):
                 raise BankError(f"{row['key']}: a failure without an error")
-            said = {name: row.get(name) for name in PICTURE_COLUMNS}
-            table.append({**said, "status": "failed", "error": row["error"], "created": row.get("created") or now()})
+            picture = {name: row.get(name) for name in PICTURE_COLUMNS}
+            table.append({**picture, "status": "failed", "error": row["error"], "created": row.get("created") or now()})
         if table:
             self.index.commit(f"failed-{digest(*(row['image'] for row in table))[:24]}", table)
 

@@ -73,16 +73,16 @@ def _columns(opened: LatentBank, images: set[str]) -> dict[str, Any]:
 
     from pipeline.banks.columns import read_columns
 
-    found: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
     for name, column in read_columns(opened.place).items():
         values = [value for image, value in column.items() if image in images]
-        found[name] = {"images": len(values)}
+        summary[name] = {"images": len(values)}
         # An infinite PSNR (an equal picture) is no JSON.
         numbers = [v for v in values if isinstance(v, int | float) and abs(v) != float("inf")]
         if numbers:
             figures = {"min": min(numbers), "median": statistics.median(numbers), "max": max(numbers)}
-            found[name] |= {what: round(value, 3) for what, value in figures.items()}
-    return found
+            summary[name] |= {figure: round(value, 3) for figure, value in figures.items()}
+    return summary
 
 
 def _short(value: Any) -> str:

@@ -133,12 +133,12 @@ def _progress() -> Iterator[Any]:
 
             yield draw
         return
-    said = time.monotonic()
+    shown_at = time.monotonic()
 
     def write(name: str, done: int, total: int | None) -> None:
-        nonlocal said
-        if time.monotonic() - said >= 10:
-            said = time.monotonic()
+        nonlocal shown_at
+        if time.monotonic() - shown_at >= 10:
+            shown_at = time.monotonic()
             share = f" of {total / 1e6:,.0f} MB ({done / total:.0%})" if total else " MB"
             click.echo(f"{name}: {done / 1e6:,.0f}{share}", err=True)
 

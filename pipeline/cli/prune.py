@@ -40,9 +40,9 @@ def prune(jobs: tuple[str, ...], yes: bool) -> None:
             click.echo("nothing to drop: every pair is wanted")
             return
         files = len(leavings.files) + len(leavings.tars)
-        said = f"{leavings.pairs} pairs and {files} files ({leavings.size / 1e6:.1f} MB)"
+        counts = f"{leavings.pairs} pairs and {files} files ({leavings.size / 1e6:.1f} MB)"
         if not yes:
-            click.echo(f"would drop {said}; to do it: --yes")
+            click.echo(f"would drop {counts}; to do it: --yes")
             return
         drop_leavings(manifest, leavings, wanted)
-        click.echo(f"dropped {said}")
+        click.echo(f"dropped {counts}")

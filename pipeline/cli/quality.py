@@ -38,15 +38,15 @@ def quality(
     config = load_model_config(loaded.model)
     unet = load_model(config, loaded.weights)
     settings = one_setting(loaded.settings())
-    found = measure(unet, load_pairs(data, pairs, unet.image_size, unseen), settings, loaded.inversion.steps)
-    said = settings.to_dict()
-    plan = {name: value for name, value in said["plan"].items() if value is not None}
-    words = f"gamma {said['gamma']:g}, t_edit {said['t_edit']}, {said['events']} events, plan {plan}"
+    result = measure(unet, load_pairs(data, pairs, unet.image_size, unseen), settings, loaded.inversion.steps)
+    values = settings.to_dict()
+    plan = {name: value for name, value in values["plan"].items() if value is not None}
+    words = f"gamma {values['gamma']:g}, t_edit {values['t_edit']}, {values['events']} events, plan {plan}"
     words += ", paintings that training never saw" if unseen else ""
-    text = tables(found, config.name, words)
+    text = tables(result, config.name, words)
     click.echo(text)
     if page:
         write_page(page, text)
-    if plot_file and not plot(found, plot_file):
+    if plot_file and not plot(result, plot_file):
         click.echo("no plot: pip install matplotlib", err=True)
-    return 0 if found.content_reached and found.style_reached else 3
+    return 0 if result.content_reached and result.style_reached else 3

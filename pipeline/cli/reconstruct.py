@@ -71,7 +71,7 @@ def reconstruct(
             found_model.pool(choose_workers(local=local)) as pool,
             Progress(len(rows), "reconstruct", "pictures", quiet=quiet) as progress,
         ):
-            found = sample_back(
+            results = sample_back(
                 pool,
                 bank,
                 rows,
@@ -83,21 +83,21 @@ def reconstruct(
                 output=folder,
                 on_done=lambda done, failed, outcome: progress.advance(done + failed, failed),
             )
-    return _summary(path, found, shards is None)
+    return _summary(path, results, shards is None)
 
 
-def _summary(path: str, found: list[dict], no_shards: bool) -> int:
+def _summary(path: str, results: list[dict], no_shards: bool) -> int:
     import statistics
 
-    failed = [one for one in found if "error" in one]
-    values = [one["psnr"] for one in found if one.get("psnr") is not None]
-    click.echo(f"{len(found) - len(failed)} pictures reconstructed; `diffstyle bank show {path} KEY` shows one")
+    failed = [one for one in results if "error" in one]
+    values = [one["psnr"] for one in results if one.get("psnr") is not None]
+    click.echo(f"{len(results) - len(failed)} pictures reconstructed; `diffstyle bank show {path} KEY` shows one")
     if values:
         click.echo(f"PSNR: median {statistics.median(values):.2f} dB, {min(values):.2f} to {max(values):.2f}")
     if no_shards:
         click.echo("no PSNR: there are no shards beside the bank; --pictures names them, or the data set")
-    elif len(values) < len(found) - len(failed):
-        click.echo(f"no PSNR for {len(found) - len(failed) - len(values)}: their pictures are not among those given")
+    elif len(values) < len(results) - len(failed):
+        click.echo(f"no PSNR for {len(results) - len(failed) - len(values)}: their pictures are not among those given")
     for one in failed[:5]:
         click.echo(f"failed: {one['key']}: {one['error']}")
     if failed:

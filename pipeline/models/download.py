@@ -29,6 +29,7 @@ from pipeline.models.fetch_errors import FetchError, FullDiskError, InterruptedF
 from pipeline.models.hub import fetch_repository
 from pipeline.models.records import beside, check_record, file_hash, read_json, read_record, record_place, write_record
 from pipeline.models.weights import cache_place
+from pipeline.storage.place import Place
 
 #: Called with a file's name, bytes there, and bytes in all (None: the server does not say).
 Progress = Callable[[str, int, int | None], None]
@@ -188,10 +189,10 @@ def _receive(
             f"{url}: gives a web page, not a file{_kept(part)}; open it in a browser to see what it wants"
         )
     if total is None and not reply.chunked and expected.size is None and not expected.hashed:
-        said = f"a length of {length!r}" if length else "no length"
+        stated = f"a length of {length!r}" if length else "no length"
         raise RefusedError(
-            f"{url}: the server states {said}, so that a cut could not be told from the end of the file{_kept(part)}; "
-            "add weights.size or weights.sha256 to the model's config, or download it by hand"
+            f"{url}: the server states {stated}, so that a cut could not be told from the end of the file"
+            f"{_kept(part)}; add weights.size or weights.sha256 to the model's config, or download it by hand"
         )
     if total is None:
         total = expected.size
@@ -202,7 +203,7 @@ def _receive(
     if total is not None and total - start > shutil.disk_usage(part.parent).free:
         raise FullDiskError(_full(url, part, total - start))
     mark = reply.headers.get("ETag") or reply.headers.get("Last-Modified") or ""
-    beside(part, ".json").write_text(json.dumps({"url": url, "mark": mark}), encoding="utf-8")
+    Place.parse(beside(part, ".json")).write_bytes(json.dumps({"url": url, "mark": mark}).encode())
     done = start
     with part.open("ab" if resumed else "wb") as stream:
         block = first

@@ -101,9 +101,9 @@ class LoadedModel:
     def _get_fast(self) -> None:
         if self._speed_up is None:
             return
-        while not (said := self._within_memory(functools.partial(self._speed_up, self.batch))):
+        while not (note := self._within_memory(functools.partial(self._speed_up, self.batch))):
             self._halve()
-        self.note = f"{self.note}; {said}" if self.note else said
+        self.note = f"{self.note}; {note}" if self.note else note
 
     def _within_memory(self, run: Callable[[], T]) -> T | None:
         """What ``run`` returns; None where memory ran out, but for a batch of one: that can't be made smaller.

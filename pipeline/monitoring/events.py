@@ -1,6 +1,6 @@
 """The event log of a run: one JSON object a line in ``events/RUN.jsonl``, for machines and for the curious.
 
-A log is company, not substance: a value that JSON can't say is written as its ``repr``, secrets are masked, and
+No result depends on a log: a value that JSON can't say is written as its ``repr``, secrets are masked, and
 trouble with writing is warned of once and never stops the run. On a disk every line is there as soon as it is logged.
 An object store has no appending, so there the whole object is written again, at most every 30 s and at the end, by a
 thread of its own.

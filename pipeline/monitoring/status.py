@@ -133,8 +133,8 @@ class Status:
         """For programs."""
         names = ("wanted", "done", "failed", "left", "rate", "seconds_left", "busy", "repeated")
         holder = None if self.holder is None else str(self.holder)
-        said = {name: getattr(self, name) for name in names}
-        return {"output": str(self.output), "running": holder, **said, "errors": dict(self.errors)}
+        figures = {name: getattr(self, name) for name in names}
+        return {"output": str(self.output), "running": holder, **figures, "errors": dict(self.errors)}
 
 
 def read_status(output: Place) -> Status:
@@ -184,9 +184,9 @@ def _sides(output: Place) -> list[str]:
             rejected = len(store.rejects())
             parts.append(f"{len(store.rows(['key']))} prepared" + (f", {rejected} rejected" if rejected else ""))
         if PartStore(bank).exists():
-            there = LatentBank.open(bank)
-            failed = len(there.failed())
-            parts.append(f"{len(there)} inverted" + (f", {failed} failed" if failed else ""))
+            opened = LatentBank.open(bank)
+            failed = len(opened.failed())
+            parts.append(f"{len(opened)} inverted" + (f", {failed} failed" if failed else ""))
         if parts:
             lines.append(f"{name:<8} {', '.join(parts)}")
         if (line := total(read_passed_over(shards)).line()) is not None:

@@ -140,12 +140,12 @@ def _first_distinct(rows: pa.Table, side: str, most: int) -> dict[str, str]:
 
 
 def _source_pictures(images: Mapping[str, str], stores: Sequence[ShardStore]) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = {}
+    pictures: dict[str, np.ndarray] = {}
     for store in stores:
         table = store.rows()
         rows = table.filter(pc.is_in(table["image"], pa.array(list(images), pa.string()))).to_pylist()
-        first = {row["image"]: row for row in reversed(rows) if row["image"] not in found}
+        first = {row["image"]: row for row in reversed(rows) if row["image"] not in pictures}
         if first:
             chosen = list(first.values())
-            found.update(zip([row["image"] for row in chosen], store.read_many(chosen), strict=True))
-    return found
+            pictures.update(zip([row["image"] for row in chosen], store.read_many(chosen), strict=True))
+    return pictures

@@ -61,12 +61,12 @@ def write_pictures(
             for picture in pictures:
                 row = _described(picture, source_text(shard.relative_to(output), f"{picture.name}.{extension}"), spec)
                 tar.add(f"{picture.name}.{extension}", picture.data)
-                said = {
+                sample = {
                     name: value
                     for name, value in row.items()
                     if value is not None and name not in ("seconds", "created")
                 }
-                tar.add(f"{picture.name}.json", json.dumps(said, sort_keys=True, ensure_ascii=False).encode())
+                tar.add(f"{picture.name}.json", json.dumps(sample, sort_keys=True, ensure_ascii=False).encode())
                 rows.append(row)
             tar.end()
         return rows

@@ -51,8 +51,8 @@ def find_leavings(manifest: Manifest, wanted: set[str]) -> Leavings:
         if n:
             parts[part] = n
             losing |= {file for file in files if file.endswith(".tar")}
-    found = manifest.store.data_folder.list(recursive=True)
-    spare = [entry for entry in found if entry.place.relative_to(manifest.output) not in named]
+    payload_files = manifest.store.data_folder.list(recursive=True)
+    spare = [entry for entry in payload_files if entry.place.relative_to(manifest.output) not in named]
     return Leavings(parts, [entry.place for entry in spare], sorted(losing & named), sum(entry.size for entry in spare))
 
 

@@ -51,7 +51,7 @@ def check_results(manifest: Manifest) -> ResultsReport:
     """Check the manifest's parts, and every picture against its row, both ways. Reads every picture once."""
     report = ResultsReport()
     output, store = manifest.output, manifest.store
-    there = {entry.place.relative_to(output): entry for entry in store.data_folder.list(recursive=True)}
+    payload_files = {entry.place.relative_to(output): entry for entry in store.data_folder.list(recursive=True)}
     named: set[str] = set()
     seen: dict[str, str] = {}  # pair -> the part that has it
     if store.exists():
@@ -83,9 +83,9 @@ def check_results(manifest: Manifest) -> ResultsReport:
         for tar in sorted(tars):
             _check_tar(report, output, part, tar, whole_rows)
         _check_files(report, output, part, [row for row in made if source_parts(row["picture"] or "")[1] is None])
-    for path in sorted(set(there) - named):
-        report.problems.append(Damage(there[path].place, "no row of the manifest names it"))
-        report.files.append(there[path].place)
+    for path in sorted(set(payload_files) - named):
+        report.problems.append(Damage(payload_files[path].place, "no row of the manifest names it"))
+        report.files.append(payload_files[path].place)
     return report
 
 
@@ -123,17 +123,17 @@ def _check_tar(report: ResultsReport, output: Place, part: str, tar: str, rows: 
     """A tar is whole or it goes, with all its rows: no member of a damaged one is to be trusted."""
     place = output / tar
     wanted = {source_parts(row["picture"])[1]: row for row in rows if source_parts(row["picture"] or "")[0] == tar}
-    said = {(name or "").rpartition(".")[0] + ".json": row for name, row in wanted.items()}
+    described = {(name or "").rpartition(".")[0] + ".json": row for name, row in wanted.items()}
     problem: Damage | None = None
     if not inside(tar):
         problem = Damage(output, f"a row of {part} names {tar!r}, which is no picture of a run")
-    left = set(wanted) | set(said)
+    left = set(wanted) | set(described)
     try:
         for name, _, data in tar_members(place) if problem is None else ():
             left.discard(name)
             if name in wanted:
                 problem = problem or _wrong_bytes(place, data, wanted[name])
-            elif name not in said or not _says(data, said[name]):
+            elif name not in described or not _says(data, described[name]):
                 problem = problem or Damage(place, f"member {name} is not as the manifest says")
         if problem is None and left:
             problem = Damage(place, f"lacks {min(name or '' for name in left)}")

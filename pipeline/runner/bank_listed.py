@@ -16,11 +16,11 @@ def images_listed(job: Job, bank: Place) -> set[str]:
     Shards keep pictures whose files are gone, so it is the data set that is asked. Raises ConfigError where the bank is
     none of those that the job makes from a data set.
     """
-    found = [side for side in sides(job) if side.needs_shards]
-    for side in found:
+    prepared_sides = [side for side in sides(job) if side.needs_shards]
+    for side in prepared_sides:
         if side.bank == bank:
             listed = {item.source for block in open_source(side.spec).blocks({}) for item in block.items}
             rows = open_shards(side.shards).current().select(["source", "image"]).to_pylist()
             return {row["image"] for row in rows if row["source"] in listed}
-    names = " and ".join(str(side.bank) for side in found) or "none"
+    names = " and ".join(str(side.bank) for side in prepared_sides) or "none"
     raise ConfigError(f"--job: the job does not make {bank} from a data set; it makes {names}")

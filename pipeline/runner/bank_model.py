@@ -67,11 +67,11 @@ def find_model(
     ``job`` defaults to the ``job.yaml`` of the output folder that the bank lies in. Raises ConfigError where the model
     can't be named, BankError where it is another one than the bank's, CheckpointError as loading does.
     """
-    what = bank.description
-    said = _job_of(bank.place, job)
-    if model is None and said is not None:
-        model, weights = said.model, weights or said.weights
-    name = model or what.model_name
+    description = bank.description
+    bank_job = _job_of(bank.place, job)
+    if model is None and bank_job is not None:
+        model, weights = bank_job.model, weights or bank_job.weights
+    name = model or description.model_name
     try:
         load_model_config(name)
     except ConfigError as error:
@@ -81,15 +81,16 @@ def find_model(
             f"{bank.place} was made with model {name!r}, which is none of the shipped ones; give --model FILE or --job"
         ) from error
     facts = model_facts(name, weights)
-    if facts.fingerprint != what.model_fingerprint:
+    if facts.fingerprint != description.model_fingerprint:
         raise BankError(
-            f"{bank.place} was made with weights of fingerprint {what.model_fingerprint[:8]}, these of {name} have "
+            f"{bank.place} was made with weights of fingerprint {description.model_fingerprint[:8]}, these of {name} "
+            "have "
             f"{facts.fingerprint[:8]}; give --weights (or --model) as they were"
         )
     # As the bank was made, whatever a job says now: the numbers are to be those of the bank.
-    precision = Walk.of_bank(what).precision
-    compute = (said.compute if said is not None else Compute()).model_copy(update={"precision": precision})
-    return BankModel(name, weights, facts.fingerprint, what.image_size, compute)
+    precision = Walk.of_bank(description).precision
+    compute = (bank_job.compute if bank_job is not None else Compute()).model_copy(update={"precision": precision})
+    return BankModel(name, weights, facts.fingerprint, description.image_size, compute)
 
 
 def _job_of(bank: Place, job: str | None) -> Job | None:
@@ -131,6 +132,8 @@ def _beside(bank: Place) -> Place | None:
 
 
 def _check_preparation(bank: LatentBank, store: ShardStore) -> None:
-    found = differences(bank.description.preprocessing, store.preparation)
-    if found:
-        raise BankError(f"{store.root}: prepared in another way than the pictures of {bank.place}: {'; '.join(found)}")
+    differing = differences(bank.description.preprocessing, store.preparation)
+    if differing:
+        raise BankError(
+            f"{store.root}: prepared in another way than the pictures of {bank.place}: {'; '.join(differing)}"
+        )

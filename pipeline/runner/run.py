@@ -148,13 +148,13 @@ class Run:
             def on_done(done: int, failed: int, outcome: Outcome | None = None) -> None:
                 self.counts.failures_now += failed
                 progress.advance(done + failed, failed)
-                said: dict[str, Any] = {}
+                part: dict[str, Any] = {}
                 if outcome is not None:
                     timing = outcome.timing
-                    said = {"part": outcome.unit.name, "worker": outcome.worker, **timing.said()}
+                    part = {"part": outcome.unit.name, "worker": outcome.worker, **timing.said()}
                     busy = self.counts.busy.setdefault(name, Utilization())
                     busy.add(outcome.worker, timing.began, timing.compute)
-                self._log("part_done", stage=name, done=done, failed=failed, **said)
+                self._log("part_done", stage=name, done=done, failed=failed, **part)
                 limit = self.options.max_failures
                 limit = self.job.compute.max_failures if limit is None else limit
                 if limit is not None and self.counts.failures_now > limit:
@@ -277,8 +277,8 @@ class Run:
             entries(bank.index, self._listing(side), self._roots(side))
             for bank, side in ((content_bank, self.sides[0]), (style_bank, self.sides[-1]))
         )
-        for side, found in (("content", contents), ("style", styles)):
-            if not len(found):
+        for side, pictures in (("content", contents), ("style", styles)):
+            if not len(pictures):
                 raise ConfigError(f"{side}: the bank has no pictures; see its rejects and failures")
         sweep = recipes(self.job, self.facts, content_bank, style_bank, contents)
         return PairPlan(sweep, contents, styles, wanted_pairs(self.job, contents, styles))
@@ -291,10 +291,10 @@ class Run:
                 bank.refresh()
         content_bank, style_bank = self.banks()
         wanted = self.wanted()
-        for said in (mixed_precision(job, content_bank, style_bank), shortened_dt_lambda(job)):
-            if said is not None:
-                log.warning(said)
-                self._log("warning", said=said)
+        for note in (mixed_precision(job, content_bank, style_bank), shortened_dt_lambda(job)):
+            if note is not None:
+                log.warning(note)
+                self._log("warning", said=note)
         manifest = Manifest(self.output)
         manifest.open()
         manifest.store.remove_uncommitted()

@@ -74,8 +74,8 @@ def verify_run(output: Place, progress: Progress = lambda line: None) -> RunRepo
     layout = OutputLayout(output)
     manifest = Manifest(output)
     shards = [layout.shards(side) for side in SIDES if PartStore(layout.shards(side)).exists()]
-    found = [layout.bank(side) for side in SIDES if PartStore(layout.bank(side)).exists()]
-    if not (layout.job.is_file() or manifest.store.exists() or shards or found):
+    bank_places = [layout.bank(side) for side in SIDES if PartStore(layout.bank(side)).exists()]
+    if not (layout.job.is_file() or manifest.store.exists() or shards or bank_places):
         raise NoRunError(f"{output}: nothing of a run is here; give a job's output folder")
     progress(f"{layout.manifest} and {layout.pictures}")
     report = RunReport(output, check_results(manifest))
@@ -95,7 +95,7 @@ def verify_run(output: Place, progress: Progress = lambda line: None) -> RunRepo
             continue
         report.problems += map(str, shard_report.problems)
         report.notes += shard_report.notes
-    for place in found:
+    for place in bank_places:
         progress(str(place))
         try:
             report.banks[place] = bank_report = banks.verify(place)

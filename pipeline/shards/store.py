@@ -72,8 +72,8 @@ class ShardStore:
         newest: dict[str, int] = {}
         versions = table.column("source_version").to_pylist()
         for row, source in enumerate(table.column("source").to_pylist()):
-            there = newest.get(source)
-            if there is None or _time(versions[row]) >= _time(versions[there]):
+            known_row = newest.get(source)
+            if known_row is None or _time(versions[row]) >= _time(versions[known_row]):
                 newest[source] = row
         return table if len(newest) == len(table) else table.take(list(newest.values()))
 
@@ -87,7 +87,7 @@ class ShardStore:
         """What could not be read and why (``REJECTS_SCHEMA``); a source that could be read since is left out."""
         indexed = self.rows(["source", "source_version"])
         good = _newest(indexed)
-        found: dict[str, tuple[str, str]] = {}
+        rejected: dict[str, tuple[str, str]] = {}
         committed = set(self._store.parts())
         for entry in self._rejects.list(".parquet"):
             if entry.place.name.removesuffix(".parquet") not in committed:
@@ -96,9 +96,9 @@ class ShardStore:
             for source, version, reason in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 if source in good and _time(good[source]) >= _time(version):
                     continue
-                if source not in found or _time(version) >= _time(found[source][0]):
-                    found[source] = (version, reason)
-        rows = [(source, *found[source]) for source in sorted(found)]
+                if source not in rejected or _time(version) >= _time(rejected[source][0]):
+                    rejected[source] = (version, reason)
+        rows = [(source, *rejected[source]) for source in sorted(rejected)]
         return pa.Table.from_pylist([dict(zip(REJECTS_SCHEMA.names, row, strict=True)) for row in rows], REJECTS_SCHEMA)
 
     def known(self, retry_failed: bool = False) -> dict[str, str]:

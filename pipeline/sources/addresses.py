@@ -121,13 +121,13 @@ def resolve(address: str, base: str | Path | None) -> list[Place]:
         place = Place.parse(address, base)
         if _is_there(place):
             return [place]
-        found: list[Place] = []
+        places: list[Place] = []
         for text in braces(address):
             one = Place.parse(text, base)
             if not _WILD.search(text):
                 if not one.exists():
                     raise SourceError(f"{one}: no such file or folder; check the path")
-                found.append(one)
+                places.append(one)
                 continue
             try:
                 matching = _glob(one)
@@ -135,8 +135,8 @@ def resolve(address: str, base: str | Path | None) -> list[Place]:
                 raise SourceError(f"{text}: a file's name is no UTF-8; rename it, or give the folder itself") from error
             if not matching:
                 raise SourceError(f"{text}: nothing matches; check the pattern")
-            found += matching
-        return found
+            places += matching
+        return places
 
 
 def _is_there(place: Place) -> bool:
@@ -152,25 +152,25 @@ def _glob(place: Place) -> list[Place]:
     """The files and folders that match, sorted; one folder is listed at a time, and only where it can matter."""
     pieces = place.path.split("/")
     first = next(n for n, piece in enumerate(pieces) if _WILD.search(piece))
-    found = [pafs.FileInfo("/".join(pieces[:first]) or "/", pafs.FileType.Directory)]
+    matching = [pafs.FileInfo("/".join(pieces[:first]) or "/", pafs.FileType.Directory)]
     for n, piece in enumerate(pieces[first:], first):
         last = n == len(pieces) - 1
         if not _WILD.search(piece):
-            infos = place.fs.get_file_info([f"{info.path.rstrip('/')}/{piece}" for info in found])
-            found = [info for info in infos if info.type != pafs.FileType.NotFound]
+            infos = place.fs.get_file_info([f"{info.path.rstrip('/')}/{piece}" for info in matching])
+            matching = [info for info in infos if info.type != pafs.FileType.NotFound]
             continue
         deep = piece == "**" and not last
         pattern = re.compile("" if deep else fnmatch.translate(piece))
-        inside = list(found) if deep else []
-        for folder in found:
+        inside = list(matching) if deep else []
+        for folder in matching:
             selector = pafs.FileSelector(folder.path, allow_not_found=True, recursive=deep)
             infos = [info for info in place.fs.get_file_info(selector) if _shown(info)]
             ours = output_folders(Place(place.scheme, folder.path), (info.path for info in infos)) if deep else ()
             inside += [info for info in infos if pattern.match(_name(info)) and not f"{info.path}/".startswith(ours)]
-        found = [info for info in inside if last or info.type == pafs.FileType.Directory]
+        matching = [info for info in inside if last or info.type == pafs.FileType.Directory]
         if last:
-            found = [info for info in found if not _is_output(place, info)]
-    return [Place(place.scheme, path.rstrip("/")) for path in sorted({info.path for info in found})]
+            matching = [info for info in matching if not _is_output(place, info)]
+    return [Place(place.scheme, path.rstrip("/")) for path in sorted({info.path for info in matching})]
 
 
 def _is_output(place: Place, info: pafs.FileInfo) -> bool:
@@ -200,7 +200,7 @@ def files(
 
     Outputs of jobs in a folder are left out, and counted in ``left_out``.
     """
-    found: dict[Place, Entry] = {}
+    by_place: dict[Place, Entry] = {}
     for address in addresses:
         for place in resolve(address, base):
             with reaching(str(place)):
@@ -208,8 +208,8 @@ def files(
                 entries = [entry] if entry else files_of_a_kind(place, suffixes, left_out)
             if not entries:
                 raise SourceError(f"{place}: no {kind} files ({', '.join(suffixes)}) in this folder")
-            found |= {entry.place: entry for entry in entries if entry.place not in found}
-    return list(found.values())
+            by_place |= {entry.place: entry for entry in entries if entry.place not in by_place}
+    return list(by_place.values())
 
 
 def within(root: Place, place: Place) -> bool:

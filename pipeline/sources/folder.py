@@ -66,8 +66,10 @@ class FileReader:
                 side_cars.add(name, suffix.lower(), read_file(at.place.parent / name, limit=MAX_TEXT))
             except Unreadable as error:
                 side_cars.failed(name, str(error))
-        told = self.naming.sort(side_cars.values, at.label, side_cars.caption)
-        return RawPicture(item.source, item.version, item.name, data, told.label, told.caption, told.meta)
+        attributes = self.naming.sort(side_cars.values, at.label, side_cars.caption)
+        return RawPicture(
+            item.source, item.version, item.name, data, attributes.label, attributes.caption, attributes.meta
+        )
 
 
 class FolderSource(Source):

@@ -85,10 +85,10 @@ def _keys(database: Place, after: bytes | None, count: int) -> list[bytes]:
     """The next keys. Opened for each batch: one process must not hold a database open twice."""
     with _open(database) as environment, _reading(database), environment.begin() as transaction:
         cursor = transaction.cursor()
-        found = cursor.first() if after is None else cursor.set_range(after)
-        if found and after is not None and cursor.key() == after:
-            found = cursor.next()
-        if not found:
+        has_key = cursor.first() if after is None else cursor.set_range(after)
+        if has_key and after is not None and cursor.key() == after:
+            has_key = cursor.next()
+        if not has_key:
             return []
         return [bytes(key) for key in itertools.islice(cursor.iternext(keys=True, values=False), count)]
 

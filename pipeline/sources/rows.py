@@ -88,12 +88,12 @@ class Rows:
 
     def column(self, names: Sequence[str]) -> str | None:
         """The first of ``names`` that is a column. SourceError where the list has it twice."""
-        found = next((name for name in names if name in self.columns), None)
-        if found is not None and Counter(self.columns)[found] > 1:
+        column = next((name for name in names if name in self.columns), None)
+        if column is not None and Counter(self.columns)[column] > 1:
             raise SourceError(
-                f"{self.place}: the column {found} is there {Counter(self.columns)[found]} times; keep one"
+                f"{self.place}: the column {column} is there {Counter(self.columns)[column]} times; keep one"
             )
-        return found
+        return column
 
     # ---- text ----
     def _lines(self) -> _Lines:

@@ -116,8 +116,8 @@ def open_source(spec: SourceSpec | str, base: str | Path | None = None) -> Sourc
     if kind == "any":
         kinds = {address: _recognise(address, base) for address in addresses}
         if len(set(kinds.values())) > 1:
-            told = ", ".join(f"{address} is {kind}" for address, kind in kinds.items())
-            raise SourceError(f"addresses of different kinds: {told}; give them as data sets of their own")
+            described = ", ".join(f"{address} is {kind}" for address, kind in kinds.items())
+            raise SourceError(f"addresses of different kinds: {described}; give them as data sets of their own")
         kind = kinds[addresses[0]]
     source = _open(spec, kind, base)
     places = [place for address in addresses for place in resolve(address, base)]

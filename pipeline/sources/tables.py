@@ -113,8 +113,8 @@ class TableReader:
         values = arrow_values(row)
         if note is not None:
             values[METADATA_ERROR] = note
-        told = self.naming.sort(values)
-        return RawPicture(item.source, item.version, name, data, told.label, told.caption, told.meta)
+        attributes = self.naming.sort(values)
+        return RawPicture(item.source, item.version, name, data, attributes.label, attributes.caption, attributes.meta)
 
     def _picture(self, item: Item, value: pa.Scalar) -> tuple[str, bytes | None]:
         """(name, bytes) of a picture; in Hugging Face's struct the path names it, or the file that holds it."""
@@ -170,15 +170,15 @@ class ParquetSource(Source):
         for name in (naming.label, naming.caption):
             if name is not None and name not in schema.names:
                 raise SourceError(f"{first}: no column {name} (it has {_columns(schema)})")
-        told = tuple(
+        described = tuple(
             field.name
             for field in schema
             if field.name != column and not holds_bytes(field.type) and not is_list_of_bytes(field.type)
         )
         naming = Naming(naming.label, naming.caption, _class_names(schema))
-        super().__init__(", ".join(addresses), TableReader(column, told, naming, allow_outside), limit)
+        super().__init__(", ".join(addresses), TableReader(column, described, naming, allow_outside), limit)
         self._left_out = left_out
-        self._column, self._type, self._told = column, schema.field(column).type, told
+        self._column, self._type, self._described = column, schema.field(column).type, described
         self._first = first
 
     def _first_readable(self) -> tuple[Place, pa.Schema]:
@@ -210,7 +210,7 @@ class ParquetSource(Source):
             yield from self._rows_of(entry, footer, size)
 
     def _check(self, file: Place, schema: pa.Schema) -> None:
-        lacking = [name for name in (self._column, *self._told) if name not in schema.names]
+        lacking = [name for name in (self._column, *self._described) if name not in schema.names]
         if not lacking:
             kind = schema.field(self._column).type
             if holds_bytes(kind) != holds_bytes(self._type) or (not holds_bytes(kind) and kind != self._type):

@@ -103,8 +103,10 @@ class TarReader:
                 side_cars.failed(name, member.broken or f"over {MAX_TEXT:,} bytes")
             else:
                 side_cars.add(name, suffix, held.bytes_of(member))
-        told = self.naming.sort(side_cars.values, side_cars.label, side_cars.caption)
-        return RawPicture(item.source, item.version, item.name, data, told.label, told.caption, told.meta)
+        attributes = self.naming.sort(side_cars.values, side_cars.label, side_cars.caption)
+        return RawPicture(
+            item.source, item.version, item.name, data, attributes.label, attributes.caption, attributes.meta
+        )
 
 
 def _span(item: Item) -> tuple[int, int]:
@@ -255,12 +257,12 @@ def _siblings(key: str, picture: _Named, sample: list[_Named]) -> dict[str, _Nam
 
     ``photo.v1.jpg`` takes ``photo.v1.txt``, and ``photo.txt`` where that is missing.
     """
-    found: dict[str, _Named] = {}
+    side_cars: dict[str, _Named] = {}
     for stem in (key, stem_of(picture.name)):
         for named in sample:
             if suffix_of(named.name) in _SIDE_CARS and stem_of(named.name) == stem:
-                found[suffix_of(named.name)] = named
-    return found
+                side_cars[suffix_of(named.name)] = named
+    return side_cars
 
 
 def _at(entry: Entry, picture: Member, siblings: tuple[tuple[str, Member], ...]) -> MemberAt | Broken:
@@ -306,6 +308,6 @@ def walk(entry: Entry) -> Walked:
             raise
         return Walked(no_tar=reason_of(error))
     if walked.broken is not None and not walked.members and not walked.passed_over:
-        what = "no header at its beginning" if entry.size else "0 bytes"
-        return Walked(no_tar=f"not a tar file ({what}); make or fetch it again")
+        beginning = "no header at its beginning" if entry.size else "0 bytes"
+        return Walked(no_tar=f"not a tar file ({beginning}); make or fetch it again")
     return walked

@@ -106,9 +106,9 @@ class WebReader:
             return failed(replace(item, version=REFUSED), str(error))
         except Unreadable as error:
             return failed(item, str(error))
-        listed = self.naming.sort(item.at.values)
+        attributes = self.naming.sort(item.at.values)
         return RawPicture(
-            item.source, fetched.version, item.name, fetched.data, listed.label, listed.caption, listed.meta
+            item.source, fetched.version, item.name, fetched.data, attributes.label, attributes.caption, attributes.meta
         )
 
 

@@ -33,27 +33,31 @@ from pipeline.workers.unit import Outcome
 def check_banks(facts: ModelFacts, content: LatentBank, style: LatentBank) -> None:
     """Refuse banks that don't belong to this model or lack what injection reads. BankError names the field."""
     for side, bank in (("content", content), ("style", style)):
-        what = bank.description
-        if what.model_fingerprint != facts.fingerprint:
+        description = bank.description
+        if description.model_fingerprint != facts.fingerprint:
             raise BankError(
-                f"the {side} bank {bank.place} was made with another model: {what.model_name} with fingerprint "
-                f"{what.model_fingerprint[:8]}, this job's {facts.name} has {facts.fingerprint[:8]}; make a new bank"
+                f"the {side} bank {bank.place} was made with another model: {description.model_name} with fingerprint "
+                f"{description.model_fingerprint[:8]}, this job's {facts.name} has {facts.fingerprint[:8]}; "
+                "make a new bank"
             )
-        if what.image_size != facts.image_size:
+        if description.image_size != facts.image_size:
             raise BankError(
-                f"the {side} bank {bank.place} has pictures of {what.image_size} px, the model takes {facts.image_size}"
+                f"the {side} bank {bank.place} has pictures of {description.image_size} px, "
+                f"the model takes {facts.image_size}"
             )
         pixels = (3, facts.image_size, facts.image_size)
         name, shape = ("h", tuple(facts.h_shape)) if side == "content" else ("x_t", pixels)
-        if not what.keeps(name):
+        if not description.keeps(name):
             raise BankError(
-                f"the {side} bank {bank.place} keeps {' and '.join(what.names)} and no {name}; make one that does"
+                f"the {side} bank {bank.place} keeps {' and '.join(description.names)} and no {name}; "
+                "make one that does"
             )
-        if what.tensor(name).shape != shape:
+        if description.tensor(name).shape != shape:
             raise BankError(
-                f"the {side} bank {bank.place} keeps {name} of shape {what.tensor(name).shape}, the model's is {shape}"
+                f"the {side} bank {bank.place} keeps {name} of shape {description.tensor(name).shape}, "
+                f"the model's is {shape}"
             )
-        steps, t_0 = (what.inversion.get(name) for name in ("steps", "t_0"))
+        steps, t_0 = (description.inversion.get(name) for name in ("steps", "t_0"))
         if type(steps) is not int or type(t_0) is not int or not 2 <= steps <= t_0 + 1 <= N_TIMESTEPS:
             raise BankError(
                 f"the {side} bank {bank.place} does not say in how many steps up to which t_0 it was inverted; "
@@ -105,35 +109,39 @@ def recipes(job: Job, facts: ModelFacts, content: LatentBank, style: LatentBank,
         "pictures": picture_settings(job.pictures),
     }
     named = {row["image"]: mask_path(row["source"] or row["key"]) for row in contents.rows}
-    found: list[Recipe] = []
+    sweep: list[Recipe] = []
     for settings in job.settings():
         masks: Masks = load_masks(settings, named, facts.image_size, facts.h_shape[1:])
-        what = content.description
-        recipe = make_recipe(settings, Walk.of_bank(what), what.h_timesteps, shared, masks)
+        description = content.description
+        recipe = make_recipe(settings, Walk.of_bank(description), description.h_timesteps, shared, masks)
         # A mask may be written in two ways, as a rectangle and as a picture of it: one recipe, whose pairs count once.
-        if masks.own is not None or recipe.digest not in {one.digest for one in found}:
-            found.append(recipe)
-    return found
+        if masks.own is not None or recipe.digest not in {one.digest for one in sweep}:
+            sweep.append(recipe)
+    return sweep
 
 
 def _bank_identity(bank: LatentBank, tensor: str) -> dict[str, Any]:
-    what = bank.description
-    return {"inversion": what.inversion, "preprocessing": what.preprocessing, "dtype": what.tensor(tensor).dtype}
+    description = bank.description
+    return {
+        "inversion": description.inversion,
+        "preprocessing": description.preprocessing,
+        "dtype": description.tensor(tensor).dtype,
+    }
 
 
 def manifest_columns(job: Job, facts: ModelFacts, recipe: Recipe, content: LatentBank) -> dict[str, Any]:
     """The columns that all rows of a recipe share."""
     settings = recipe.settings
     number = settings.gamma if isinstance(settings.gamma, int | float) else None
-    said = settings.to_dict()
+    values = settings.to_dict()
     return {
         "settings": recipe.digest,
         "gamma": number,
-        "gamma_schedule": None if number is not None else as_json(said["gamma"]),
-        **{name: said[name] for name in ("t_edit", "t_boost", "dt_lambda", "dt_end", "omega")},
-        "events": str(said["events"]),
-        "mask": None if said["mask"] is None else as_json(said["mask"]),
-        "plan": as_json({name: value for name, value in said["plan"].items() if value is not None}),
+        "gamma_schedule": None if number is not None else as_json(values["gamma"]),
+        **{name: values[name] for name in ("t_edit", "t_boost", "dt_lambda", "dt_end", "omega")},
+        "events": str(values["events"]),
+        "mask": None if values["mask"] is None else as_json(values["mask"]),
+        "plan": as_json({name: value for name, value in values["plan"].items() if value is not None}),
         "network_calls": recipe.plan.encodes,
         "seed": settings.seed,
         "inversion": as_json(content.description.inversion),

@@ -69,8 +69,8 @@ class InvertUnit:
 def open_bank(root: Place, description: BankDescription, about: dict[str, Any]) -> BankWriter:
     """Open a bank for growing. One that keeps h at more timesteps than asked for serves as well, and stays as it is."""
     if PartStore(root).exists():
-        there = LatentBank.open(root).description
-        tensors = {one.name: one for one in there.tensors}
+        existing = LatentBank.open(root).description
+        tensors = {one.name: one for one in existing.tensors}
         description = replace(
             description,
             tensors=tuple(

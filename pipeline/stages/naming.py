@@ -57,16 +57,16 @@ class Names:
     """The names of one side's pictures, usable or not: one that can't be used never gives its name to another.
 
     Args:
-        what: ``content`` or ``style``, for messages.
+        side: ``content`` or ``style``, for messages.
         pictures: as the data set lists them.
         keys: (key or image hash, picture) for each name that a bank or a store gave.
         roots: the folders of the data set, from which relative paths are taken.
     """
 
     def __init__(
-        self, what: str, pictures: Iterable[Picture], keys: Iterable[tuple[str, Picture]], roots: Sequence[str]
+        self, side: str, pictures: Iterable[Picture], keys: Iterable[tuple[str, Picture]], roots: Sequence[str]
     ):
-        self._what = what
+        self._side = side
         self._paths, self._relative, self._keys = _Table(), _Table(), _Table()
         self._files, self._stems = _Table(), _Table()
         prefixes = [root.rstrip("/") + "/" for root in roots]
@@ -107,19 +107,19 @@ class Names:
             if pictures:
                 examples = " or ".join(shown(source) for source in sorted(one.source for one in pictures)[:2])
                 raise UnknownNameError(
-                    f"several {self._what}s are called '{shown(name)}' ({examples}); give the path or key"
+                    f"several {self._side}s are called '{shown(name)}' ({examples}); give the path or key"
                 )
-        raise UnknownNameError(f"no {self._what} is called '{shown(name)}'{self._near(name)}")
+        raise UnknownNameError(f"no {self._side} is called '{shown(name)}'{self._near(name)}")
 
     def _as_path(self, name: str, folder: str) -> list[Picture]:
-        found: list[Picture] = []
+        matching: list[Picture] = []
         for text in dict.fromkeys((name, _tidy(name), _tidy(name.replace("\\", "/")))):
             beside = (
                 posixpath.normpath(posixpath.join(folder, text)) if "://" not in folder + text else f"{folder}/{text}"
             )
             for pictures in (self._paths.get(text), self._relative.get(text), self._paths.get(beside)):
-                found += [one for one in pictures if not any(_same(one, other) for other in found)]
-        return found
+                matching += [one for one in pictures if not any(_same(one, other) for other in matching)]
+        return matching
 
     def _near(self, name: str) -> str:
         base = name.replace("\\", "/").rpartition("/")[2]

@@ -52,10 +52,10 @@ class Entries:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def names(self, what: str) -> Names:
-        """What each of them may be called in a list of pairs; ``what`` is ``content`` or ``style``."""
+    def names(self, side: str) -> Names:
+        """What each of them may be called in a list of pairs; ``side`` is ``content`` or ``style``."""
         keys = ((key, Picture(self.rows[number]["source"] or key, number)) for key, number in self.keys)
-        return Names(what, self.listing, keys, self.roots)
+        return Names(side, self.listing, keys, self.roots)
 
 
 def entries(index: pa.Table, listed: Sequence[Listed] | None = None, roots: Sequence[str] = ()) -> Entries:

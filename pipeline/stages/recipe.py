@@ -96,12 +96,12 @@ def make_recipe(
             f"injection.t_edit {settings.t_edit} and events {settings.events} need; make a new bank with this job, "
             "or one with bank.keep: all"
         )
-    said = settings.to_dict()
+    values = settings.to_dict()
     if masks.shared is not None:
-        said["mask"] = digest(masks.shared.tobytes())
+        values["mask"] = digest(masks.shared.tobytes())
     elif masks.own is not None:
-        said["mask"] = "own"
-    identifier = digest_of({"injection": said, "plan": digest_of(plan.to_dict()), **shared_identity})
+        values["mask"] = "own"
+    identifier = digest_of({"injection": values, "plan": digest_of(plan.to_dict()), **shared_identity})
     gamma = settings.gamma if isinstance(settings.gamma, float | int) else settings.gamma.kind
     return Recipe(
         settings,

@@ -72,17 +72,19 @@ class ReconstructUnit:
         from diffstyle.images import to_tensor, to_uint8
         from pipeline.measures.pixels import psnr
 
-        found: list[Reconstruction] = []
+        reconstructions: list[Reconstruction] = []
         results, originals = computed
         for row, x_0 in zip(self.rows, results, strict=True):
             if not np.isfinite(x_0).all():
-                found.append({"image": row["image"], "key": row["key"], "error": "the reconstruction is not finite"})
+                reconstructions.append(
+                    {"image": row["image"], "key": row["key"], "error": "the reconstruction is not finite"}
+                )
                 continue
             pixels = to_uint8(torch.from_numpy(x_0))
             original = originals.get(row["image"])
             if self.output is not None:
                 (self.output / f"{row['key']}.png").write_bytes(png(pixels))
-            found.append(
+            reconstructions.append(
                 {
                     "image": row["image"],
                     "key": row["key"],
@@ -92,7 +94,7 @@ class ReconstructUnit:
                     "thumbnail": thumbnail(pixels),
                 }
             )
-        return found
+        return reconstructions
 
     def split(self) -> Sequence[ReconstructUnit]:
         return [self._part(half) for half in halves(self.rows)]
@@ -163,12 +165,12 @@ def reconstruct(
     ``pictures``: image -> row of the shards, for the PSNR. What is found is written while the work goes on; a kill
     loses at most what came since the last writing. Not while another job changes the bank.
     """
-    there = pictures or {}
+    shard_rows = pictures or {}
 
     def units() -> Iterator[ReconstructUnit]:
         for start in range(0, len(rows), per_unit):
             some = tuple(rows[start : start + per_unit])
-            theirs = {row["image"]: there[row["image"]] for row in some if row["image"] in there}
+            theirs = {row["image"]: shard_rows[row["image"]] for row in some if row["image"] in shard_rows}
             yield ReconstructUnit(str(bank.place), steps, some, shards, theirs, output)
 
     everything: list[Reconstruction] = []
@@ -198,8 +200,8 @@ def reconstruct(
     return everything
 
 
-def _write(place: Place, steps: int, found: Sequence[Reconstruction]) -> None:
-    good = [one for one in found if "error" not in one]
+def _write(place: Place, steps: int, reconstructions: Sequence[Reconstruction]) -> None:
+    good = [one for one in reconstructions if "error" not in one]
     write_column(place, "psnr", {one["image"]: one["psnr"] for one in good if one["psnr"] is not None})
     write_column(place, "thumbnail", {one["image"]: one["thumbnail"] for one in good})
     # Last: an image has its number of steps once it has the rest.

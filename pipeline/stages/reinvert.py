@@ -32,14 +32,14 @@ class Reinvert:
     """
 
     def __init__(self, bank: LatentBank, open_model: Callable[[], LoadedModel], shards: Place, rows: dict[str, Any]):
-        what = bank.description
-        self._walk = Walk.of_bank(what)
+        description = bank.description
+        self._walk = Walk.of_bank(description)
         if self._walk.sampled:
-            raise BankError(f"{bank.place}: holds samples of the model, never inverted; leave --reinvert away")
-        self._description = what
+            raise BankError(f"{bank.place}: holds samples of the model, never inverted; omit --reinvert")
+        self._description = description
         self._context = open_model()
         self._store, self._rows = open_shards(shards), rows
-        self._plan = self._walk.plan(keep=what.h_timesteps)
+        self._plan = self._walk.plan(keep=description.h_timesteps)
         self.compared = self.absent = 0
         self.largest = 0.0  # relative error seen
 
@@ -52,15 +52,15 @@ class Reinvert:
             return None
         self.compared += 1
         x_T, h = self._context.walk(to_tensor(self._store.read_many([row])), self._plan)
-        what = self._description
+        description = self._description
         precision = _COMPUTED[self._walk.precision]
         wrong = []
         for name, computed in (("x_t", x_T[0]), ("h", h[0])):
-            if not what.keeps(name):
+            if not description.keeps(name):
                 continue
             error = relative_error(entry.tensors[name], computed)
             self.largest = max(self.largest, error)
-            if not error <= precision + _STORED[what.tensor(name).dtype]:
+            if not error <= precision + _STORED[description.tensor(name).dtype]:
                 wrong.append(f"{name} differs by {error:.1%} from a new inversion")
         return f"{' and '.join(wrong)}: another model, picture or code made it" if wrong else None
 

@@ -45,11 +45,11 @@ class SampleUnit:
         from diffstyle.images import to_uint8
         from diffstyle.noise import seeded_noise
 
-        what = self.description
-        walk = Walk.of_bank(what)
+        description = self.description
+        walk = Walk.of_bank(description)
         seeds = [int(digest(str(self.seed), str(n))[:16], 16) >> 1 for n in self.numbers]
-        x_T = seeded_noise(seeds, walk.t_0, (3, what.image_size, what.image_size))
-        x_0, h = context.walk(x_T, walk.plan(keep=what.h_timesteps))
+        x_T = seeded_noise(seeds, walk.t_0, (3, description.image_size, description.image_size))
+        x_0, h = context.walk(x_T, walk.plan(keep=description.h_timesteps))
         import torch
 
         pixels = to_uint8(torch.from_numpy(np.nan_to_num(x_0)))

@@ -16,7 +16,6 @@ from pipeline.shards.write import INDEX_SCHEMA, REJECTS_SCHEMA, write_block
 from pipeline.sources import Block, Source
 from pipeline.sources.passed_over import PassedOver
 from pipeline.stages.commit import OnDone, commit_outcomes
-from pipeline.storage.masking import without_variables
 from pipeline.storage.place import Place
 from pipeline.workers.base import Pool
 from pipeline.workers.unit import Outcome
@@ -97,7 +96,7 @@ def shard_stage(
     units = (BlockUnit(write, block) for block in blocks)
     summary.done, summary.rejected = commit_outcomes(pool, units, commit, on_done)
     earlier = read_passed_over(root)
-    by_file = {without_variables(file): one for file, one in source.passed_over_by_file(earlier).items()}
+    by_file = source.passed_over_by_file(earlier)
     if by_file != earlier:
         write_passed_over(root, by_file)
     summary.passed_over = total(by_file)

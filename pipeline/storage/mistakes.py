@@ -23,11 +23,11 @@ def dotted(loc: Iterable[str | int]) -> str:
     return text
 
 
-def unknown(what: str, name: str, allowed: Iterable[str], elsewhere: Sequence[str] = ()) -> str:
+def unknown(kind: str, name: str, allowed: Iterable[str], elsewhere: Sequence[str] = ()) -> str:
     """``unknown field 'gama'; did you mean 'gamma'?``, or the allowed names where none is near.
 
     Args:
-        what: what kind of name it is.
+        kind: what kind of name it is.
         name: the unknown one.
         allowed: the names that may stand in its place.
         elsewhere: dotted paths of names that may stand in other places, such as ``injection.gamma``.
@@ -42,7 +42,7 @@ def unknown(what: str, name: str, allowed: Iterable[str], elsewhere: Sequence[st
         near = [path for path in elsewhere if path.rpartition(".")[2] in lasts][:3]
     allowed_names = f"allowed: {', '.join(names)}" if names else "no name is allowed here"
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else allowed_names
-    return f"unknown {what} {shown(name)}; {hint}"
+    return f"unknown {kind} {shown(name)}; {hint}"
 
 
 def shown(value: Any) -> str:

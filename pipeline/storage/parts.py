@@ -103,9 +103,9 @@ class PartStore:
             elif not create(self._description, data):
                 self.describe(identity, about)  # another was faster
             return
-        there = self.description().get("identity", {})
+        stored_identity = self.description().get("identity", {})
         wanted = json.loads(json.dumps(identity))  # as JSON gives it back: tuples become lists
-        differing = differences(there, wanted)
+        differing = differences(stored_identity, wanted)
         if differing:
             raise DescriptionError(
                 f"{self.root} was made with other settings: {'; '.join(differing)}. "
@@ -134,8 +134,8 @@ class PartStore:
 
     def _counting(self, files: list[Entry]) -> list[Entry]:
         """The files that count. Whoever holds the output seals the store first if a turn was taken over since."""
-        found = [(entry, _SEAL.fullmatch(entry.place.name)) for entry in self.index_folder.list(".json", hidden=True)]
-        seals = {int(match[1]): entry.place for entry, match in found if match}
+        hidden = [(entry, _SEAL.fullmatch(entry.place.name)) for entry in self.index_folder.list(".json", hidden=True)]
+        seals = {int(match[1]): entry.place for entry, match in hidden if match}
         seal = max(seals, default=0)
         if seal:
             sealed = set(json.loads(seals[seal].read_bytes()))
@@ -223,13 +223,13 @@ def _hash(stored: dict[str, Any]) -> str:
     return digest_of({name: stored.get(name, {}) for name in ("identity", "about")})
 
 
-def differences(there: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(stored: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
     """One phrase for each field in which two nested mappings differ: ``inversion.steps is 50 there, 40 asked``."""
-    found: list[str] = []
-    for name in sorted(set(there) | set(wanted)):
-        a, b = there.get(name), wanted.get(name)
+    phrases: list[str] = []
+    for name in sorted(set(stored) | set(wanted)):
+        a, b = stored.get(name), wanted.get(name)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{name}.")
+            phrases += differences(a, b, f"{prefix}{name}.")
         elif a != b:
-            found.append(f"{prefix}{name} is {json.dumps(a)} there, {json.dumps(b)} asked")
-    return found
+            phrases.append(f"{prefix}{name} is {json.dumps(a)} there, {json.dumps(b)} asked")
+    return phrases

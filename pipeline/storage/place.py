@@ -124,12 +124,12 @@ class Place:
         ``hidden``: files whose names begin with a dot instead of the others.
         """
         selector = pafs.FileSelector(self.path, allow_not_found=True, recursive=recursive)
-        found = []
+        entries = []
         for info in self.fs.get_file_info(selector):
             is_hidden = any(piece.startswith(".") for piece in info.path[len(self.path) :].split("/"))
             if info.type == pafs.FileType.File and is_hidden == hidden and info.path.endswith(suffix):
-                found.append(Entry(Place(self.scheme, info.path), info.size or 0, info.mtime_ns or 0))
-        return sorted(found, key=lambda entry: entry.place.path)
+                entries.append(Entry(Place(self.scheme, info.path), info.size or 0, info.mtime_ns or 0))
+        return sorted(entries, key=lambda entry: entry.place.path)
 
     # ---- reading ----
     def open(self) -> pa.NativeFile:

@@ -97,16 +97,16 @@ def read_table(
         raise DamagedError(f"{place}: not readable (it was cut, or bytes have changed since it was written); {cure}")
     try:  # from memory: an OSError is Parquet's, not the disk's
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        there = file.schema_arrow
+        stored_schema = file.schema_arrow
         if schema is None:
-            if there.names != list(columns or ()):
-                raise pa.ArrowInvalid(f"its columns are {there.names}, not {list(columns or ())}")
-            schema = there.remove_metadata()
+            if stored_schema.names != list(columns or ()):
+                raise pa.ArrowInvalid(f"its columns are {stored_schema.names}, not {list(columns or ())}")
+            schema = stored_schema.remove_metadata()
         names = list(schema.names if columns is None else columns)
-        for field in there:
+        for field in stored_schema:
             if schema.get_field_index(field.name) < 0 or not schema.field(field.name).equals(field):
                 raise pa.ArrowInvalid(f"column {field.name!r} ({field.type}) is none of this release's")
-        stored = file.read([name for name in names if there.get_field_index(name) >= 0], use_threads=False)
+        stored = file.read([name for name in names if stored_schema.get_field_index(name) >= 0], use_threads=False)
         if len(stored) != file.metadata.num_rows:
             raise pa.ArrowInvalid(f"{len(stored)} rows where the file says {file.metadata.num_rows}")
         arrays = [

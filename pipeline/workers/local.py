@@ -82,13 +82,13 @@ class LocalPool:
 
             self._threads_before = torch.get_num_threads()
         worker = Worker(self._make_context, self._threads)
-        said = worker.setup()
-        if isinstance(said, Failure):
-            if said.stop is not None:
-                raise said.stop
-            self._on_event("worker_failed_to_start", worker=0, why=said.why, traceback=said.where)
-            raise Stopped(f"the model can't be loaded ({said.why}); what was committed is kept, run the job again")
-        self._on_event("worker_started", worker=0, **said)
+        started = worker.setup()
+        if isinstance(started, Failure):
+            if started.stop is not None:
+                raise started.stop
+            self._on_event("worker_failed_to_start", worker=0, why=started.why, traceback=started.where)
+            raise Stopped(f"the model can't be loaded ({started.why}); what was committed is kept, run the job again")
+        self._on_event("worker_started", worker=0, **started)
         return worker
 
 

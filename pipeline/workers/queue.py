@@ -64,7 +64,8 @@ class Queue:
 
         ``where``: the traceback, for the log.
         """
-        # An exception is mostly the same the second time, so it is tried only once more; a death may be anybody's.
+        # An exception is mostly the same the second time, so it is tried only once more. A worker may die
+        # of another unit's fault.
         if ticket.deaths <= self._retries and ticket.errors <= min(1, self._retries):
             counts = {"deaths": ticket.deaths, "errors": ticket.errors}
             self._on_event("unit_retried", unit=ticket.unit.name, **counts, why=reason, traceback=where)

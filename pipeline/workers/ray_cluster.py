@@ -47,7 +47,7 @@ def start_ray(address: str | None = None) -> bool:
     if ray.is_initialized():
         return False
     if address is not None:
-        _knock(address)
+        _check_answers(address)
     _silence_raylet()
     try:
         with _signal_handlers_kept():
@@ -178,13 +178,13 @@ def _no_cluster(address: str, why: str) -> ConfigError:
     )
 
 
-def _knock(address: str) -> None:
-    """See whether anybody answers at ``HOST:PORT`` or ``ray://HOST:PORT``; other words are Ray's to judge."""
-    found = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address)
-    if not found:
+def _check_answers(address: str) -> None:
+    """See whether something answers at ``HOST:PORT`` or ``ray://HOST:PORT``; other words are Ray's to judge."""
+    host_and_port = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address)
+    if not host_and_port:
         return
     try:
-        socket.create_connection((found[1], int(found[2])), timeout=ANSWER_WITHIN).close()
+        socket.create_connection((host_and_port[1], int(host_and_port[2])), timeout=ANSWER_WITHIN).close()
     except (OSError, OverflowError) as error:
         raise _no_cluster(address, getattr(error, "strerror", None) or str(error)) from error
 

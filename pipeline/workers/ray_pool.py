@@ -266,11 +266,11 @@ class RayPool:
 def _why_died(error: BaseException) -> str:
     """Ray's account of a worker's end without the half-page around it."""
     text = " ".join(str(error).split())
-    found = re.search(r"Worker exit type: (\w+) Worker exit detail: (.*?)(?: Some common causes.*| In total.*)?$", text)
-    if found:
-        return f"{found[1]}: {found[2]}"[:300]
-    found = re.search(r"The actor (?:is dead|died) because .*", text)
-    return found[0][:300] if found else headline(error)
+    match = re.search(r"Worker exit type: (\w+) Worker exit detail: (.*?)(?: Some common causes.*| In total.*)?$", text)
+    if match:
+        return f"{match[1]}: {match[2]}"[:300]
+    match = re.search(r"The actor (?:is dead|died) because .*", text)
+    return match[0][:300] if match else headline(error)
 
 
 def _node_lost(error: BaseException, exceptions: Any) -> bool:

@@ -14,6 +14,7 @@ from pipeline.cli.main import main
 from pipeline.shards.passed_over import read_passed_over, total
 from pipeline.sources import SourceSpec, open_source
 from pipeline.stages.shard import shard_stage
+from pipeline.storage import masking
 from pipeline.storage.place import Place
 from pipeline.storage.tables import DamagedError
 from pipeline.workers.local import LocalPool
@@ -38,6 +39,18 @@ def test_counts_stay_with_tars_that_are_not_walked_again(tmp_path):
     (tmp_path / "set" / "a.tar").unlink()
     assert total(read_passed_over(out)).line() == "passed over 3: 3 members of unknown suffix (.npy, .md)"
     assert stage().passed_over.line() == "passed over 1: 1 member of unknown suffix (.md)"
+
+
+def test_the_name_of_a_tar_holds_no_secret(tmp_path, monkeypatch):
+    monkeypatch.setattr(masking, "_SECRETS", {})
+    masking.remember("STORE_SECRET", "hunter22")
+    out = Place.parse(tmp_path / "shards")
+    write(tmp_path / "hunter22", {"a.tar": tar_bytes(member("a.png", encoded()), member("x.npy", b"x"))})
+    for done in (1, 0):
+        summary = shard_stage(LocalPool(), open_source(SourceSpec(webdataset=str(tmp_path / "hunter22"))), out, 16)
+        assert (summary.done, summary.passed_over.line()) == (done, "passed over 1: 1 member of unknown suffix (.npy)")
+        (tar,) = read_passed_over(out)
+        assert tar == str(tmp_path / "${STORE_SECRET}" / "a.tar")
 
 
 def test_damaged_counts_are_one_line_and_counted_again_once_deleted(tmp_path):
