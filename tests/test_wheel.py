@@ -54,6 +54,11 @@ def test_the_wheel_carries_what_the_ready_jobs_read_and_no_more(wheel):
     assert not [name for name in carried if name.startswith(("tests/", "demo/", "jobs/"))]
 
 
+def test_the_wheel_carries_the_page_of_reports(installed):
+    assets = Path("pipeline/results/report/assets")
+    assert {file.name for file in (installed / assets).iterdir()} == {file.name for file in (ROOT / assets).iterdir()}
+
+
 def test_the_tests_look_at_the_wheel_and_not_at_the_tree(installed, tmp_path):
     said = python(installed, tmp_path, "-c", "import diffstyle, pipeline; print(diffstyle.__file__, pipeline.__file__)")
     assert said.split() == [str(installed / package / "__init__.py") for package in ("diffstyle", "pipeline")]

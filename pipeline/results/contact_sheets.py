@@ -82,6 +82,22 @@ def read_picture(output: Place, picture: str, written: str | None = None) -> np.
         raise DamagedError(f"{place}: missing, though the manifest names it; {cure}") from error
     except (tarfile.TarError, KeyError) as error:
         raise DamagedError(f"{place}: {member} can't be read; {cure}") from error
+    return decode_picture(place, data, written, output)
+
+
+def decode_picture(place: Place, data: bytes, written: str | None, output: Place) -> np.ndarray:
+    """The bytes of a result as uint8 (H, W, 3).
+
+    Args:
+        place: The file that they are from.
+        data: The picture's bytes.
+        written: The manifest's ``picture_hash``; None: not compared.
+        output: The output folder.
+
+    Raises:
+        DamagedError: They are not as they were written.
+    """
+    cure = f"run `diffstyle verify {output} --repair`, then the job again"
     if written is not None and digest(data) != written:
         raise DamagedError(f"{place}: bytes have changed since it was written; {cure}")
     try:

@@ -77,6 +77,11 @@ class OutputLayout:
         """The folder of contact sheets, one for each point of the sweep."""
         return self.root / "contact-sheets"
 
+    @property
+    def report(self) -> Place:
+        """The folder of the page that shows the pairs."""
+        return self.root / "report"
+
     def shards(self, side: str) -> Place:
         """The shard store of a side."""
         return self.root / "shards" / side

@@ -1,0 +1,37 @@
+"""``diffstyle report``: every pair of a run in a page that opens from disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("--out", type=click.Path(path_type=Path), help="The folder to write. Default: RUN/report.")
+@click.option("--quiet", "-q", is_flag=True, help="Only the summary.")
+def report(run: str, out: Path | None, quiet: bool) -> None:
+    """Write a folder whose index.html shows every pair of a RUN: find the best and the worst, compare, choose.
+
+    RUN is the output folder (or an address on S3 or GCS, with --out), or the job file that names it. The page needs no
+    network and no server. Run it again to show what was made since; choices made in the page are kept by the browser.
+    """
+    from pipeline.results.report.write import write_report
+    from pipeline.storage.place import Place
+
+    place = Place.parse(run)
+    if place.is_local and place.is_file():
+        from pipeline.jobfile.load import load_job
+
+        place = Place.parse(load_job(run).output)
+    written = write_report(place, out, (lambda line: None) if quiet else lambda line: click.echo(line, err=True))
+    if written.unreadable:
+        click.echo(
+            f"{written.unreadable} pictures are missing or damaged, and marked so; `diffstyle verify {place} --repair` "
+            "and another run make them again"
+        )
+    if written.scored < written.pairs:
+        n = written.pairs - written.scored
+        click.echo(f"{n:,} pairs have no scores; `diffstyle score {run}` makes them, then write the report again")
+    click.echo(str(written))

@@ -1,0 +1,169 @@
+"""What a report says, as tables: pairs with their scores, sources, settings, rejects, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diffstyle.errors import ConfigError
+from pipeline.results.manifest import Manifest
+from pipeline.results.scores import SCORES, Scores
+from pipeline.results.words import PARAMETERS, setting_words, short_name
+from pipeline.shards.store import ShardStore, open_shards
+from pipeline.storage.identity import source_parts
+from pipeline.storage.layout import SIDES, OutputLayout
+from pipeline.storage.parts import PartStore
+from pipeline.storage.place import Place
+
+_SOURCE = ("key", "image", "source", "label", "caption", "meta")
+_ROW = ("pair", "status", "error", "picture", "picture_hash", "settings", "seconds", "created")
+
+
+@dataclass
+class ReportTables:
+    """All that a report shows, but for its pictures.
+
+    Attributes:
+        pairs: A row for each pair of the manifest, by setting, content, style. Columns: pair, status, error, picture,
+            picture_hash, seconds, created; ``content``, ``style`` and ``setting`` are numbers of the lists below;
+            ``folder`` (path before the picture's name, ending in ``/`` or ``#``) and ``name``; each score;
+            ``score_error``; and each parameter that differs within a setting.
+        contents: Of each content: name, key, image, source, label, caption, meta. ``styles``: the same.
+        settings: Of each setting: id, words, gamma, and ``parameters`` that its pairs share.
+        own_parameters: The parameters that differ within a setting.
+        scores: The scores that any pair has.
+        scored: How many pairs have scores.
+        rejects: side, source and reason of each picture that could not be read.
+        stores: The shards of the run.
+    """
+
+    pairs: pd.DataFrame
+    contents: list[dict[str, Any]]
+    styles: list[dict[str, Any]]
+    settings: list[dict[str, Any]]
+    own_parameters: list[str]
+    scores: list[str]
+    scored: int
+    rejects: list[dict[str, str]]
+    stores: list[ShardStore]
+
+
+def read_tables(output: Place) -> ReportTables:
+    """The tables of a run.
+
+    Raises:
+        ConfigError: There are no results.
+    """
+    manifest = Manifest(output)
+    if not manifest.store.exists():
+        raise ConfigError(f"{output}: no results here; run a job first")
+    sides = [f"{side}_{name}" for side in ("content", "style") for name in _SOURCE]
+    table = manifest.table([*_ROW, *PARAMETERS, *sides])
+    if not len(table):
+        raise ConfigError(f"{output}: no pairs were made yet; run the job first")
+    settings, setting_numbers, own = _settings(table)
+    contents, content_numbers = _sources(table, "content")
+    styles, style_numbers = _sources(table, "style")
+    pairs = pd.DataFrame({name: _column(table[name]) for name in dict.fromkeys([*_ROW, *own])})
+    pairs["setting"], pairs["content"], pairs["style"] = setting_numbers, content_numbers, style_numbers
+    split = [_folder_and_name(picture) for picture in pairs["picture"]]
+    pairs["folder"], pairs["name"] = [one[0] for one in split], [one[1] for one in split]
+    pairs, scores, scored = _with_scores(pairs, Scores(output))
+    pairs = pairs.sort_values(["setting", "content", "style", "pair"], ignore_index=True)
+    places = [OutputLayout(output).shards(side) for side in SIDES]
+    stores = {place.name: open_shards(place) for place in places if PartStore(place).exists()}
+    rejects = [
+        {"side": side, "source": row["source"], "reason": row["reason"]}
+        for side, store in stores.items()
+        for row in store.rejects().to_pylist()
+    ]
+    return ReportTables(pairs, contents, styles, settings, own, scores, scored, rejects, list(stores.values()))
+
+
+def _column(column: pa.ChunkedArray) -> pd.Series:
+    """A column for pandas; what is missing in a text is None."""
+    if pa.types.is_string(column.type):
+        return pd.Series(column.to_pylist(), dtype=object)
+    return column.to_pandas()
+
+
+def _settings(table: pa.Table) -> tuple[list[dict[str, Any]], np.ndarray, list[str]]:
+    """The settings by gamma, the number of each row's, and the parameters that differ within one."""
+    codes = table["settings"].combine_chunks().dictionary_encode()
+    numbers = codes.indices.to_numpy(zero_copy_only=False)
+    _, first = np.unique(numbers, return_index=True)
+    rows = table.take(first).select(["settings", *PARAMETERS]).to_pylist()
+    grouped = table.group_by("settings").aggregate(
+        [(name, "count_distinct", pc.CountOptions(mode="all")) for name in PARAMETERS]
+    )
+    own = [name for name in PARAMETERS if pc.max(grouped[f"{name}_count_distinct"]).as_py() > 1]
+    words = setting_words([{name: row[name] for name in PARAMETERS if name not in own} for row in rows])
+    order = sorted(
+        range(len(rows)),
+        key=lambda n: (rows[n]["gamma"] is None, rows[n]["gamma"] or 0, words[n], rows[n]["settings"]),
+    )
+    settings = [
+        {
+            "id": rows[n]["settings"],
+            "words": words[n],
+            "gamma": rows[n]["gamma"],
+            "parameters": {name: rows[n][name] for name in PARAMETERS if name not in own},
+        }
+        for n in order
+    ]
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return settings, rank[numbers], own
+
+
+def _sources(table: pa.Table, side: str) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """The distinct pictures of a side in key order, and the number of each row's."""
+    codes = pc.fill_null(table[f"{side}_key"], "").combine_chunks().dictionary_encode()
+    numbers = codes.indices.to_numpy(zero_copy_only=False)
+    _, first = np.unique(numbers, return_index=True)
+    columns = table.select([f"{side}_{name}" for name in _SOURCE]).rename_columns(list(_SOURCE))
+    rows = columns.take(first).to_pylist()
+    order = sorted(range(len(rows)), key=lambda n: rows[n]["key"] or "")
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return [{"name": short_name(rows[n]["key"] or ""), **rows[n]} for n in order], rank[numbers]
+
+
+def _folder_and_name(picture: str | None) -> tuple[str, str]:
+    if not picture:
+        return "", ""
+    path, member = source_parts(picture)
+    if member is not None:
+        return f"{path}#", member
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/", name
+
+
+def _with_scores(pairs: pd.DataFrame, scores: Scores) -> tuple[pd.DataFrame, list[str], int]:
+    if not scores.exists():
+        return pairs.assign(score_error=None), [], 0
+    table = scores.table(["pair", *SCORES, "error", "created"]).to_pandas()
+    # A pair that was scored again, as after a repair, has its newest row.
+    table = table.sort_values("created", kind="stable").drop_duplicates("pair", keep="last")
+    table = table.drop(columns="created").rename(columns={"error": "score_error"})
+    joined = pairs.merge(table, on="pair", how="left", validate="one_to_one")
+    names = [name for name in SCORES if joined[name].notna().any()]
+    scored = int(joined[names].notna().any(axis=1).sum()) if names else 0
+    return joined.drop(columns=[name for name in SCORES if name not in names]), names, scored
+
+
+def cost(pairs: pd.DataFrame, settings: list[Mapping[str, Any]] | list[dict[str, Any]]) -> dict[str, float]:
+    """Seconds and network calls that all finished pairs took."""
+    made = pairs[pairs["status"] == "ok"]
+    if "network_calls" in made:
+        calls = made["network_calls"].fillna(0).sum()
+    else:
+        each = np.array([setting["parameters"]["network_calls"] or 0 for setting in settings], np.float64)
+        calls = each[made["setting"].to_numpy()].sum()
+    return {"seconds": float(made["seconds"].fillna(0).sum()), "calls": float(calls)}
