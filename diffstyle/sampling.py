@@ -98,6 +98,7 @@ def inject(
     *,
     omega: float | Tensor = 0.0,
     mask: Tensor | None = None,
+    edit: Tensor | None = None,
     noise: Callable[[int], Tensor] | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
@@ -113,6 +114,8 @@ def inject(
             n ``plan.injections``.
         omega: Strength of style calibration, a number or (B,); read only where the plan calibrates.
         mask: Where content goes, (B or 1, 1, h, w) in [0, 1] on the h grid (see :func:`to_h_grid`); None: everywhere.
+        edit: What is added to h after the blend, (K, C, h, w): at an injection, the slice of the timestep whose h it
+            reads. The same for all of the batch; a mask does not limit it. None: nothing.
         noise: t -> (B, 3, H, W) standard normal; needed if the plan draws noise (see :func:`seeded_noise`).
         on_step: Called after each step with the number of steps done and their total; may raise to stop.
 
@@ -122,7 +125,7 @@ def inject(
     Raises:
         ValueError: Shapes do not fit, or the plan needs an h or noise that was not given.
     """
-    _check(x_T, h_content, h_timesteps, plan, noise)
+    _check(x_T, h_content, h_timesteps, plan, noise, edit)
     x = x_T.float()
     batch = len(x)
     slot = {t: k for k, t in enumerate(h_timesteps)}
@@ -140,7 +143,10 @@ def inject(
         if step.content_t is not None:
             # Only the predicted picture sees the content; the direction keeps e. This asymmetry is the method.
             hc = h_content[:, slot[step.content_t]]
-            e_tilde = model.decode(blend(h, hc, gammas[:, n_injected], mask), skips, emb)
+            h_new = blend(h, hc, gammas[:, n_injected], mask)
+            if edit is not None:
+                h_new = h_new + edit[slot[step.content_t]]
+            e_tilde = model.decode(h_new, skips, emb)
             P_tilde = predicted_picture(x, e_tilde, step.t)
             n_injected += 1
             if step.calibrate:
@@ -256,12 +262,19 @@ def _per_injection(gamma: float | Tensor, batch: int, n: int, x: Tensor) -> Tens
 
 
 def _check(
-    x_T: Tensor, h: Tensor, h_timesteps: Sequence[int], plan: Plan, noise: Callable[[int], Tensor] | None
+    x_T: Tensor,
+    h: Tensor,
+    h_timesteps: Sequence[int],
+    plan: Plan,
+    noise: Callable[[int], Tensor] | None,
+    edit: Tensor | None,
 ) -> None:
     if h.ndim != 5 or h.shape[:2] != (len(x_T), len(h_timesteps)):
         raise ValueError(
             f"h_content must be (B, K, C, h, w) with B = {len(x_T)} and K = {len(h_timesteps)}, got {tuple(h.shape)}"
         )
+    if edit is not None and edit.shape != h.shape[1:]:
+        raise ValueError(f"edit must be (K, C, h, w) as h_content, {tuple(h.shape[1:])}, got {tuple(edit.shape)}")
     missing = sorted(set(plan.content_timesteps) - set(h_timesteps))
     if missing:
         raise ValueError(f"the plan injects the content's h of timesteps {missing}, which were not given")

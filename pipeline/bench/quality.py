@@ -220,9 +220,9 @@ def _claims(bench: Bench, found: Quality, settings: InjectionSettings, results: 
 
 
 def one_setting(settings: Sequence[InjectionSettings]) -> InjectionSettings:
-    """The first point of a job's sweep without mask, noise and calibration: those are measured on their own."""
+    """The first point of a job's sweep without mask, edit, noise and calibration: most are measured on their own."""
     first = settings[0]
-    return first.model_copy(update={"mask": None, "t_boost": 0, "omega": 0.0, "seed": None})
+    return first.model_copy(update={"mask": None, "edit": None, "t_boost": 0, "omega": 0.0, "seed": None})
 
 
 def machine() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffstyle.errors import ConfigError
+from pipeline.cli.bank_directions import directions
 from pipeline.storage.errors import EXIT_FAILURES
 
 if TYPE_CHECKING:
@@ -392,3 +393,6 @@ def similar(path: str, key: str, top: int, timestep: int | None, tensor: str) ->
 
     for name, cosine in nearest(LatentBank.open(path), key, top=top, timestep=timestep, tensor=tensor):
         click.echo(f"{cosine:.4f}  {name}")
+
+
+bank.add_command(directions)

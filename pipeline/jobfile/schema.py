@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from diffstyle.gamma import GammaSchedule
+from pipeline.jobfile.edit import EditPoint, EditSpec
 from pipeline.jobfile.fields import (
     T_MAX,
     AutoCount,
@@ -167,19 +168,23 @@ class InjectionSettings(Strict):
     dt_end: Timestep
     omega: Omega
     mask: Mask
+    edit: EditPoint | None = None
     plan: PlanSpec
     seed: Whole | None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able and canonical: equal settings give equal dicts however they were written.
 
-        A mask picture or folder appears by its path; an identity must put the hash of the mask's content in its place.
+        Masks and directions appear by their paths; an identity must put the hash of their content in its place. An edit
+        is in it only where there is one, so that results of before edits keep their identity.
         """
-        return self.model_dump(mode="json", by_alias=True)
+        values = self.model_dump(mode="json", by_alias=True)
+        edit = values.pop("edit")
+        return values if edit is None else {**values, "edit": {k: v for k, v in edit.items() if v is not None}}
 
 
 class Injection(Strict):
-    """How content is injected. ``gamma``, ``omega`` and ``mask`` may be lists: a sweep over their values."""
+    """How content is injected. ``gamma``, ``omega``, ``mask`` and ``edit`` may be lists: a sweep over their values."""
 
     gamma: Annotated[tuple[Gamma, ...], BeforeValidator(as_list), Field(min_length=1)] = (0.3,)
     t_edit: Timestep = 400
@@ -189,6 +194,7 @@ class Injection(Strict):
     dt_end: Timestep = 950
     omega: Annotated[tuple[Omega, ...], BeforeValidator(as_list), Field(min_length=1)] = (0.0,)
     mask: Annotated[tuple[Mask, ...], BeforeValidator(as_list), Field(min_length=1)] = (None,)
+    edit: Annotated[tuple[EditSpec | None, ...], BeforeValidator(as_list), Field(min_length=1)] = (None,)
     plan: Plan = "balanced"
 
     @model_validator(mode="after")
@@ -199,9 +205,14 @@ class Injection(Strict):
             )
         return self
 
-    @field_serializer("gamma", "omega", "mask", mode="wrap")
+    @field_serializer("gamma", "omega", "mask", "edit", mode="wrap")
     def _as_written(self, values: tuple[Any, ...], handler: Any) -> Any:
         return plain_if_single(handler(values))
+
+    @property
+    def edit_points(self) -> list[EditPoint | None]:
+        """Each strength of each edit; None where nothing is added."""
+        return [point for one in self.edit for point in ([None] if one is None else one.points())]
 
     @property
     def plan_spec(self) -> PlanSpec:
@@ -342,8 +353,12 @@ class Job(Strict):
         seeds: tuple[int | None, ...] = self.seed if injection.t_boost > 0 else (None,)
         shared = {name: getattr(injection, name) for name in ("t_edit", "t_boost", "events", "dt_lambda", "dt_end")}
         points = {
-            InjectionSettings(gamma=gamma, omega=omega, mask=mask, seed=seed, plan=injection.plan_spec, **shared): None
-            for gamma, omega, mask, seed in itertools.product(injection.gamma, injection.omega, injection.mask, seeds)
+            InjectionSettings(
+                gamma=gamma, omega=omega, mask=mask, edit=edit, seed=seed, plan=injection.plan_spec, **shared
+            ): None
+            for gamma, omega, mask, edit, seed in itertools.product(
+                injection.gamma, injection.omega, injection.mask, injection.edit_points, seeds
+            )
         }
         return list(points)
 

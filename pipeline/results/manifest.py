@@ -48,6 +48,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("dt_end", pa.int32()),
         ("omega", pa.float64()),
         ("mask", pa.string()),  # JSON
+        ("edit", pa.string()),  # JSON; null where no direction was added
         ("plan", pa.string()),  # JSON
         ("network_calls", pa.int32()),
         ("seed", pa.int64()),  # null where no noise is drawn

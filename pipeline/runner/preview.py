@@ -16,7 +16,7 @@ from pipeline.shards.decode import Undecodable, decode
 from pipeline.sources import open_source
 from pipeline.stages.inject import shortened_dt_lambda
 from pipeline.stages.pairs import check_zip, read_list
-from pipeline.stages.recipe import injection_plan
+from pipeline.stages.recipe import edit_of, injection_plan, open_directions
 from pipeline.stages.walk import Walk
 
 # How many pictures of a side are encoded to judge the size of results.
@@ -68,6 +68,14 @@ class PreviewSettings:
     network_calls: int
     decodes: int
     injections: int
+    edit: str | None = None  # the direction that is added to h, and its strength
+
+    def __str__(self) -> str:
+        edit = f", {self.edit}" if self.edit else ""
+        return (
+            f"gamma {self.gamma}{edit}: {self.steps} steps, {self.network_calls} network calls, "
+            f"{self.decodes} decodes, {self.injections} injections a pair"
+        )
 
 
 @dataclass(frozen=True)
@@ -115,11 +123,7 @@ class Preview:
         for side in self.sides:
             lines += side.lines()
         lines.append(f"pairs      {self.pairs} ({self.pair_rule}) x {len(self.settings)} settings")
-        lines += [
-            f"  gamma {one.gamma}: {one.steps} steps, {one.network_calls} network calls, "
-            f"{one.decodes} decodes, {one.injections} injections a pair"
-            for one in self.settings
-        ]
+        lines += [f"  {one}" for one in self.settings]
         if self.note is not None:
             lines.append(f"  note: {self.note}")
         lines.append(f"calls      {self.network_calls:,} network calls on one picture")
@@ -165,10 +169,15 @@ def preview_job(job: Job) -> Preview:
     n_pairs = _pairs(job, *(counts.get(role, counts.get("both", 0)) for role in ("content", "style")))
     walk = walks.get("content") or walks["both"]
     points: list[PreviewSettings] = []
+    directions = open_directions(job, facts.h_shape, None)
     for settings in job.settings():
         plan = injection_plan(settings, walk)
         gamma = settings.to_dict()["gamma"]
-        points.append(PreviewSettings(gamma, len(plan.steps), plan.encodes, plan.decodes, len(plan.injections)))
+        edit = settings.edit
+        if edit is not None:
+            edit_of(edit, directions[edit.directions], plan)  # or a ConfigError
+        calls = len(plan.steps), plan.encodes, plan.decodes, len(plan.injections)
+        points.append(PreviewSettings(gamma, *calls, None if edit is None else str(edit)))
     each_picture, basis = _picture_bytes(job, config.size)
     return Preview(
         model=config.name,

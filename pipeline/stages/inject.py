@@ -19,7 +19,7 @@ from pipeline.stages.commit import OnDone, commit_outcomes
 from pipeline.stages.inject_unit import InjectUnit, Pair
 from pipeline.stages.masks import Masks, load_masks, mask_path
 from pipeline.stages.pairs import Entries, WantedPairs
-from pipeline.stages.recipe import Recipe, as_json, make_recipe
+from pipeline.stages.recipe import Recipe, as_json, make_recipe, open_directions
 from pipeline.stages.tiles import plan_tiles
 from pipeline.stages.walk import Walk
 from pipeline.storage.identity import ALGORITHM_VERSION, pair_id
@@ -108,12 +108,13 @@ def recipes(job: Job, facts: ModelFacts, content: LatentBank, style: LatentBank,
         "precision": job.compute.precision,
         "pictures": picture_settings(job.pictures),
     }
+    directions = open_directions(job, facts.h_shape, facts.fingerprint)
     named = {row["image"]: mask_path(row["source"] or row["key"]) for row in contents.rows}
     sweep: list[Recipe] = []
     for settings in job.settings():
         masks: Masks = load_masks(settings, named, facts.image_size, facts.h_shape[1:])
         description = content.description
-        recipe = make_recipe(settings, Walk.of_bank(description), description.h_timesteps, shared, masks)
+        recipe = make_recipe(settings, Walk.of_bank(description), description.h_timesteps, shared, masks, directions)
         # A mask may be written in two ways, as a rectangle and as a picture of it: one recipe, whose pairs count once.
         if masks.own is not None or recipe.digest not in {one.digest for one in sweep}:
             sweep.append(recipe)
@@ -141,6 +142,7 @@ def manifest_columns(job: Job, facts: ModelFacts, recipe: Recipe, content: Laten
         **{name: values[name] for name in ("t_edit", "t_boost", "dt_lambda", "dt_end", "omega")},
         "events": str(values["events"]),
         "mask": None if values["mask"] is None else as_json(values["mask"]),
+        "edit": as_json(values["edit"]) if "edit" in values else None,
         "plan": as_json({name: value for name, value in values["plan"].items() if value is not None}),
         "network_calls": recipe.plan.encodes,
         "seed": settings.seed,

@@ -74,6 +74,7 @@ class InjectUnit:
         h, x_T = loaded
         recipe, settings = self.recipe, self.recipe.settings
         gamma = torch.tensor([recipe.gammas], dtype=torch.float32) if recipe.gammas else 0.0
+        edit = None if recipe.edit is None else torch.from_numpy(recipe.edit).to(context.device)
 
         def one(indices: Sequence[int]) -> list[tuple[np.ndarray | None, float]]:
             begun = time.perf_counter()
@@ -92,6 +93,7 @@ class InjectUnit:
                 gamma,
                 omega=settings.omega,
                 mask=mask,
+                edit=edit,
                 noise=lambda t: seeded_noise(seeds, t, style.shape[1:]),
             ).cpu()
             finite = torch.isfinite(results).flatten(1).all(1)

@@ -7,9 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from diffstyle.errors import ConfigError
 from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan
 from diffstyle.schedule import timesteps
+from pipeline.banks.directions import Directions
+from pipeline.banks.tensors import BankError
+from pipeline.jobfile.edit import EditPoint
 from pipeline.jobfile.schema import InjectionSettings, Job, gamma_schedule
 from pipeline.results.pictures import recipe_slug
 from pipeline.stages.masks import Masks
@@ -67,6 +72,7 @@ class Recipe:
     masks: Masks
     digest: str
     slug: str
+    edit: np.ndarray | None = None  # (K, C, h, w), what is added to h at each of plan.content_timesteps
 
 
 def make_recipe(
@@ -75,6 +81,7 @@ def make_recipe(
     h_timesteps: Sequence[int],
     shared_identity: Mapping[str, Any],
     masks: Masks,
+    directions: Mapping[str, Directions] | None = None,
 ) -> Recipe:
     """Resolve ``settings`` against a content bank.
 
@@ -84,9 +91,10 @@ def make_recipe(
         h_timesteps: the timesteps whose h the bank keeps.
         shared_identity: what else decides the pixels: model, banks' settings, precision, output format.
         masks: the masks that the settings ask for, loaded.
+        directions: path -> the files of directions that the settings name, see :func:`open_directions`.
 
     Raises:
-        ConfigError: the bank lacks an h that the settings need.
+        ConfigError: the bank lacks an h that the settings need, or a file of directions what is asked of it.
     """
     plan = injection_plan(settings, walk)
     missing = sorted(set(plan.content_timesteps) - set(h_timesteps))
@@ -101,6 +109,10 @@ def make_recipe(
         values["mask"] = digest(masks.shared.tobytes())
     elif masks.own is not None:
         values["mask"] = "own"
+    edit = None
+    if settings.edit is not None:
+        edit = edit_of(settings.edit, (directions or {})[settings.edit.directions], plan)
+        values["edit"] = digest(str(edit.shape), edit.tobytes())
     identifier = digest_of({"injection": values, "plan": digest_of(plan.to_dict()), **shared_identity})
     gamma = settings.gamma if isinstance(settings.gamma, float | int) else settings.gamma.kind
     return Recipe(
@@ -110,7 +122,64 @@ def make_recipe(
         masks,
         identifier,
         recipe_slug(gamma, identifier),
+        edit,
     )
+
+
+def open_directions(job: Job, h_shape: Sequence[int], fingerprint: str | None) -> dict[str, Directions]:
+    """The files of directions that a job names, by their paths.
+
+    Args:
+        job: the job.
+        h_shape: (C, h, w) of its model.
+        fingerprint: of its model; None: not known, and not compared.
+
+    Raises:
+        ConfigError: a file is missing, damaged, or of another model.
+    """
+    opened: dict[str, Directions] = {}
+    for point in job.injection.edit_points:
+        if point is None or point.directions in opened:
+            continue
+        try:
+            directions = Directions.open(point.directions)
+        except BankError as error:
+            raise ConfigError(f"injection.edit.directions: {error}") from None
+        name, made_with = directions.about["model_name"], directions.about["model_fingerprint"]
+        if directions.components.shape[2:] != tuple(h_shape) or made_with != (fingerprint or made_with):
+            raise ConfigError(
+                f"injection.edit.directions: {point.directions} was made with another model: {name} with fingerprint "
+                f"{made_with[:8]} and h {directions.about['h_shape']}, this job's has "
+                f"{'' if fingerprint is None else fingerprint[:8] + ' and '}{list(h_shape)}; "
+                "make one from a bank of this model"
+            )
+        opened[point.directions] = directions
+    return opened
+
+
+def edit_of(point: EditPoint, directions: Directions, plan: Plan) -> np.ndarray:
+    """What an edit adds to h at each of the plan's content timesteps, (K, C, h, w) float32.
+
+    Raises:
+        ConfigError: the file has no such direction, or not at those timesteps.
+    """
+    missing = sorted(set(plan.content_timesteps) - set(directions.h_timesteps))
+    if missing:
+        raise ConfigError(
+            f"injection.edit.directions: {point.directions} has no directions at timesteps {missing[:5]}"
+            f"{' ...' if len(missing) > 5 else ''}, where this job injects; make one from a bank inverted in as many "
+            "steps, with bank.keep: all"
+        )
+    field = "component" if point.label is None else "label"
+    try:
+        if point.label is None:
+            added = directions.component(point.component or 0)
+        else:
+            added = directions.label(point.label, point.against)
+    except BankError as error:
+        raise ConfigError(f"injection.edit.{field}: in {point.directions} {error}") from None
+    slots = [directions.h_timesteps.index(t) for t in plan.content_timesteps]
+    return np.ascontiguousarray(added[slots] * np.float32(point.strength))
 
 
 def as_json(value: Any) -> str:

@@ -20,7 +20,7 @@ from pipeline.storage.masking import masked
 from pipeline.storage.place import Place
 
 #: Columns that say something to people, and that nothing is looked up by.
-_SAYING = ("reason", "error", "mask")
+_SAYING = ("reason", "error", "mask", "edit")
 
 _KEY = "diffstyle-checksum"
 _DIGITS = 32

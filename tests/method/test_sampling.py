@@ -240,3 +240,45 @@ def test_a_short_second_order_plan_is_near_the_thousand_steps(knobs):
         float((result(aligned_plan(injection, kept, 1, 8, order=order)) - wanted).norm()) for order in (1, 2)
     )
     assert second < first / 2.5
+
+
+@pytest.mark.parametrize("knobs", [{}, {"calibrate": True}, {"t_boost": 500}])
+@pytest.mark.parametrize("gamma", [0.0, 0.5])
+def test_an_edit_is_added_to_the_blended_h(knobs, gamma):
+    generator = torch.Generator().manual_seed(2)
+    x_T, h = torch.randn(2, 3, 8, 8, generator=generator), torch.randn(2, 19, 2, 1, 1, generator=generator)
+    edit = torch.randn(19, 2, 1, 1, generator=generator)
+    kept = inversion_plan(20).kept
+    plan = grid_plan(Injection(event_timesteps(10), **knobs), kept, 20)
+    noise = lambda t: seeded_noise([1, 2], t, (3, 8, 8))  # noqa: E731
+    said = {"t_boost": knobs.get("t_boost", 0), "omega": 0.3 if knobs.get("calibrate") else 0.0}
+
+    def by_book(k, edit):
+        return by_the_book.inject(
+            GaussianByTheBook(),
+            x_T[k].double().numpy(),
+            {t: h[k, n].double().numpy() for n, t in enumerate(kept)},
+            grid=by_the_book.seq(20),
+            events=by_the_book.seq(10),
+            gamma=gamma,
+            edit=edit and {t: edit[n].double().numpy() for n, t in enumerate(kept)},
+            noise=lambda t: noise(t)[k].double().numpy(),
+            **said,
+        )
+
+    result = inject(Gaussian(), x_T, h, kept, plan, gamma, omega=0.3, edit=edit, noise=noise)
+    for k in range(2):
+        expected = by_book(k, list(edit))
+        np.testing.assert_allclose(result[k], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+        assert np.abs(expected - by_book(k, None)).max() > 1e-3 * np.abs(expected).max()
+
+
+def test_an_edit_follows_the_timesteps_of_h_and_its_shape_is_checked(unet, latents):
+    x_T, h, kept, _ = latents
+    plan = the_plan(kept)
+    edit = torch.randn(h.shape[1:], generator=torch.Generator().manual_seed(3))
+    given = inject(unet, x_T, h, kept, plan, edit=edit)
+    assert torch.equal(given, inject(unet, x_T, h.flip(1), kept[::-1], plan, edit=edit.flip(0)))
+    assert not torch.equal(given, inject(unet, x_T, h, kept, plan, edit=edit.flip(0)))
+    with pytest.raises(ValueError, match=r"edit must be \(K, C, h, w\)"):
+        inject(unet, x_T, h, kept, plan, edit=edit[:2])

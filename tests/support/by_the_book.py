@@ -92,11 +92,13 @@ def inject(
     dt_end: int = 950,
     omega: float = 0.0,
     mask: np.ndarray | None = None,
+    edit: Mapping[int, np.ndarray] | None = None,
     noise: Callable[[int], np.ndarray] | None = None,
 ) -> np.ndarray:
     """From the style's x_T (3, H, W) to the picture with the content in it, over ``grid`` joined with ``events``.
 
-    gamma: one number, or one by the timestep of the injection. noise: t -> (3, H, W) standard normal.
+    gamma: one number, or one by the timestep of the injection. edit: what is added to the blended h, by the timestep of
+    the content's h. noise: t -> (3, H, W) standard normal.
     """
     x = x_T.astype(np.float64)
     walk = sorted({*grid, *events}, reverse=True)
@@ -110,7 +112,8 @@ def inject(
         if i >= t_edit:
             nearest = max(h_content, key=lambda t: (-abs(t - i), t))
             strength = gamma[i] if isinstance(gamma, Mapping) else gamma
-            e_tilde = network.decode(blend(strength, h, h_content[nearest], mask), rest)
+            blended = blend(strength, h, h_content[nearest], mask)
+            e_tilde = network.decode(blended if edit is None else blended + edit[nearest], rest)
         picture = predicted(x, e_tilde, i)
         if omega != 0 and i >= t_edit:
             before = predicted(x, e, i)

@@ -21,8 +21,8 @@ from pipeline.results.select.licences import licence_id
 FILE = "README.md"
 
 _SETTINGS = (
-    *("gamma", "gamma_schedule", "t_edit", "t_boost", "events", "dt_lambda", "dt_end", "omega", "mask", "plan"),
-    *("inversion", "precision", "seed", "model", "model_fingerprint", "algorithm", "width", "height"),
+    *("gamma", "gamma_schedule", "t_edit", "t_boost", "events", "dt_lambda", "dt_end", "omega", "mask", "edit"),
+    *("plan", "inversion", "precision", "seed", "model", "model_fingerprint", "algorithm", "width", "height"),
 )
 _SHOWN = 12
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
