@@ -7,17 +7,19 @@ import contextlib
 import logging
 import os
 import re
-import shutil
+import secrets
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from diffstyle.errors import ConfigError
+from pipeline.workers import ray_watcher
 from pipeline.workers.unit import Device, Resources
 
 log = logging.getLogger(__name__)
@@ -28,9 +30,10 @@ ANSWER_WITHIN = 5.0
 
 # Ray's sockets lie in its temporary folder. A socket's path has 107 bytes at most: 64 are Ray's, 12 the folder's name.
 LONGEST_TEMPORARY_FOLDER = 31
-_Process = tuple[int, str]  # its number and when it started, which tells it from a later one of that number
-# The folders of the embedded Rays that this process started and that have not ended, with their processes.
-_EMBEDDED: dict[Path, set[_Process]] = {}
+# The folders of the embedded Rays that this process started and that have not ended, with what watches over each.
+_EMBEDDED: dict[Path, subprocess.Popen[bytes]] = {}
+# What Ray starts for a cluster, for people who look at it: a service for scaling, one for logs, the dashboard.
+_FOR_CLUSTERS = ("start_monitor", "start_log_monitor", "start_api_server")
 
 
 def start_ray(address: str | None = None) -> bool:
@@ -57,9 +60,9 @@ def start_ray(address: str | None = None) -> bool:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise _no_cluster(address or "local", str(error).splitlines()[0]) from error
-    except OSError as error:  # Ray keeps a token in the home folder and its sockets in a temporary one
+    except OSError as error:
         raise ConfigError(
-            f"Ray can't start: {error.strerror} ({error.filename}); set HOME and TMPDIR to folders that can be written"
+            f"Ray can't start: {error.strerror} ({error.filename}); set TMPDIR and HOME to folders that can be written"
         ) from error
     return True
 
@@ -70,18 +73,72 @@ def _start_embedded() -> None:
     from ray._private import ray_constants
 
     folder = _temporary_folder()
-    _EMBEDDED[folder] = set()
+    # Should this process be killed, nothing in it can clean up any more.
+    _EMBEDDED[folder] = subprocess.Popen(
+        [sys.executable, "-I", "-S", ray_watcher.__file__, str(os.getpid()), str(folder)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        start_new_session=True,  # signals to this process's group are not for it
+    )
     atexit.register(_end_at_exit, folder)  # after Ray's own, so it runs before it
     # Ray listens on the address that other machines see, unless it is told that there is no cluster to be had.
     ray_constants.ENABLE_RAY_CLUSTER = False
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=str(folder),
-    )
-    _EMBEDDED[folder] = _below_this_process()
+    with _only_what_runs_work(), _token_of_its_own():
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(folder),
+        )
+
+
+@contextlib.contextmanager
+def _only_what_runs_work() -> Iterator[None]:
+    """Ray starts three processes for a cluster, also where it is embedded: a third of all, half of the time to start.
+
+    No option omits them, and these names are not public: where Ray has renamed one, that process just runs.
+    """
+    from ray._private.node import Node
+
+    def start_nothing(node: object, *values: object, **options: object) -> None:
+        """Take the place of what starts a process."""
+
+    before = {name: getattr(Node, name) for name in _FOR_CLUSTERS if hasattr(Node, name)}
+    for name in before:
+        setattr(Node, name, start_nothing)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(Node, name, method)
+
+
+@contextlib.contextmanager
+def _token_of_its_own() -> Iterator[None]:
+    """What is inside gets a new token through the environment, where none is given; Ray would keep one in the home.
+
+    Only what is inside: what else this process starts might join a cluster, which has another token.
+    """
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        yield
+        return
+    _forget_token()
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    try:
+        yield
+    finally:
+        del os.environ["RAY_AUTH_TOKEN"]
+
+
+def _forget_token() -> None:
+    """Ray reads its token once in a process, and the next Ray may have another one."""
+    import ray._raylet
+
+    if hasattr(ray._raylet, "AuthenticationTokenLoader"):
+        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _temporary_folder() -> Path:
@@ -126,36 +183,13 @@ def _end_embedded(folder: Path) -> None:
 
     if folder not in _EMBEDDED:
         return
-    started = _EMBEDDED.pop(folder) | _below_this_process()
+    watcher = _EMBEDDED.pop(folder)
     ray.shutdown()
+    _forget_token()
     # Its agents notice by themselves that it has ended, but some only after a while.
-    give_up = time.monotonic() + 2
-    while (left := started & _parents().keys()) and time.monotonic() < give_up:
-        time.sleep(0.05)
-    for pid, _ in left:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _below_this_process() -> set[_Process]:
-    """The processes that this one started, and those that they did."""
-    parents, below = _parents(), {os.getpid()}
-    while more := {pid for (pid, _), parent in parents.items() if parent in below} - below:
-        below |= more
-    return {process for process in parents if process[0] in below and process[0] != os.getpid()}
-
-
-def _parents() -> dict[_Process, int]:
-    """The number of every process's parent, but for those that have ended; none where there is no /proc."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            # After the command's name, which may hold anything: the state, the parent, and, 20th, the start.
-            words = stat.read_text().rpartition(")")[2].split()
-            if words[0] not in "ZX":
-                parents[int(stat.parent.name), words[19]] = int(words[1])
-    return parents
+    ray_watcher.end_embedded(folder, patience=2)
+    watcher.kill()
+    watcher.wait()
 
 
 @contextlib.contextmanager
