@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from diffstyle.errors import ConfigError, one_line
-from pipeline.storage.cache import cache_folder
+from pipeline.storage.cache import cache_if_known
 
 if TYPE_CHECKING:
     from diffstyle.networks.unet import UNet
@@ -111,7 +111,10 @@ def _graphed(unet: UNet, device: str, batch: int, compiling: bool) -> float | No
 
 def _keep_what_is_compiled() -> None:
     """Let the compiler keep its work in the cache folder, where that can be written."""
-    folder = cache_folder() / "compiled"
+    cache = cache_if_known()
+    if cache is None:
+        return
+    folder = cache / "compiled"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

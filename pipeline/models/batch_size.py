@@ -17,7 +17,7 @@ from diffstyle.errors import ConfigError
 from pipeline.models.accelerate import tuned
 from pipeline.models.config import load_model_config
 from pipeline.models.load import random_unet
-from pipeline.storage.cache import cache_folder
+from pipeline.storage.cache import cache_if_known
 from pipeline.storage.errors import Stopped
 from pipeline.storage.identity import digest_of
 from pipeline.storage.place import Place
@@ -59,15 +59,17 @@ def batch_for(model: str, device: str, precision: str, resources: Resources, wor
     }
     setting |= {"threads": resources.threads, "gpus": resources.num_gpus}
     key = digest_of({"architecture": architecture_to_dict(architecture), **setting})
-    place = cache_folder() / "batches.json"
-    known = _read(place).get(key)
+    cache = cache_if_known()
+    place = cache / "batches.json" if cache else None
+    known = _read(place).get(key) if place else None
     if isinstance(known, dict) and isinstance(known.get("batch"), int):
         return known["batch"]
     measure = partial(measured, architecture, device, precision, resources)
     # Here, where torch and the model's file have been read; but the driver may be on a machine without a GPU.
     rates = on_a_worker(measure, resources, workers) if device == "cuda" else measure()
     batch = best_batch(rates, WORTH[device])
-    _write(place, key, {"model": model, **setting, "pictures_per_second": rates, "batch": batch})
+    if place:
+        _write(place, key, {"model": model, **setting, "pictures_per_second": rates, "batch": batch})
     return batch
 
 

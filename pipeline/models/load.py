@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from diffstyle.errors import CheckpointError
 from pipeline.models.config import RANDOM_WEIGHTS, ModelConfig, WeightsChoice, all_model_configs
 from pipeline.models.download import check_cached
-from pipeline.models.weights import cache_place, missing_weights, weights_place
+from pipeline.models.weights import cache_place_if_known, missing_weights, weights_place
 from pipeline.storage.identity import digest
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def load_model(
     place = weights_place(config, file)
     if place is None:
         raise CheckpointError(missing_weights(config, file))
-    if place == cache_place(config):
+    if place == cache_place_if_known(config):
         check_cached(config)
     others = {name: other.unet_architecture for name, other in all_model_configs().items()}
     return load_unet(place, config.unet_architecture, candidates=others, device=device, dtype=dtype, key=key)

@@ -7,13 +7,23 @@ from pathlib import Path
 
 from diffstyle.diffusers_files import folder_weights
 from pipeline.models.config import ModelConfig
-from pipeline.storage.cache import cache_folder
+from pipeline.storage.cache import cache_folder, cache_if_known
 from pipeline.storage.paths import expand_home
 
 
 def cache_place(config: ModelConfig) -> Path:
     """Where this model's weights belong in the cache, there or not: a file, or a folder for a hub repository."""
-    folder = cache_folder() / "models" / config.name
+    return _place_in(cache_folder(), config)
+
+
+def cache_place_if_known(config: ModelConfig) -> Path | None:
+    """As :func:`cache_place`, and None where no folder for a cache is known."""
+    cache = cache_if_known()
+    return _place_in(cache, config) if cache else None
+
+
+def _place_in(cache: Path, config: ModelConfig) -> Path:
+    folder = cache / "models" / config.name
     return folder / config.weights.file if config.weights.file else folder
 
 
@@ -23,7 +33,8 @@ def weights_place(config: ModelConfig, override: str | os.PathLike[str] | None =
         candidates = [expand_home(override)]
     else:
         candidates = [Path(config.weights.path)] if config.weights.path else []
-        candidates.append(cache_place(config))
+        if in_cache := cache_place_if_known(config):
+            candidates.append(in_cache)
     for candidate in candidates:
         if candidate.is_file():
             return candidate

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from pipeline.storage.cache import cache_folder
+from pipeline.storage.cache import cache_if_known
 from pipeline.storage.errors import reason_of
 from pipeline.storage.identity import digest
 from pipeline.storage.place import Place
@@ -49,16 +49,20 @@ def conditions(picture: Kept) -> dict[str, str]:
     return {header: picture.about[key] for header, key in _CONDITIONS.items() if picture.about.get(key)}
 
 
-def cache_file(address: str) -> Place:
-    """The file that keeps the picture of an address."""
+def cache_file(address: str) -> Place | None:
+    """The file that keeps the picture of an address; None where no folder for a cache is known."""
     name = digest(address)
-    return Place.parse(cache_folder() / "pictures" / name[:2] / name)
+    cache = cache_if_known()
+    return Place.parse(cache / "pictures" / name[:2] / name) if cache else None
 
 
 def kept(address: str) -> Kept | None:
     """What is kept of an address, if it is whole: a line of JSON, then the bytes."""
+    file = cache_file(address)
+    if file is None:
+        return None
     try:
-        line, _, data = cache_file(address).read_bytes().partition(b"\n")
+        line, _, data = file.read_bytes().partition(b"\n")
         facts = json.loads(line)
     except (OSError, ValueError):
         return None
@@ -72,6 +76,8 @@ def keep(facts: dict[str, str], data: bytes) -> None:
     if not (facts["etag"] or facts["modified"]):
         return
     file = cache_file(facts["address"])
+    if file is None:
+        return
     try:
         neighbours = sorted(file.parent.list(), key=lambda entry: entry.mtime_ns)
         size = sum(entry.size for entry in neighbours) + len(data)

@@ -39,6 +39,19 @@ def test_every_stage_runs_without_ray(tmp_path):
     assert (manifest(tmp_path / "out")["status"] == "ok").all()
 
 
+def test_a_user_without_a_home_folder_runs_and_is_told_once(tmp_path, monkeypatch, caplog):
+    """As in a container started for some number of a user. What a cache makes faster is done without one."""
+    for name in ("HOME", "DIFFSTYLE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: (_ for _ in ()).throw(KeyError(uid)))
+    with caplog.at_level("WARNING"):
+        result = run_job(tmp_path, **{**SIX_PAIRS, "compute": {"batch": "auto"}})
+    assert result.exit_code == 0
+    assert (manifest(tmp_path / "out")["status"] == "ok").all()
+    (line,) = [record.getMessage() for record in caplog.records if "cache" in record.getMessage()]
+    assert line.endswith("no home folder is known for the cache; set DIFFSTYLE_CACHE to a folder, or HOME")
+
+
 def test_a_bank_is_opened_once(tmp_path, monkeypatch):
     """Opening one on an object store is a request for each part; the driver and its local worker share theirs."""
     run_job(tmp_path, stages=("shard", "precompute"), **SIX_PAIRS)
