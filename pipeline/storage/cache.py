@@ -32,7 +32,7 @@ def cache_folder() -> Path:
 
 
 def cache_if_known() -> Path | None:
-    """The folder of :func:`cache_folder`, for what is only faster with a cache; None where none is known, which is told.
+    """As :func:`cache_folder`, for what is only faster with a cache; None where none is known, which is told once.
 
     Raises:
         ConfigError: ``DIFFSTYLE_CACHE`` names a folder below a home folder that is not known.

@@ -56,7 +56,7 @@ def processes_of(folder: Path) -> set[Process]:
 def _writes_below(process: Path, folder: Path) -> bool:
     for link in (process / "fd").iterdir():
         with contextlib.suppress(OSError):
-            if os.readlink(link).startswith(f"{folder}/"):
+            if str(link.readlink()).startswith(f"{folder}/"):
                 flags = (process / "fdinfo" / link.name).read_text().partition("flags:")[2].split()[0]
                 if int(flags, 8) & os.O_ACCMODE != os.O_RDONLY:
                     return True
