@@ -32,7 +32,11 @@ class GammaSchedule:
             raise ValueError(f"gamma must lie in 0 .. 1, got {list(self.values)}")
 
     def at(self, injections: Sequence[int]) -> list[float]:
-        """Gamma at each of the injections' timesteps, which descend (``Plan.injections``)."""
+        """Gamma at each injection.
+
+        Args:
+            injections: their timesteps, descending (``Plan.injections``).
+        """
         if not injections:
             return []
         first, last = injections[0], injections[-1]

@@ -21,6 +21,10 @@ def prepare(image: Image.Image, size: int) -> Image.Image:
     A mode other than RGB is converted as Pillow does it: transparency, 16 bits and orientation are the business of
     whoever opened the file (``pipeline.shards.decode``).
 
+    Args:
+        image: a picture of any mode and size.
+        size: the side, in pixels.
+
     Raises:
         ValueError: The size is below 1, or the picture is empty.
     """
@@ -38,7 +42,13 @@ def prepare(image: Image.Image, size: int) -> Image.Image:
 
 
 def to_tensor(pixels: np.ndarray) -> torch.Tensor:
-    """uint8 pixels (..., H, W, 3) -> a float32 tensor (..., 3, H, W) in [-1, 1], x / 127.5 - 1.
+    """Pixels as the networks take them, x / 127.5 - 1.
+
+    Args:
+        pixels: uint8, (..., H, W, 3).
+
+    Returns:
+        float32, (..., 3, H, W), in [-1, 1].
 
     Raises:
         ValueError: The pixels are of another type or shape.
@@ -53,9 +63,13 @@ def to_tensor(pixels: np.ndarray) -> torch.Tensor:
 
 
 def to_uint8(tensor: torch.Tensor) -> np.ndarray:
-    """A tensor (..., 3, H, W) -> uint8 pixels (..., H, W, 3): cut to [-1, 1], then the nearest grey level.
+    """The inverse of :func:`to_tensor`: cut to [-1, 1], then the nearest grey level.
 
-    The inverse of :func:`to_tensor`.
+    Args:
+        tensor: (..., 3, H, W), any floating type and device.
+
+    Returns:
+        uint8 pixels, (..., H, W, 3).
 
     Raises:
         ValueError: A value is not a number, or the shape is another.

@@ -37,5 +37,14 @@ def rectangle_mask(top: float, left: float, bottom: float, right: float, size: i
 
 
 def to_h_grid(mask: Tensor, h: int, w: int) -> Tensor:
-    """A mask (B, 1, H, W) of any size on the h grid, (B, 1, h, w): the mean over the pixels that each cell covers."""
+    """A mask on the h grid: the mean over the pixels that each cell covers.
+
+    Args:
+        mask: (B, 1, H, W), of any size, values in [0, 1].
+        h: rows of the grid.
+        w: its columns.
+
+    Returns:
+        (B, 1, h, w) float32.
+    """
     return F.interpolate(mask.float(), size=(h, w), mode="area").clamp(0, 1)

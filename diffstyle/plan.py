@@ -153,18 +153,34 @@ class Injection:
     calibrate: bool = False
 
     def calibrates_at(self, t: int) -> bool:
-        """Whether an event at ``t`` calibrates the style and, no noise being drawn there, makes a plain step."""
+        """Whether an event calibrates the style and, no noise being drawn there, makes a plain step.
+
+        Args:
+            t: the event's timestep, 0 to 999.
+        """
         return self.calibrate and t >= self.t_edit and t > self.t_boost
 
     def acts_at(self, t: int) -> bool:
-        """Whether an event at ``t`` differs from a plain DDIM step."""
+        """Whether an event differs from a plain DDIM step.
+
+        Args:
+            t: the event's timestep, 0 to 999.
+        """
         boosted = self.t_boost > 0 and t <= self.t_boost
         scaled = self.dt_lambda != 1 and t >= self.dt_end and not self.calibrate
         return t >= self.t_edit or boosted or scaled
 
 
 def event_timesteps(n_events: int = 50, t_0: int = T_0) -> tuple[int, ...]:
-    """The injection events: seq(n_events), the reference's ``content_replace_step``."""
+    """The injection events: seq(n_events), the reference's ``content_replace_step``.
+
+    Args:
+        n_events: how many, 2 to 1000.
+        t_0: the noisiest timestep, 1 to 999.
+
+    Returns:
+        Their timesteps, ascending.
+    """
     return timesteps(n_events, t_0)
 
 

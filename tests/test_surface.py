@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import diffstyle
 import pipeline
 from pipeline.jobfile.load import load_job
+from pipeline.workers.base import Workers
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,6 +54,24 @@ def test_every_name_is_explained(module: ModuleType, name: str):
     for attribute, member in members.items():
         if not attribute.startswith("_") and (callable(member) or isinstance(member, property)):
             assert getattr(value, attribute).__doc__, f"{name}.{attribute} has no docstring"
+
+
+@pytest.mark.parametrize(("module", "name"), PUBLIC, ids=lambda value: getattr(value, "__name__", value))
+def test_arguments_are_explained_in_googles_style(module: ModuleType, name: str):
+    """Of functions and methods; those that implement ``Workers`` have theirs explained there."""
+    value = getattr(module, name)
+    interface = vars(Workers) if hasattr(value, "given_batch") else {}
+    members = vars(value) if isinstance(value, type) else {name: value}
+    for attribute, member in members.items():
+        function = getattr(member, "__func__", member)
+        if attribute.startswith("_") or not inspect.isfunction(function):
+            continue
+        text = inspect.getdoc(interface.get(attribute, function)) or ""
+        arguments = set(inspect.signature(function).parameters) - {"self", "cls"}
+        section = text.partition("Args:")[2].partition("Returns:")[0].partition("Raises:")[0]
+        missing = {argument for argument in arguments if not re.search(rf"\b{argument}\b", section)}
+        assert not missing, f"{name}.{attribute}: no word about {', '.join(sorted(missing))}"
+        assert "Raises " not in text, f"{name}.{attribute}: what it raises goes below `Raises:`"
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC, ids=lambda value: getattr(value, "__name__", value))

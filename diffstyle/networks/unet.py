@@ -62,6 +62,12 @@ class UNet(nn.Module):
 
         At low noise the picture hides the noise that is looked for: rounding it to 8 bits on the way in, or the
         estimate on the way out, costs more than all that happens between, and their convolutions cost next to nothing.
+
+        Args:
+            dtype: a floating type of torch.
+
+        Returns:
+            This network.
         """
         self.to(dtype)
         for end in self.ends():
@@ -86,15 +92,28 @@ class UNet(nn.Module):
         raise NotImplementedError
 
     def decode(self, h: Tensor, skips: tuple[Tensor, ...], emb: Tensor) -> Tensor:
-        """Run from the bottleneck to the noise estimate, (B, 3, H, W) in float32.
+        """Run from the bottleneck to the noise estimate. Nothing is modified, so one ``encode`` serves several calls.
 
-        ``h`` may be any tensor of the shape that ``encode`` gave, in any floating type; ``skips`` and ``emb`` are
-        ``encode``'s own. Nothing is modified in place, so one ``encode`` serves several calls.
+        Args:
+            h: any tensor of the shape that ``encode`` gave, (B, C, h, w), in any floating type.
+            skips: ``encode``'s own.
+            emb: likewise.
+
+        Returns:
+            (B, 3, H, W) in float32.
         """
         return self._decode_all(h, skips, emb)[:, :IMAGE_CHANNELS]
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """The whole output, (B, 3, H, W), or (B, 6, H, W) with a learned variance, in float32."""
+        """Run the whole network.
+
+        Args:
+            x: as ``encode`` takes it, (B, 3, H, W).
+            t: likewise, (B,).
+
+        Returns:
+            (B, 3, H, W), or (B, 6, H, W) with a learned variance, in float32.
+        """
         return self._decode_all(*self.encode(x, t))
 
     def _decode_all(self, h: Tensor, skips: tuple[Tensor, ...], emb: Tensor) -> Tensor:

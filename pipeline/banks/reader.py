@@ -66,7 +66,10 @@ class LatentBank:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | Place) -> LatentBank:
-        """The bank at an address: a folder, or its address on S3 or GCS.
+        """The bank at an address.
+
+        Args:
+            path: a folder, or an address on S3 or GCS.
 
         Raises:
             DescriptionError: There is no bank.
@@ -161,20 +164,30 @@ class LatentBank:
         return self.read_rows([self._row(self._position(key))])[0]
 
     def get_many(self, keys: Sequence[str | int], tensors: Sequence[str] | None = None) -> list[Latents]:
-        """The entries of these keys (or image hashes, or numbers), in their order.
+        """Several entries, in the order of the keys.
 
-        Every payload is opened once, only the rows asked for are read, front to back. ``tensors`` names those wanted
-        (None: all): ``("h",)`` spares reading x_T. Names of the same image share its arrays. Raises UnknownKeyError,
-        and BankError for a payload that is not as the index says.
+        Every payload is opened once, only the rows asked for are read, front to back. Names of the same image share
+        its arrays.
+
+        Args:
+            keys: keys, image hashes or numbers.
+            tensors: names of those wanted: ``("h",)`` spares reading x_T. None: all.
+
+        Raises:
+            UnknownKeyError: A key that the bank does not hold.
+            BankError: A payload that is not as the index says.
         """
         return self.read_rows([self._row(self._position(key)) for key in keys], tensors)
 
     def batches(
         self, size: int, shuffle: bool | int = False, tensors: Sequence[str] | None = None
     ) -> Iterator[list[Latents]]:
-        """All entries in lists of ``size`` (the last may be shorter), in key order.
+        """All entries in lists, in key order unless shuffled.
 
-        ``shuffle``: True for another order every time, a number for the order of that seed.
+        Args:
+            size: entries in a list; the last may be shorter.
+            shuffle: True for another order every time, a number for the order of that seed.
+            tensors: names of those wanted; None: all.
         """
         if size < 1:
             raise ValueError(f"a batch needs at least one entry, not {size}")
@@ -189,7 +202,12 @@ class LatentBank:
             yield from batch
 
     def read_rows(self, rows: Sequence[dict[str, Any]], tensors: Sequence[str] | None = None) -> list[Latents]:
-        """The entries of these rows of the index, as :meth:`get_many` reads them."""
+        """The entries of some rows, as :meth:`get_many` reads them.
+
+        Args:
+            rows: of the index.
+            tensors: names of those wanted; None: all.
+        """
         return self.payloads.read_rows(rows, tensors)
 
     def _row(self, number: int) -> dict[str, Any]:
@@ -198,19 +216,33 @@ class LatentBank:
 
     # ---- as other libraries want it; the imports are theirs to pay ----
     def torch_dataset(self, tensors: Sequence[str] | None = None) -> BankDataset:
-        """A map-style ``torch.utils.data.Dataset``; see :class:`pipeline.banks.views.BankDataset`."""
+        """A map-style ``torch.utils.data.Dataset``; see :class:`pipeline.banks.views.BankDataset`.
+
+        Args:
+            tensors: names of those wanted; None: all.
+        """
         from pipeline.banks.views import BankDataset
 
         return BankDataset(self, tensors)
 
     def ray_dataset(self, tensors: Sequence[str] | None = None, batch_size: int = 32) -> ray.data.Dataset:
-        """A Ray dataset that reads tensors as it is consumed; see :func:`pipeline.banks.views.ray_dataset`."""
+        """A Ray dataset that reads tensors as it is consumed; see :func:`pipeline.banks.views.ray_dataset`.
+
+        Args:
+            tensors: names of those wanted; None: all.
+            batch_size: entries read at once.
+        """
         from pipeline.banks.views import ray_dataset
 
         return ray_dataset(self, tensors, batch_size)
 
     def webdataset(self, shuffle: bool | int = False, tensors: Sequence[str] | None = None) -> wds.DataPipeline:
-        """A WebDataset pipeline over either format; see :func:`pipeline.banks.views.webdataset_pipeline`."""
+        """A WebDataset pipeline over either format; see :func:`pipeline.banks.views.webdataset_pipeline`.
+
+        Args:
+            shuffle: True for another order every time, a number for the order of that seed.
+            tensors: names of those wanted; None: all.
+        """
         from pipeline.banks.views import webdataset_pipeline
 
         return webdataset_pipeline(self, shuffle, tensors)

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.banks.description import PICTURE_COLUMNS, BankDescription, Latents
+from pipeline.banks.description import PICTURE_COLUMNS, BankDescription, Latents, stored_tensors
 from pipeline.banks.index import BankIndex
 from pipeline.banks.payload import PAYLOADS
 from pipeline.banks.tensors import BankError
@@ -64,6 +64,30 @@ class BankWriter:
             row["created"] = item.row.get("created") or now()
             rows.append(row)
         return description.index_rows(rows)
+
+    @staticmethod
+    def write_storable(
+        root: str | Place, description: BankDescription, part: str, items: Iterable[tuple[Latents, str | None]]
+    ) -> tuple[pa.Table | None, list[dict[str, Any]]]:
+        """As :meth:`write_payload`, but an item that can't be stored costs that item alone.
+
+        Args:
+            items: each with None, or with the reason why it is of no use.
+
+        Returns:
+            (the rows of the index, None where nothing could be stored; the rows of the failures, with ``error``).
+        """
+        good, failures = [], []
+        for item, error in items:
+            try:
+                if error is not None:
+                    raise BankError(error)
+                stored_tensors(item, description)
+            except BankError as problem:  # not finite, or beyond the bank's dtype
+                failures.append({**item.row, "error": str(problem)})
+            else:
+                good.append(item)
+        return BankWriter.write_payload(root, description, part, good) if good else None, failures
 
     @contextlib.contextmanager
     def hashing_payload(self, part: str) -> Iterator[HashingStream]:

@@ -32,11 +32,11 @@ def interval(
         members.setdefault(drawing, []).append(n)
     groups = [np.array(group) for group in members.values()]
     generator = np.random.default_rng(seed)
-    found = [
+    resampled = [
         statistic(np.concatenate([groups[k] for k in generator.integers(0, len(groups), len(groups))]))
         for _ in range(draws)
     ]
-    low, high = np.percentile(found, [2.5, 97.5])
+    low, high = np.percentile(resampled, [2.5, 97.5])
     return Interval(statistic(np.arange(len(drawings))), float(low), float(high))
 
 

@@ -46,8 +46,8 @@ class Measured:
 
     def of(self, dtype: torch.dtype) -> tuple[float, float]:
         """The halves of the fastest variant of a type."""
-        found = [(encode, decode) for variant, encode, decode in self.halves if variant.dtype == dtype]
-        return min(found, key=sum)
+        halves = [(encode, decode) for variant, encode, decode in self.halves if variant.dtype == dtype]
+        return min(halves, key=sum)
 
 
 def cpu_variants(batches: tuple[int, ...]) -> list[Variant]:
@@ -87,7 +87,7 @@ def call_flops(name: str, size: int) -> float:
 @torch.inference_mode()
 def measure(name: str, variants: list[Variant], device: str, size: int, repeats: int) -> tuple[Measured, list[str]]:
     """A model's variants one after the other; also what the compiler said."""
-    found, notes = Measured(), []
+    measured, notes = Measured(), []
     architecture = load_model_config(name).unet_architecture
     unet = random_unet(architecture).to(device)
     for variant in variants:
@@ -100,14 +100,14 @@ def measure(name: str, variants: list[Variant], device: str, size: int, repeats:
         allow_tf32(variant.tf32)
         if variant.compiled:
             notes.append(f"{name}, {variant.peak}: {speed_up_halves(unet, device, variant.batch, compiled=True)}")
-            found.networks[variant.peak] = unet, variant.batch
+            measured.networks[variant.peak] = unet, variant.batch
         x = torch.randn(variant.batch, 3, size, size, device=device)
         t = torch.full((variant.batch,), 500, device=device)
         encode = shortest(partial(unet.encode, x, t), repeats, device)
         # Not decode alone: the memory of a CUDA graph's tensors is good from one encode to the next.
         call = shortest(partial(_call, unet, x, t), repeats, device)
-        found.halves.append((variant, encode / variant.batch, (call - encode) / variant.batch))
-    return found, notes
+        measured.halves.append((variant, encode / variant.batch, (call - encode) / variant.batch))
+    return measured, notes
 
 
 def use_plain_norms(unet: UNet, plain: bool) -> None:
@@ -132,19 +132,19 @@ def calls(
     for kind, variant in kinds.items():
         allow_tf32(variant.tf32)
         peaks[kind] = matmul_peak(variant.dtype, device)
-    said = ", ".join(f"{kind} {peak / 1e12:.{0 if peak > 1e13 else 2}f} TFLOP/s" for kind, peak in peaks.items())
-    lines = [f"Measured matrix-product peaks: {said}. Pictures of {size} px.", ""]
+    peak_rates = ", ".join(f"{kind} {peak / 1e12:.{0 if peak > 1e13 else 2}f} TFLOP/s" for kind, peak in peaks.items())
+    lines = [f"Measured matrix-product peaks: {peak_rates}. Pictures of {size} px.", ""]
     lines += ["| model | variant | batch | ms a picture | times faster | TFLOP/s | of its peak |", "| --- " * 7 + "|"]
-    found, notes = {}, []
+    measured, notes = {}, []
     for name, rows in variants.items():
-        found[name], said_there = measure(name, rows, device, size, repeats)
+        measured[name], said_there = measure(name, rows, device, size, repeats)
         notes += said_there
         flops = call_flops(name, size)
-        first = sum(found[name].halves[0][1:])
-        for variant, encode, decode in found[name].halves:
+        first = sum(measured[name].halves[0][1:])
+        for variant, encode, decode in measured[name].halves:
             seconds = encode + decode
             rate = flops / seconds
             label = f"{variant.label}, {variant.peak}"
             figures = f"{seconds * 1e3:.{0 if seconds > 0.1 else 2}f} | {first / seconds:.2f} | {rate / 1e12:.2f}"
             lines.append(f"| {name} | {label} | {variant.batch} | {figures} | {rate / peaks[variant.peak]:.0%} |")
-    return [*lines, *("" for _ in notes[:1]), *(f"- {note}" for note in notes)], found
+    return [*lines, *("" for _ in notes[:1]), *(f"- {note}" for note in notes)], measured

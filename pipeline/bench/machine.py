@@ -15,7 +15,7 @@ from pipeline.models.batch_size import processor
 
 def shortest(run: Callable[[], Any], repeats: int, device: str = "cpu") -> float:
     """The shortest of some runs, in seconds, after one to warm up: other programs can only add to a time."""
-    found = []
+    seconds = []
     for _ in range(repeats + 1):
         if device == "cuda":
             torch.cuda.synchronize()
@@ -23,8 +23,8 @@ def shortest(run: Callable[[], Any], repeats: int, device: str = "cpu") -> float
         run()
         if device == "cuda":
             torch.cuda.synchronize()
-        found.append(time.perf_counter() - begun)
-    return min(found[1:])
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds[1:])
 
 
 def machine(device: str) -> str:

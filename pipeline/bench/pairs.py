@@ -110,11 +110,11 @@ def against_the_loop(n: int) -> list[str]:
         _, h = ddim_invert(unet, contents, walk)
         plan = preset_plan(name, walk.kept)
         begun = time.perf_counter()
-        found = inject(unet, x_T, h, walk.kept, plan, GAMMA)
+        result = inject(unet, x_T, h, walk.kept, plan, GAMMA)
         seconds = (time.perf_counter() - begun) / n
-        said = str(dtype).removeprefix("torch.")
-        row = f"{plan.encodes} | {seconds:.2f} | {loop / seconds:.1f} | {psnr(found, wanted).mean():.1f}"
-        lines.append(f"| {name} | {said} | {row} |")
+        dtype_name = str(dtype).removeprefix("torch.")
+        row = f"{plan.encodes} | {seconds:.2f} | {loop / seconds:.1f} | {psnr(result, wanted).mean():.1f}"
+        lines.append(f"| {name} | {dtype_name} | {row} |")
     return lines
 
 
@@ -148,7 +148,7 @@ def precisions(device: str, plans: tuple[str, ...], n: int = 3) -> list[str]:
 # ---- 256 px ----
 
 
-def extrapolated(found: dict[str, Measured], size: int) -> list[str]:
+def extrapolated(calls: dict[str, Measured], size: int) -> list[str]:
     """Pairs at ``size`` from measured calls, where running the loop itself would take hours."""
     lines = [
         f"Extrapolated to {size} px: measured halves of a call times their number, no run from end to end. Target: 12.",
@@ -157,7 +157,7 @@ def extrapolated(found: dict[str, Measured], size: int) -> list[str]:
         "| --- " * 7 + "|",
     ]
     kept = inversion_plan(50).kept
-    for model, measured in found.items():
+    for model, measured in calls.items():
         _, encode, decode = measured.halves[0]
         loop = 1000 * (encode + 2 * decode)
         for name in PLAN_PRESETS:
@@ -169,7 +169,7 @@ def extrapolated(found: dict[str, Measured], size: int) -> list[str]:
     return lines
 
 
-def on_a_gpu(found: dict[str, Measured], size: int, loop_steps: int = 100) -> list[str]:
+def on_a_gpu(calls: dict[str, Measured], size: int, loop_steps: int = 100) -> list[str]:
     """Pairs at ``size`` run whole on the compiled networks, against the first steps of the reference's loop."""
     lines = [
         f"Measured at {size} px, random weights; of the reference's 1000 steps {loop_steps} were run:",
@@ -178,7 +178,7 @@ def on_a_gpu(found: dict[str, Measured], size: int, loop_steps: int = 100) -> li
         "| --- " * 7 + "|",
     ]
     kept = inversion_plan(50).kept
-    for model, measured in found.items():
+    for model, measured in calls.items():
         unet = random_unet(load_model_config(model).unet_architecture).to("cuda")
         use_plain_norms(unet, True)
         allow_tf32(False)

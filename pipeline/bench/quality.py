@@ -140,7 +140,7 @@ def measure(unet: UNet, pairs: Pairs, settings: InjectionSettings, inversion_ste
         log.warning("%s; going on without the VGG measures", error)
         vgg = None
     bench = Bench(unet, pairs, inversion_steps, vgg)
-    found = Quality(len(pairs), len(set(pairs.drawings)), bench.reconstruction)
+    quality = Quality(len(pairs), len(set(pairs.drawings)), bench.reconstruction)
     results = bench.inject(settings)
     methods = {
         "return B": pairs.style,
@@ -150,20 +150,20 @@ def measure(unet: UNet, pairs: Pairs, settings: InjectionSettings, inversion_ste
         "the truth": pairs.truth,
         "DiffStyle": results,
     }
-    found.scores = {name: bench.score(pictures) for name, pictures in methods.items()}
+    quality.scores = {name: bench.score(pictures) for name, pictures in methods.items()}
     drawings = pairs.drawings
-    base, truth = found.scores["return B"].edges_a, found.scores["the truth"].edges_a
-    for name, scores in found.scores.items():
-        found.way[name] = interval(_way(scores.edges_a, base, truth), drawings)
-        found.over_return_b[name] = mean_interval(scores.edges_a - base, drawings)
+    base, truth = quality.scores["return B"].edges_a, quality.scores["the truth"].edges_a
+    for name, scores in quality.scores.items():
+        quality.way[name] = interval(_way(scores.edges_a, base, truth), drawings)
+        quality.over_return_b[name] = mean_interval(scores.edges_a - base, drawings)
         if scores.gram_a is not None and scores.gram_b is not None:
-            found.nearer_b[name] = mean_interval(scores.gram_a - scores.gram_b, drawings)
+            quality.nearer_b[name] = mean_interval(scores.gram_a - scores.gram_b, drawings)
         else:
             to_a = colour_distance(methods[name], pairs.content).numpy()
-            found.nearer_b[name] = mean_interval(to_a - scores.colour_b, drawings)
-    _claims(bench, found, settings, results)
-    found.seconds = time.perf_counter() - begun
-    return found
+            quality.nearer_b[name] = mean_interval(to_a - scores.colour_b, drawings)
+    _claims(bench, quality, settings, results)
+    quality.seconds = time.perf_counter() - begun
+    return quality
 
 
 def _way(values: np.ndarray, base: np.ndarray, truth: np.ndarray) -> Callable[[np.ndarray], float]:
@@ -174,20 +174,20 @@ def _way(values: np.ndarray, base: np.ndarray, truth: np.ndarray) -> Callable[[n
     return statistic
 
 
-def _claims(bench: Bench, found: Quality, settings: InjectionSettings, results: Tensor) -> None:
+def _claims(bench: Bench, quality: Quality, settings: InjectionSettings, results: Tensor) -> None:
     """The method's own claims, as measurements."""
     drawings = bench.pairs.drawings
 
     def claim(text: str, values: np.ndarray, above: bool = True) -> None:
         measured = mean_interval(values, drawings)
-        found.claims.append(Claim(text, measured, measured.low > 0 if above else measured.high < 0))
+        quality.claims.append(Claim(text, measured, measured.low > 0 if above else measured.high < 0))
 
     plain = None
     for gamma in GAMMAS:
         pictures = results if gamma == settings.gamma else bench.inject(settings.model_copy(update={"gamma": gamma}))
-        found.sweep[gamma] = bench.score(pictures)
+        quality.sweep[gamma] = bench.score(pictures)
         plain = pictures if gamma == 0 else plain
-    low, high = found.sweep[GAMMAS[0]], found.sweep[GAMMAS[-1]]
+    low, high = quality.sweep[GAMMAS[0]], quality.sweep[GAMMAS[-1]]
     claim("content rises with gamma: edges with A, gamma 1 minus gamma 0", high.edges_a - low.edges_a)
     claim("style falls with gamma: colour distance to B, gamma 1 minus gamma 0", high.colour_b - low.colour_b)
     if low.gram_b is not None and high.gram_b is not None:
@@ -206,7 +206,7 @@ def _claims(bench: Bench, found: Quality, settings: InjectionSettings, results: 
     calibrated = bench.score(bench.inject(settings.model_copy(update={"omega": 0.5})))
     name = "gram_b" if bench.vgg is not None else "colour_b"
     measure_name = "Gram" if bench.vgg is not None else "colour"
-    mine = getattr(found.scores["DiffStyle"], name)
+    mine = getattr(quality.scores["DiffStyle"], name)
     claim(
         f"calibration moves toward the style: {measure_name} distance to B, omega 0.5 minus omega 0",
         getattr(calibrated, name) - mine,

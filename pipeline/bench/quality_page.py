@@ -11,29 +11,29 @@ from pipeline.bench.quality import BAR, Quality, Scores, machine
 BEGIN, END = "<!-- quality: written by `diffstyle quality` -->", "<!-- quality: end -->"
 
 
-def tables(found: Quality, model: str, settings: str) -> str:
+def tables(quality: Quality, model: str, settings: str) -> str:
     """The Markdown of a result."""
-    vgg = found.scores["DiffStyle"].vgg_a is not None
+    vgg = quality.scores["DiffStyle"].vgg_a is not None
     head = ["result", "edges with A", "way to the truth", "colours to B", "dB to the truth"]
     head += ["conv4_3 with A", "Gram to B"] if vgg else []
     head.append("nearer to B than to A by")
     lines = [
-        f"Model {model}; {found.n_pairs} pairs of {found.n_drawings} held-out drawings; {settings}. "
-        f"Plain reconstruction of the styles: {found.reconstruction:.1f} dB. "
+        f"Model {model}; {quality.n_pairs} pairs of {quality.n_drawings} held-out drawings; {settings}. "
+        f"Plain reconstruction of the styles: {quality.reconstruction:.1f} dB. "
         f"Taken {time.strftime('%Y-%m-%d')} with {', '.join(f'{k} {v}' for k, v in machine().items())}, "
-        f"in {found.seconds:.0f} s.",
+        f"in {quality.seconds:.0f} s.",
         "",
         "| " + " | ".join(head) + " |",
         "| --- " * len(head) + "|",
     ]
-    for name, scores in found.scores.items():
-        cells = [f"**{name}**" if name == "DiffStyle" else name, f"{scores.edges_a.mean():.3f}", str(found.way[name])]
+    for name, scores in quality.scores.items():
+        cells = [f"**{name}**" if name == "DiffStyle" else name, f"{scores.edges_a.mean():.3f}", str(quality.way[name])]
         cells += [f"{scores.colour_b.mean():.3f}", "-" if name == "the truth" else f"{scores.psnr.mean():.2f}"]
         if scores.vgg_a is not None and scores.gram_b is not None:
             cells += [f"{scores.vgg_a.mean():.3f}", f"{scores.gram_b.mean():.3f}"]
-        lines.append("| " + " | ".join([*cells, str(found.nearer_b[name])]) + " |")
-    mine, over, style = (kept["DiffStyle"] for kept in (found.way, found.over_return_b, found.nearer_b))
-    content_ok, style_ok = found.content_reached, found.style_reached
+        lines.append("| " + " | ".join([*cells, str(quality.nearer_b[name])]) + " |")
+    mine, over, style = (kept["DiffStyle"] for kept in (quality.way, quality.over_return_b, quality.nearer_b))
+    content_ok, style_ok = quality.content_reached, quality.style_reached
     lines += [
         "",
         f"- Content beats returning B by {over} (edges with A), {mine} of the way from B to the truth; the bar is an "
@@ -42,12 +42,12 @@ def tables(found: Quality, model: str, settings: str) -> str:
         "",
         "| claim | measured | holds |",
         "| --- | --- | --- |",
-        *(f"| {claim.text} | {claim.measured} | {'yes' if claim.holds else 'no'} |" for claim in found.claims),
+        *(f"| {claim.text} | {claim.measured} | {'yes' if claim.holds else 'no'} |" for claim in quality.claims),
         "",
         "| gamma | edges with A | colours to B | dB to the truth |",
         "| --- | --- | --- | --- |",
     ]
-    for gamma, scores in found.sweep.items():
+    for gamma, scores in quality.sweep.items():
         lines.append(
             f"| {gamma:g} | {scores.edges_a.mean():.3f} | {scores.colour_b.mean():.3f} | {scores.psnr.mean():.2f} |"
         )
@@ -59,7 +59,7 @@ def write_page(page: Path, text: str) -> None:
     write_between(page, (BEGIN, END), text)
 
 
-def plot(found: Quality, path: Path) -> bool:
+def plot(quality: Quality, path: Path) -> bool:
     """Content against style as gamma goes from 0 to 1, as a PNG. False where matplotlib is not installed."""
     try:
         import matplotlib
@@ -73,12 +73,12 @@ def plot(found: Quality, path: Path) -> bool:
         return float(scores.colour_b.mean()), float(scores.edges_a.mean())
 
     figure, axes = plt.subplots(figsize=(6, 4.2), dpi=110)
-    points = [at(scores) for scores in found.sweep.values()]
+    points = [at(scores) for scores in quality.sweep.values()]
     axes.plot(*zip(*points, strict=True), "o-", color="tab:blue", label="DiffStyle, gamma 0 to 1")
-    for gamma, point in zip(found.sweep, points, strict=True):
+    for gamma, point in zip(quality.sweep, points, strict=True):
         axes.annotate(f"{gamma:g}", point, textcoords="offset points", xytext=(6, 4), fontsize=8)
     for name, marker in (("return B", "s"), ("return A", "^"), ("A in B's colours", "v"), ("the truth", "*")):
-        axes.plot(*at(found.scores[name]), marker, markersize=10, linestyle="none", label=name)
+        axes.plot(*at(quality.scores[name]), marker, markersize=10, linestyle="none", label=name)
     axes.set_xlabel("distance of colours to B (style lost)")
     axes.set_ylabel("correlation of edges with A (content gained)")
     axes.legend(fontsize=8)

@@ -30,16 +30,16 @@ def report(device: str, quick: bool) -> Iterator[str]:
         variants = {name: cuda_variants(8 if quick else 32, both if name == MODELS[-1] else half) for name in MODELS}
     else:
         variants = {name: cpu_variants((1,) if quick else (1, 2)) for name in MODELS}
-    lines, found = calls(device, size, 2 if device == "cpu" else 5, variants)
+    lines, measured = calls(device, size, 2 if device == "cpu" else 5, variants)
     yield from lines
     yield from _titled("A pair")
     if device == "cuda":
-        yield from on_a_gpu(found, size)
+        yield from on_a_gpu(measured, size)
     else:
         yield from against_the_loop(1 if quick else 3)
         yield ""
-        yield from extrapolated(found, size)
-    del found
+        yield from extrapolated(measured, size)
+    del measured
     gc.collect()  # compiled networks, which hold a GPU's memory
     yield from _titled("What a lower precision loses")
     yield from precisions(device, ("balanced",) if device == "cuda" else ("balanced", "fast"), 1 if quick else 3)

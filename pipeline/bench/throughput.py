@@ -63,10 +63,10 @@ def throughput(device: str, pairs: tuple[int, ...] = (10, 100, 1000)) -> list[st
     for n in pairs:
         contents, styles = sides(n)
         with tempfile.TemporaryDirectory() as folder:
-            found = measure(Path(folder), model, device, contents, styles)
-        cells = [f"{n:,}", f"{contents} x {styles}", f"{found.whole:.1f}", f"{found.start_up:.1f}"]
-        cells += [f"{found.banks:.1f}", f"{found.injection:.1f}", f"{found.end:.1f}"]
-        cells += [f"{n / found.injection:.2f}", f"{n / found.whole:.2f}", f"{found.peak:.0f}"]
+            measured = measure(Path(folder), model, device, contents, styles)
+        cells = [f"{n:,}", f"{contents} x {styles}", f"{measured.whole:.1f}", f"{measured.start_up:.1f}"]
+        cells += [f"{measured.banks:.1f}", f"{measured.injection:.1f}", f"{measured.end:.1f}"]
+        cells += [f"{n / measured.injection:.2f}", f"{n / measured.whole:.2f}", f"{measured.peak:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -98,8 +98,8 @@ def measure(folder: Path, model: Path, device: str, contents: int, styles: int) 
     events = list(read_events(Place.parse(folder / "out")))
     made = events[-1].get("pairs_made") if events else None
     if done.returncode or made != contents * styles:
-        said = f"exit code {done.returncode}, {made} of {contents * styles} pairs made"
-        raise RuntimeError(f"the job of {contents} x {styles} pairs: {said}: {done.stderr[-2000:]}")
+        outcome = f"exit code {done.returncode}, {made} of {contents * styles} pairs made"
+        raise RuntimeError(f"the job of {contents} x {styles} pairs: {outcome}: {done.stderr[-2000:]}")
     return parts(events, begun, ended, float(done.stdout.splitlines()[-1]))
 
 

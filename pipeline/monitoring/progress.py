@@ -27,7 +27,7 @@ class Progress:
     def __init__(
         self,
         total: int | None,
-        what: str,
+        task: str,
         unit: str = "pairs",
         stream: TextIO | None = None,
         *,
@@ -38,7 +38,7 @@ class Progress:
         self.total = total
         self.done = done
         self.failed = 0
-        self._what, self._unit, self._clock = what, unit, clock
+        self._task_name, self._unit, self._clock = task, unit, clock
         self._quiet = quiet
         self._stream = sys.stderr if stream is None else stream
         self._begun = clock()
@@ -125,7 +125,7 @@ class Progress:
         made = self.done - self._at_start
         passed = self._clock() - self._begun
         total = "" if self.total in (None, self.done) else f" of {self.total}"
-        parts = [f"{self._what}: {'done' if ended else 'stopped'}, {self.done}{total} {self._unit}"]
+        parts = [f"{self._task_name}: {'done' if ended else 'stopped'}, {self.done}{total} {self._unit}"]
         if self.failed:
             parts.append(f"{self.failed} failed")
         if self._at_start:
@@ -148,7 +148,7 @@ class Progress:
 
     def _line(self) -> None:
         self._line_at, self._line_done = self._clock(), self.done
-        self._write(f"{self._what}: {self.figures()}")
+        self._write(f"{self._task_name}: {self.figures()}")
 
     def _write(self, text: str) -> None:
         self._stream.write(text + "\n")
@@ -180,7 +180,7 @@ class _Bar:
             transient=True,  # the summary takes its place
             refresh_per_second=4,
         )
-        self._task = self._rich.add_task(progress._what, total=progress.total, completed=progress.done)
+        self._task = self._rich.add_task(progress._task_name, total=progress.total, completed=progress.done)
         self._rich.start()
 
     def update(self) -> None:

@@ -91,7 +91,12 @@ class Manifest:
         self.store.describe({"kind": "results", "format_version": MANIFEST_FORMAT_VERSION}, {})
 
     def commit(self, part: str, rows: pa.Table | Sequence[Mapping[str, Any]]) -> None:
-        """Make a tile count: its pictures are whole by now."""
+        """Make a tile count: its pictures are whole by now.
+
+        Args:
+            part: the tile's name.
+            rows: of ``MANIFEST_SCHEMA``, one for each of its pairs.
+        """
         self.store.commit(part, rows if isinstance(rows, pa.Table) else manifest_rows(rows))
 
     def table(self, columns: Iterable[str] | None = None) -> pa.Table:
@@ -133,7 +138,11 @@ class Manifest:
         return n
 
     def to_pandas(self, columns: Iterable[str] | None = None) -> pd.DataFrame:
-        """:meth:`table` as a data frame."""
+        """:meth:`table` as a data frame.
+
+        Args:
+            columns: names of those wanted; None: all.
+        """
         return self.table(columns).to_pandas()
 
     def __len__(self) -> int:
@@ -156,7 +165,12 @@ class Manifest:
         return n_ok, len(status) - n_ok
 
     def seconds_per_call(self, fingerprint: str, precision: str) -> float | None:
-        """Seconds that a pair's network call took lately with this model; None where no row says."""
+        """Seconds that a pair's network call took lately; None where no row says.
+
+        Args:
+            fingerprint: of the model.
+            precision: that it computed in, such as ``float16``.
+        """
         newest = sorted(self.store.entries().items(), key=lambda item: -item[1].mtime_ns)[:8]
         each = []
         columns = ["model_fingerprint", "precision", "seconds", "network_calls"]
@@ -174,13 +188,20 @@ class Manifest:
     # They lie in parts of their own, so that a retry takes them out without touching a row of a finished pair.
 
     def commit_failures(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Say that pairs failed."""
+        """Say that pairs failed.
+
+        Args:
+            rows: their rows, with ``status`` failed and an ``error``.
+        """
         self.commit(f"{_FAILED}{digest(*(row['pair'] for row in rows))[:20]}", rows)
 
     def drop_failures(self, pairs: set[str]) -> None:
-        """Take the failed rows of ``pairs`` out, before they are tried again.
+        """Drop the failed rows of some pairs, before these are tried again.
 
         Killed after this, they are in no row, and the next run makes them: never is a pair in two rows.
+
+        Args:
+            pairs: their ids.
         """
         wanted = pa.array(sorted(pairs), pa.string())
         for part in self.store.parts():
@@ -189,7 +210,13 @@ class Manifest:
                 self.replace(part, rows, rows.filter(pc.invert(pc.is_in(rows["pair"], wanted))))
 
     def replace(self, part: str, rows: pa.Table, kept: pa.Table) -> None:
-        """Let ``part``, which has ``rows``, have those that are ``kept``."""
+        """Leave a part only some of its rows.
+
+        Args:
+            part: its name.
+            rows: those that it has.
+            kept: those that it keeps; of none, the part goes.
+        """
         if len(kept) == 0:
             self.store.drop(part)
         elif len(kept) < len(rows):

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.banks.description import BankDescription, entry_of, part_name, stored_tensors
+from pipeline.banks.description import BankDescription, entry_of, part_name
 from pipeline.banks.reader import LatentBank
-from pipeline.banks.tensors import BankError
 from pipeline.banks.writer import BankWriter
 from pipeline.jobfile.schema import SampleSpec
 from pipeline.models.session import LoadedModel
@@ -48,19 +47,12 @@ class InvertUnit:
         return context.walk(to_tensor(pixels), plan)
 
     def save(self, computed: tuple[np.ndarray, np.ndarray]) -> tuple[pa.Table | None, list[dict[str, Any]]]:
-        items, failures = [], []
         # The walk keeps h in its own order, which ascends; so do a description's timesteps.
-        for row, x_T, h in zip(self.rows, *computed, strict=True):
-            item = entry_of(self.description, row, x_t=x_T, h=h)
-            try:
-                stored_tensors(item, self.description)
-            except BankError as error:  # not finite, or beyond the bank's dtype: this picture's failure alone
-                failures.append({**row, "error": str(error)})
-            else:
-                items.append(item)
-        if not items:
-            return None, failures
-        return BankWriter.write_payload(self.bank, self.description, self.name, items), failures
+        items = [
+            (entry_of(self.description, row, x_t=x_T, h=h), None)
+            for row, x_T, h in zip(self.rows, *computed, strict=True)
+        ]
+        return BankWriter.write_storable(self.bank, self.description, self.name, items)
 
     def split(self) -> Sequence[InvertUnit]:
         return [replace(self, rows=half) for half in halves(self.rows)]

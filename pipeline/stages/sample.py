@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.banks.description import BankDescription, entry_of, stored_tensors
-from pipeline.banks.tensors import BankError
+from pipeline.banks.description import BankDescription, entry_of
 from pipeline.banks.writer import BankWriter
 from pipeline.models.session import LoadedModel
 from pipeline.stages.walk import Walk
@@ -56,24 +55,15 @@ class SampleUnit:
         return x_T.numpy(), h[:, ::-1], pixels, np.isfinite(x_0).all((1, 2, 3))  # sampling descends
 
     def save(self, computed: tuple[np.ndarray, ...]) -> tuple[pa.Table | None, list[dict[str, Any]]]:
-        items, failures = [], []
+        items = []
         for number, x_T, h, pixels, finite in zip(self.numbers, *computed, strict=True):
             image = image_hash(pixels)
             source = sample_source(self.seed, number)
             key = picture_key(f"sample-{number:06d}", image)
             row = {"key": key, "image": image, "source": source, "width": pixels.shape[1], "height": pixels.shape[0]}
-            item = entry_of(self.description, row, x_t=x_T, h=h)
-            try:
-                if not finite:
-                    raise BankError(f"{key}: the sample is not finite")
-                stored_tensors(item, self.description)
-            except BankError as error:  # this sample's failure alone
-                failures.append({**row, "error": str(error)})
-            else:
-                items.append(item)
-        if not items:
-            return None, failures
-        return BankWriter.write_payload(self.bank, self.description, self.name, items), failures
+            problem = None if finite else f"{key}: the sample is not finite"
+            items.append((entry_of(self.description, row, x_t=x_T, h=h), problem))
+        return BankWriter.write_storable(self.bank, self.description, self.name, items)
 
     @property
     def rows(self) -> list[dict[str, Any]]:

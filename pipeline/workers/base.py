@@ -65,7 +65,13 @@ class Workers(Protocol):
     open_model: OpenModel | None
 
     def plan(self, device: Device, actors: int | None, threads: int | None) -> tuple[int, Resources]:
-        """How many workers with a model there will be, and what each asks for. None: as many as fit."""
+        """How many workers with a model there will be, and what each asks for.
+
+        Args:
+            device: that the model computes on.
+            actors: how many workers are asked for; None: as many as fit.
+            threads: CPU threads of each; None: what each has room for.
+        """
 
     def pool(
         self,
@@ -77,16 +83,31 @@ class Workers(Protocol):
         on_event: OnEvent = no_event,
         check: Callable[[], None] = no_check,
     ) -> Pool:
-        """A pool of ``n`` workers that hold what ``load`` returns.
+        """A pool of workers that hold a model.
 
-        ``on_event`` is called with (name, fields) for what should be logged; ``check`` before each outcome.
+        Args:
+            n: how many.
+            load: called in each worker; returns what it holds. None: nothing.
+            resources: what each asks for.
+            batch: pictures that go through the network at once.
+            on_event: called with (name, fields) for what should be logged.
+            check: called before each outcome; may raise to end the run.
         """
 
     def decoders(self, *, on_event: OnEvent = no_event, check: Callable[[], None] = no_check) -> Pool:
-        """A pool of workers without a model, for reading and decoding."""
+        """A pool of workers without a model, for reading and decoding.
+
+        Args:
+            on_event: as :meth:`pool` takes it.
+            check: likewise.
+        """
 
     def given_batch(self, device: str) -> int | None:
-        """How many pictures go through the network at once where the job does not say; None: measure it."""
+        """How many pictures go through the network at once where the job does not say; None: measure it.
+
+        Args:
+            device: that the model computes on.
+        """
 
     def memory(self) -> float:
         """Bytes that the workers may take in all."""
@@ -95,7 +116,11 @@ class Workers(Protocol):
         """The names of the GPUs that there are; empty where there are none."""
 
     def call(self, function: Callable[[], T], resources: Resources) -> T:
-        """What ``function`` returns where a worker with ``resources`` would run.
+        """What a function returns where a worker would run.
+
+        Args:
+            function: picklable.
+            resources: what the worker asks for.
 
         Raises:
             Stopped: where it could not be run.
