@@ -22,7 +22,7 @@ class EditPoint(Strict):
     def __str__(self) -> str:
         against = f" against {self.against}" if self.against is not None else ""
         name = f"component {self.component}" if self.label is None else f"label {self.label}{against}"
-        return f"{name} x {self.strength:g}"
+        return f"{name} x {self.strength:g} of {self.directions.rpartition('/')[2]}"
 
 
 class EditSpec(Strict):

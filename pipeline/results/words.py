@@ -6,16 +6,18 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.jobfile.edit import EditPoint
+
 #: The manifest's columns that say how a pair was made. The page of a report shows them all.
 PARAMETERS = (
-    *("gamma", "gamma_schedule", "t_edit", "t_boost", "events", "dt_lambda", "dt_end", "omega", "mask", "plan"),
-    *("network_calls", "seed", "inversion", "precision", "model", "model_fingerprint", "algorithm"),
+    *("gamma", "gamma_schedule", "t_edit", "t_boost", "events", "dt_lambda", "dt_end", "omega", "mask", "edit"),
+    *("plan", "network_calls", "seed", "inversion", "precision", "model", "model_fingerprint", "algorithm"),
     *("format", "width", "height"),
 )
 #: Those that tell one point of a sweep from another, after gamma, in the order in which they are said.
 _TELLING = (
-    *("t_edit", "t_boost", "events", "dt_lambda", "dt_end", "omega", "mask", "plan", "inversion", "precision"),
-    *("model", "model_fingerprint", "format"),
+    *("t_edit", "t_boost", "events", "dt_lambda", "dt_end", "omega", "mask", "edit", "plan", "inversion"),
+    *("precision", "model", "model_fingerprint", "format"),
 )
 _ALWAYS = ("t_edit", "omega")
 
@@ -34,7 +36,9 @@ def setting_words(settings: Sequence[Mapping[str, Any]], all_of_one: bool = Fals
     if all_of_one:
         differing = [name for name in _TELLING if name in differing or name in _ALWAYS]
     return [
-        ", ".join([_gamma(row), *(f"{name} {_plain(row[name])}" for name in differing if row.get(name) is not None)])
+        ", ".join(
+            [_gamma(row), *(f"{name} {_value(name, row[name])}" for name in differing if row.get(name) is not None)]
+        )
         for row in settings
     ]
 
@@ -42,6 +46,10 @@ def setting_words(settings: Sequence[Mapping[str, Any]], all_of_one: bool = Fals
 def _gamma(row: Mapping[str, Any]) -> str:
     gamma = row.get("gamma")
     return f"gamma {_plain(row.get('gamma_schedule')) if gamma is None else format(gamma, 'g')}"
+
+
+def _value(name: str, value: Any) -> str:
+    return str(EditPoint.model_validate_json(value)) if name == "edit" else _plain(value)
 
 
 def _plain(value: Any) -> str:

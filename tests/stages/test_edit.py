@@ -121,7 +121,7 @@ def test_the_preview_says_what_is_added_and_refuses_what_the_run_would(made):
     file = str(made / "directions.safetensors")
     text = str(api.preview(edited(made, "p", {"directions": file, "component": 1, "strength": [0, -1.5]})))
     assert "x 2 settings" in text
-    assert "  gamma 0.5, component 1 x -1.5: 4 steps" in text
+    assert "  gamma 0.5, component 1 x -1.5 of directions.safetensors: 4 steps" in text
     assert "  gamma 0.5: 4 steps" in text
     with pytest.raises(ConfigError, match=r"injection.edit.component: in .* there is no component 2; there are 2"):
         api.preview(edited(made, "p", {"directions": file, "component": 2}))
@@ -162,6 +162,8 @@ def test_what_a_job_may_say_of_edits(tmp_path):
     loaded = load([one, None, {"directions": "d", "label": "a", "against": "b"}])
     points = [settings.edit for settings in loaded.settings()]
     assert [point and point.strength for point in points] == [-1, None, 1, 1]
+    # Identities of results from before there were edits.
+    assert "edit" not in loaded.settings()[1].to_dict()
     assert points[0].directions == str(tmp_path / "d")
     (tmp_path / "again.yaml").write_text(loaded.to_yaml())
     assert load_job(tmp_path / "again.yaml") == loaded
