@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from support.synthetic_runs import meta, pair_row, synthetic_run
 
 from diffstyle.errors import ConfigError
+from pipeline.results.scores import Scores, score_rows
 from pipeline.results.select.choose import Choice, Rules, choose
 from pipeline.results.select.licences import allowed_list
 from pipeline.results.select.splits import parse_splits
@@ -86,6 +87,15 @@ def test_without_scores_the_line_says_how_to_make_them(tmp_path):
     for rules in (Rules(where="edges > 0"), Rules(best="edges", limit=1), Rules(duplicates=0)):
         with pytest.raises(ConfigError, match="diffstyle score RUN"):
             choose(run, rules)
+
+
+def test_a_picture_that_was_scored_at_the_second_try(tmp_path):
+    run = synthetic_run(tmp_path, [{**row, "content_kept": None} for row in SIX], scored=False)
+    scores = Scores(run)
+    scores.open({"of": "nothing"})
+    scores.commit("a", score_rows([{"pair": SIX[0]["pair"], "error": "missing"}, *SIX[1:]]))
+    scores.commit("b", score_rows([{"pair": SIX[0]["pair"], "content_kept": 0.9}]))
+    assert names(choose(run, Rules(best="content_kept", limit=1))) == ["ax"]
 
 
 def test_failed_pairs_are_no_pictures(tmp_path):

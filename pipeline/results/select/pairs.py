@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -87,6 +86,7 @@ def matching(table: pa.Table, condition: str) -> pa.Array:
         import duckdb
     except ImportError as error:
         raise ConfigError("--where needs the package duckdb: pip install 'diffstyle[select]'") from error
+    # Without external access DuckDB does not look up names among this process's variables either.
     closed: dict[str, str | bool | int | float | list[str]] = {
         "enable_external_access": "false",
         "autoload_known_extensions": "false",
@@ -94,9 +94,6 @@ def matching(table: pa.Table, condition: str) -> pa.Array:
     }
     with duckdb.connect(":memory:", config=closed) as connection:
         connection.register("pairs", table)
-        # Else a name that is no table is looked up among the variables of this process.
-        for name in _python_settings(connection):
-            connection.execute(f"SET {name} = false")
         connection.execute("SET lock_configuration = true")
         try:
             # As an expression and not as text inside a query, which a bracket too many could leave.
@@ -104,11 +101,6 @@ def matching(table: pa.Table, condition: str) -> pa.Array:
         except duckdb.Error as error:
             raise ConfigError(f"--where: {_first_line(error)}; the columns are {', '.join(columns(table))}") from error
     return chosen["pair"].combine_chunks()
-
-
-def _python_settings(connection: Any) -> list[str]:
-    found = connection.execute("SELECT name FROM duckdb_settings() WHERE name LIKE 'python_%repl%'").fetchall()
-    return [name for (name,) in found]
 
 
 def _first_line(error: Exception) -> str:
