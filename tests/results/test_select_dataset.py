@@ -23,6 +23,7 @@ from diffstyle.errors import ConfigError, DiffStyleError
 from pipeline.results.manifest import Manifest
 from pipeline.results.select.choose import Rules, choose
 from pipeline.results.select.dataset import Written, write_dataset
+from pipeline.results.select.licences import allowed_list
 from pipeline.results.select.splits import parse_splits
 from pipeline.storage.identity import digest
 from pipeline.storage.place import Place
@@ -209,7 +210,7 @@ def test_the_card(run, tmp_path):
     write(run, tmp_path / "set", "parquet", command="diffstyle select RUN --splits train=0.6,test=0.4")
     text = (tmp_path / "set" / "README.md").read_text()
     head = yaml.safe_load(text.split("---\n")[1])
-    assert head["license"] == "other"  # two of them, and sources that state none
+    assert "license" not in head  # some sources state none
     assert [one["split"] for one in head["configs"][0]["data_files"]] == ["train", "test"]
     choice = choose(Place.parse(run), SPLITS)
     assert f"| train | {choice.splits['train']} |" in text
@@ -227,6 +228,15 @@ def test_the_card(run, tmp_path):
     selection = json.loads((tmp_path / "set" / "selection.json").read_text())
     assert selection["pairs"] == len(choice.table)
     assert selection["left_out"][0]["pairs"] == 30 - len(choice.table)
+
+
+@pytest.mark.parametrize(("allowed", "licence"), [("cc0", "cc0-1.0"), ("cc0,cc-by", "other")])
+def test_a_licence_is_stated_where_every_source_states_one(run, tmp_path, allowed, licence):
+    write(run, tmp_path / "set", rules=Rules(licences=allowed_list(allowed)))
+    head = yaml.safe_load((tmp_path / "set" / "README.md").read_text().split("---\n")[1])
+    assert head["license"] == licence
+    stated = json.loads((tmp_path / "set" / "croissant.json").read_text())["license"]
+    assert set(stated) == ({"CC0 1.0"} if allowed == "cc0" else {"CC0 1.0", "CC BY 4.0"})
 
 
 def test_the_same_choice_is_the_same_bytes(run, tmp_path):

@@ -73,9 +73,9 @@ def write_card(
 
 
 def licences_of(table: pa.Table) -> list[str]:
-    """The licences that the chosen sources state, the most frequent first."""
+    """The licences of the chosen sources, the most frequent first; none where some source states none."""
     counts = Counter(table["content_licence"].to_pylist()) + Counter(table["style_licence"].to_pylist())
-    return [licence for licence, _ in counts.most_common() if licence is not None]
+    return [] if None in counts else [licence for licence, _ in counts.most_common()]
 
 
 def _head(choice: Choice, form: Form) -> dict[str, object]:
