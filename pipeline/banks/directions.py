@@ -101,8 +101,9 @@ class Directions:
     def save(self, path: str | os.PathLike[str] | Place) -> int:
         """Write the file, whole or not at all; the same directions give the same bytes. Returns how many."""
         tensors = {name: np.ascontiguousarray(getattr(self, name), np.float32) for name in _TENSORS}
-        about = {**self.about, "kind": _KIND, "format_version": DIRECTIONS_FORMAT_VERSION, "hash": _hash(tensors)}
-        data = save(tensors, {"diffstyle": json.dumps(about, ensure_ascii=False)})
+        about = {**self.about, "kind": _KIND, "format_version": DIRECTIONS_FORMAT_VERSION}
+        about["hash"] = _hash(about, tensors)
+        data = save(tensors, {"diffstyle": json.dumps(about, ensure_ascii=False)})  # one text, so in one order
         Place.parse(path).write_bytes(data)
         return len(data)
 
@@ -127,7 +128,7 @@ class Directions:
             raise BankError(f"{place}: not a file of directions; {cure}") from None
         if kind != _KIND or version != DIRECTIONS_FORMAT_VERSION:
             raise BankError(f"{place}: {kind!r} of format_version {version}, which this release does not read; {cure}")
-        if sorted(tensors) != sorted(_TENSORS) or about["hash"] != _hash(tensors):
+        if sorted(tensors) != sorted(_TENSORS) or about.get("hash") != _hash(about, tensors):
             raise BankError(f"{place}: its bytes have changed since it was written; {cure}")
         return cls(about, **tensors)
 
@@ -154,6 +155,8 @@ def find_directions(
     Raises:
         BankError: The bank keeps no h, has fewer than two images, no such column, or too few or too many labels.
     """
+    if not bank.description.keeps("h"):
+        raise BankError(f"{bank.place}: keeps {' and '.join(bank.description.names)} and no h; take a content bank")
     spec = bank.description.tensor("h")
     timesteps = spec.timesteps or ()
     if not timesteps or len(spec.shape) != 3:
@@ -190,13 +193,15 @@ def find_directions(
         if progress:
             progress(start + len(chosen), len(numbers))
 
-    means = np.array([total / counted[name] - sketch.mean for total, name in zip(sums, names, strict=True)])
+    for total, name in zip(sums, names, strict=True):  # in place: a label's row may be large
+        total /= counted[name]
+        total -= sketch.mean
     vectors, variances = sketch.components(min(components, len(numbers) - 1))
     vectors *= np.sign(np.take_along_axis(vectors, np.abs(vectors).argmax(1)[:, None], 1))
     pieces = vectors.reshape(len(vectors), k, size)
     lengths = np.linalg.norm(pieces, axis=2)
-    pieces = pieces / np.where(lengths == 0, 1, lengths)[:, :, None]
-    # All of these in the scale of h again; a timestep's own variance is what its piece of a component takes part in.
+    pieces /= np.where(lengths == 0, 1, lengths)[:, :, None]
+    # A component's share of a timestep's variance is what its score explains of it.
     total_at = sketch.variances().reshape(k, size).sum(1)
     moved = np.sqrt(variances)[:, None] * lengths
     explained_at = np.square(moved) / np.where(total_at == 0, 1, total_at)
@@ -219,7 +224,7 @@ def find_directions(
         },
         pieces.reshape(-1, k, *spec.shape).astype(np.float32),
         (moved * scales).astype(np.float32),
-        (means.reshape(-1, k, size) * scales[:, None]).reshape(-1, k, *spec.shape).astype(np.float32),
+        sums.reshape(-1, k, *spec.shape).astype(np.float32) * scales[:, None, None, None].astype(np.float32),
     )
 
 
@@ -260,5 +265,7 @@ def _rounded(values: np.ndarray) -> list[float]:
     return [round(float(value), 6) for value in values]
 
 
-def _hash(tensors: Mapping[str, np.ndarray]) -> str:
-    return digest(*(piece for name in _TENSORS for piece in (str(tensors[name].shape), tensors[name].tobytes())))
+def _hash(about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
+    """Over all that a file says, but for the hash itself."""
+    text = json.dumps({name: value for name, value in about.items() if name != "hash"}, sort_keys=True)
+    return digest(text, *(piece for name in _TENSORS for piece in (str(tensors[name].shape), tensors[name].tobytes())))

@@ -171,7 +171,7 @@ def test_banks_without_directions_are_refused(tmp_path):
     with pytest.raises(BankError, match="1 images; directions need two at least"):
         find_directions(fill(tmp_path / "one", h[:1]), 1)
     BankWriter.create_or_open(str(tmp_path / "style"), describe(role="style"), {})
-    with pytest.raises(BankError, match="no tensor 'h' in this bank"):
+    with pytest.raises(BankError, match="style: keeps x_t and no h; take a content bank"):
         find_directions(LatentBank.open(tmp_path / "style"), 1)
     assert len(find_directions(bank, 8).components) == 3
 
@@ -185,6 +185,9 @@ def test_files_that_are_not_as_written_are_refused(tmp_path):
         with pytest.raises(BankError, match="not a file of directions; make it with `diffstyle bank directions`"):
             Directions.open(file)
     file.write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
+    with pytest.raises(BankError, match="its bytes have changed since it was written"):
+        Directions.open(file)
+    file.write_bytes(data.replace(b"tiny", b"tinz"))
     with pytest.raises(BankError, match="its bytes have changed since it was written"):
         Directions.open(file)
     with pytest.raises(BankError, match="no such file"):
