@@ -167,8 +167,8 @@ def edit_of(point: EditPoint, directions: Directions, plan: Plan) -> np.ndarray:
     if missing:
         raise ConfigError(
             f"injection.edit.directions: {point.directions} has no directions at timesteps {missing[:5]}"
-            f"{' ...' if len(missing) > 5 else ''}, where this job injects; make one from a bank inverted in as many "
-            "steps, with bank.keep: all"
+            f"{' ...' if len(missing) > 5 else ''}, where this job injects; make one from a bank of this job's "
+            "inversion.steps, with bank.keep: all"
         )
     field = "component" if point.label is None else "label"
     try:
