@@ -55,6 +55,10 @@ def test_the_pages_commands(tiny, tmp_path, monkeypatch):
     assert names["picture"].size == (32, 32)
 
 
+def test_the_job_file_names_the_run(tiny):
+    assert diffstyle("select", tiny / "job.yaml") == (0, "24 of 24 pairs chosen\n", "")
+
+
 def test_what_is_said(tmp_path):
     rows = [
         pair_row(c, s, content_kept=i / 4) for i, (c, s) in enumerate([("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")])

@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
+from support.s3 import s3_bucket, s3_endpoint  # noqa: F401 - fixtures
 from support.synthetic_runs import pair_row, synthetic_run
 from support.whole_jobs import SIX_PAIRS, paint, run_job
 
 from diffstyle.errors import ConfigError, DiffStyleError
-from pipeline.results.manifest import Manifest
+from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
+from pipeline.results.scores import SCORES_SCHEMA
 from pipeline.results.select.choose import Rules, choose
 from pipeline.results.select.dataset import Written, write_dataset
+from pipeline.results.select.formats import features_of
 from pipeline.results.select.licences import allowed_list
 from pipeline.results.select.splits import parse_splits
 from pipeline.storage.identity import digest
@@ -247,6 +251,26 @@ def test_the_same_choice_is_the_same_bytes(run, tmp_path):
             folder = tmp_path / str(number) / form
             files.append({file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()})
         assert files[0] == files[1]
+
+
+def test_a_run_on_an_object_store(run, tmp_path, s3_bucket):  # noqa: F811
+    there = Place.parse(f"{s3_bucket}/out")
+    for file in sorted(path for path in run.rglob("*") if path.is_file()):
+        (there / file.relative_to(run).as_posix()).write_bytes(file.read_bytes())
+    rules, sets = Rules(where="edges IS NOT NULL", best="edges", limit=3), []
+    for name, place in (("near", Place.parse(run)), ("far", there)):
+        options = {"triplets": True, "overwrite": False, "command": "diffstyle select ..."}
+        write_dataset(place, choose(place, rules), Place.parse(tmp_path / name), "imagefolder", **options)
+        files = (path for path in (tmp_path / name / "train").rglob("*") if path.is_file())
+        sets.append({file.relative_to(tmp_path / name): file.read_bytes() for file in files})
+    assert sets[0] == sets[1]
+    assert len(sets[0]) > 5
+
+
+def test_every_column_of_a_manifest_has_a_type_for_datasets():
+    of_run = {"picture", "picture_bytes", "format", "seconds", "created"}
+    schema = pa.schema([field for field in [*MANIFEST_SCHEMA, *SCORES_SCHEMA] if field.name not in {*of_run, "phash"}])
+    assert set(features_of(["image"], schema)) == {"image", *schema.names}
 
 
 def test_results_alone_without_splits(run, tmp_path):

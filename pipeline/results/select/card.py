@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import yaml
 
 import diffstyle
+from pipeline.results.manifest import MANIFEST_SCHEMA
 from pipeline.results.scores import SCORES
 from pipeline.results.select.choose import Choice
 from pipeline.results.select.formats import Form
@@ -20,10 +21,11 @@ from pipeline.results.select.licences import licence_id
 
 FILE = "README.md"
 
-_SETTINGS = (
-    *("gamma", "gamma_schedule", "t_edit", "t_boost", "events", "dt_lambda", "dt_end", "omega", "mask", "edit"),
-    *("plan", "inversion", "precision", "seed", "model", "model_fingerprint", "algorithm", "width", "height"),
-)
+#: Columns of the manifest that say which pair and which file a row is, and how it went. The others are settings.
+_NO_SETTINGS = {
+    *("pair", "status", "error", "picture", "picture_hash", "picture_bytes", "format", "settings"),
+    *("network_calls", "seconds", "created"),
+}
 _SHOWN = 12
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
@@ -116,7 +118,9 @@ def _says(name: str) -> str:
 
 def _settings(table: pa.Table) -> str:
     rows = []
-    for name in _SETTINGS:
+    for name in MANIFEST_SCHEMA.names:
+        if name in _NO_SETTINGS or name.startswith(("content_", "style_")):
+            continue
         counts = Counter(value for value in table[name].to_pylist() if value is not None)
         if counts:
             shown = [f"`{value:g}`" if isinstance(value, float) else f"`{value}`" for value in sorted(counts)[:_SHOWN]]
