@@ -33,7 +33,14 @@ def verify(run: str, repair: bool, quiet: bool) -> int:
     if not repair and (holder := holder_of(place)) is not None:
         click.echo(f"note: in use by {holder}; what it is writing may look broken")
     with OutputLock(place) if repair and place.exists() else nullcontext():
-        report = verify_run(place, (lambda line: None) if quiet else lambda line: click.echo(line, err=True))
+        tell = (lambda line: None) if quiet else lambda line: click.echo(line, err=True)
+        report = verify_run(place, tell)
+        if repair and report.seals:
+            for problem in report.problems:
+                click.echo(f"wrong: {problem}")
+            repair_run(report)
+            click.echo("they are dropped; now all parts are checked")
+            report = verify_run(place, tell)
         for note in report.notes if not quiet else ():
             click.echo(f"note: {note}")
         for problem in report.problems:

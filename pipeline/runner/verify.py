@@ -29,6 +29,7 @@ class RunReport:
         shards: By the store's place.
         banks: By the bank's place.
         problems: A line for each thing that is wrong, of all of them.
+        seals: Those that can't be read (``storage/parts.py``). What they seal is not checked before they are dropped.
         plan: Whether ``plan.json`` is as it was written.
         scores: Parts of the scores that can't be read.
         kept: Those of the problems that :func:`repair_run` can't do anything about.
@@ -39,6 +40,7 @@ class RunReport:
     results: ResultsReport
     shards: dict[Place, ShardsReport] = field(default_factory=dict)
     banks: dict[Place, banks.BankReport] = field(default_factory=dict)
+    seals: list[Place] = field(default_factory=list)
     plan: bool = True
     scores: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -58,6 +60,8 @@ class RunReport:
             f"{len(self.shards)} shard stores, {images} images in {len(self.banks)} banks"
         )
         n = len(self.problems)
+        if self.seals:
+            checked = "the parts can't be checked before the seals are dropped"
         return f"{checked}: {'all is well' if not n else '1 problem' if n == 1 else f'{n} problems'}"
 
 
@@ -77,6 +81,9 @@ def verify_run(output: Place, progress: Progress = lambda line: None) -> RunRepo
     bank_places = [layout.bank(side) for side in SIDES if PartStore(layout.bank(side)).exists()]
     if not (layout.job.is_file() or manifest.store.exists() or shards or bank_places):
         raise NoRunError(f"{output}: nothing of a run is here; give a job's output folder")
+    stores = [manifest.store, Scores(output).store, *map(PartStore, shards + bank_places)]
+    if seals := {place: why for store in stores for place, why in store.damaged_seals().items()}:
+        return RunReport(output, ResultsReport(), seals=list(seals), problems=list(seals.values()))
     progress(f"{layout.manifest} and {layout.pictures}")
     report = RunReport(output, check_results(manifest))
     report.problems += map(str, report.results.problems)
@@ -126,9 +133,14 @@ def _check_scores(report: RunReport) -> None:
 
 
 def repair_run(report: RunReport) -> None:
-    """Drop what is broken, so that the next run makes it again. Call it while holding the output's lock."""
+    """Drop what is broken, so that the next run makes it again. Call it while holding the output's lock.
+
+    Where seals were broken, check again after it: until then, nothing below them was checked.
+    """
     if report.ok:
         return
+    for seal in report.seals:
+        seal.delete()
     drop_damaged(Manifest(report.output), report.results)
     if not report.plan:
         OutputLayout(report.output).plan.delete()

@@ -29,7 +29,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from diffstyle.errors import DiffStyleError
+from diffstyle.errors import DiffStyleError, one_line
 from pipeline.storage.conditional import create
 from pipeline.storage.identity import digest_of
 from pipeline.storage.place import Entry, Place
@@ -138,7 +138,10 @@ class PartStore:
         seals = {int(match[1]): entry.place for entry, match in hidden if match}
         seal = max(seals, default=0)
         if seal:
-            sealed = set(json.loads(seals[seal].read_bytes()))
+            try:
+                sealed = self._sealed(seals[seal])
+            except FileNotFoundError:  # a later turn's seal has taken its place
+                return self._counting(self.index_folder.list(".parquet"))
             files = [e for e in files if not 0 < _turn(e) < seal or e.place.name in sealed]
         fence = self.index_folder.fence
         if fence is not None and fence.seal > seal:
@@ -149,6 +152,30 @@ class PartStore:
             for old in seals.values():
                 old.delete()
         return files
+
+    def _sealed(self, place: Place) -> set[str]:
+        """The names in a seal. DamagedError, with the cure, where they can't be read."""
+        try:
+            names = json.loads(place.read_bytes())
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise ValueError("no list of names")
+            return set(names)
+        except ValueError as error:
+            cure = self.cure if "--repair" in self.cure else "delete it, then check the parts that are here"
+            raise DamagedError(f"{place}: not as it was written ({one_line(error)}); {cure}") from error
+
+    def damaged_seals(self) -> dict[Place, str]:
+        """The seals that can't be read, and what is wrong. Without them all files of earlier turns count again."""
+        wrong = {}
+        for entry in self.index_folder.list(".json", hidden=True):
+            if _SEAL.fullmatch(entry.place.name):
+                try:
+                    self._sealed(entry.place)
+                except DamagedError as error:
+                    wrong[entry.place] = str(error).partition("; ")[0]
+                except FileNotFoundError:  # a later turn's seal has taken its place
+                    continue
+        return wrong
 
     def data(self, part: str, extension: str) -> Place:
         """Where the payload of a part lies. DamagedError for a name, as a table may hold, that leads elsewhere."""

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from support.s3 import s3_bucket, s3_endpoint  # noqa: F401 - fixtures
 
+from pipeline.cli.main import main
 from pipeline.results.manifest import Manifest, manifest_rows
 from pipeline.shards.store import ShardStore
 from pipeline.shards.write import INDEX_SCHEMA, REJECTS_SCHEMA
@@ -23,6 +25,7 @@ from pipeline.storage.errors import Stopped
 from pipeline.storage.lock import OutputLock, holder_of
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import FENCES, Place
+from pipeline.storage.tables import DamagedError
 
 # A driver on another machine. It stops itself in the last moment before a write: on a disk between drafting and
 # renaming, on a store between asking whether it still holds the output and sending.
@@ -275,6 +278,27 @@ def test_threads_that_seal_at_once_agree(bucket):
         for thread in threads:
             thread.join()
     assert parts == [["a"]] * 6
+
+
+@pytest.mark.parametrize("damage", [b"", b"[1]", b'{"a": 1}', b'["a.0000', b"\xff"])
+def test_a_damaged_seal_is_one_line_and_verify_drops_it(bucket, damage):
+    with OutputLock(bucket):
+        manifest = Manifest(bucket)
+        manifest.open()
+        manifest.store.commit("a", manifest_rows([{"pair": "one", "status": "failed"}]))
+    seal = manifest.store.index_folder / ".seal-00000002.json"
+    seal.put(damage)
+    with pytest.raises(DamagedError) as caught:
+        manifest.store.parts()
+    assert str(caught.value).startswith(f"{seal}: not as it was written (")
+    assert str(caught.value).endswith(f"; run `diffstyle verify {bucket} --repair`, which drops it, then the job again")
+    looked = CliRunner().invoke(main, ["verify", str(bucket)])
+    assert (looked.exit_code, looked.output.count(str(seal))) == (3, 1), looked.output
+    repaired = CliRunner().invoke(main, ["verify", str(bucket), "--repair"])
+    assert repaired.exit_code == 0, repaired.output
+    assert not seal.exists()
+    assert manifest.store.parts() == ["a"]
+    assert CliRunner().invoke(main, ["verify", str(bucket)]).exit_code == 0
 
 
 def test_a_worker_of_a_run_that_was_taken_over_is_fenced_off_too(folder):
