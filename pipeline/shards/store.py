@@ -6,7 +6,7 @@ Workers read, decode and write the payload of a part (``write_block``) and hand 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,6 +140,17 @@ class ShardStore:
         elif place.exists():  # of an earlier try at the same pictures
             place.delete()
         self._store.commit(part, rows)
+
+    def forget_rejects(self, sources: Collection[str]) -> None:
+        """Drop the rejects of these sources, which their data set no longer lists."""
+        for entry in self._rejects.list(".parquet") if sources else ():
+            table = read_table(entry.place, REJECTS_SCHEMA, cure=self._store.cure)
+            kept = table.filter(pa.array([source not in sources for source in table["source"].to_pylist()], pa.bool_()))
+            if not len(kept):
+                entry.place.delete()
+            elif len(kept) < len(table):
+                with entry.place.writer() as stream:
+                    write_table(stream, kept)
 
     def remove_uncommitted(self) -> list[str]:
         """Delete what killed runs left behind; returns the files' names. Call it while holding the store's lock."""

@@ -100,6 +100,9 @@ def shard_stage(
     if by_file != earlier:
         write_passed_over(root, by_file)
     summary.passed_over = total(by_file)
+    if gone := set(store.rejects()["source"].to_pylist()):
+        gone.difference_update(source.listing())  # those that are left the data set, or are a folder that opens now
+        store.forget_rejects(gone)
     if not store.rows(["key"]).num_rows:
         first = store.rejects().slice(0, 1).to_pylist()
         example = f"; the first: {first[0]['source']}: {first[0]['reason']}" if first else ""

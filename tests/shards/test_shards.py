@@ -4,6 +4,7 @@ import errno
 import io
 import itertools
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from support.s3 import s3_bucket, s3_endpoint  # noqa: F401 - fixtures
 from diffstyle.images import prepare
 from pipeline.shards.decode import preparation
 from pipeline.shards.store import ShardError, ShardStore, open_shards
+from pipeline.shards.verify import check_shards
 from pipeline.shards.write import INDEX_SCHEMA, read_png, write_block
 from pipeline.sources import SourceError, open_source
 from pipeline.sources.base import Block, Item, RawPicture
@@ -237,6 +239,32 @@ def test_a_reject_that_succeeds_later_is_one_no_more(photos, out):
     assert stage(photos, out, retry_failed=True).done == 1
     assert len(open_shards(out).rejects()) == 0
     assert stage(photos, out, retry_failed=True).done == 0
+
+
+def test_a_reject_goes_when_the_data_set_does_not_list_it_any_more(photos, out, monkeypatch):
+    """A folder that could not be read and can be now, and a picture that was deleted."""
+    (photos / "inner").mkdir()
+    picture(52, 40, 40).save(photos / "inner" / "x.png")
+    for name in ("deleted.png", "stays.png"):
+        (photos / name).write_bytes(b"junk")
+
+    def closed(path, scandir=os.scandir):
+        if str(path) == str(photos / "inner"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.scandir", closed)
+        stage(photos, out)
+        stage(photos, out)
+    rejects = {Path(row["source"]).name for row in open_shards(out).rejects().to_pylist()}
+    assert rejects == {"inner", "deleted.png", "stays.png"}
+    (photos / "deleted.png").unlink()
+    assert stage(photos, out).done == 1
+    store = open_shards(out)
+    assert [Path(row["source"]).name for row in store.rejects().to_pylist()] == ["stays.png"]
+    assert len(store.rows()) == 11
+    assert check_shards(Place.parse(out)).problems == []
 
 
 def test_a_data_set_of_which_nothing_can_be_read_is_one_clear_line(tmp_path, out):
