@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from diffstyle.errors import DiffStyleError
 from pipeline.banks.reader import LatentBank
 from pipeline.monitoring.events import read_events
 from pipeline.monitoring.progress import duration
-from pipeline.monitoring.summary import Utilization
+from pipeline.monitoring.summary import Utilization, count
 from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
 from pipeline.shards.passed_over import read_passed_over, total
 from pipeline.shards.store import open_shards
@@ -36,13 +36,21 @@ class NoRunError(DiffStyleError):
 
 
 def write_plan(
-    output: Place, log: Callable[..., None], wanted: int, known: tuple[int, int], rows: tuple[int, int]
+    output: Place,
+    log: Callable[..., None],
+    wanted: int,
+    known: tuple[int, int],
+    rows: tuple[int, int],
+    lost: int = 0,
+    sides: Sequence[str] = SIDES,
 ) -> None:
     """Note what the run that begins to inject wants, for :func:`read_status`.
 
     known  how many of the wanted pairs are (done, failed) by now
     rows   how many pairs of the manifest are; an earlier job may have made some that this one does not want. While
            this run holds the output only its own pairs come, so what is new in the manifest is progress
+    lost   how many more pairs the job asks for that can't be made, since a picture of theirs can't be used
+    sides  the sides whose pictures this run prepares or inverts; an earlier job may have left others
     """
     plan: dict[str, Any] = {
         "wanted": wanted,
@@ -50,6 +58,8 @@ def write_plan(
         "failed": known[1],
         "manifest_done": rows[0],
         "manifest_failed": rows[1],
+        "lost": lost,
+        "sides": list(sides),
         "at": time.time(),
     }
     log("pairs_planned", **plan)
@@ -65,6 +75,8 @@ class Status:
         holder: The process that is at it now, or None.
         sides: A line for each side, of what is prepared and inverted.
         wanted, done, failed: How many pairs.
+        lost: How many more pairs can't be made, since a picture of theirs can't be used.
+        rejected, not_inverted: How many pictures of the job can't be read, and how many could not be inverted.
         rate: Pairs a second, lately.
         busy: The share of the workers' time in which the model computed, 0 to 1.
         errors: Why pairs failed: (error, how often), the most frequent first.
@@ -78,6 +90,9 @@ class Status:
     wanted: int | None = None
     done: int = 0
     failed: int = 0
+    lost: int = 0
+    rejected: int = 0
+    not_inverted: int = 0
     rate: float | None = None
     busy: float | None = None
     errors: list[tuple[str, int]] = field(default_factory=list)
@@ -99,7 +114,7 @@ class Status:
         """0 all done, 3 done with failures, 4 something is left."""
         if self.left is None or self.left > 0:
             return 4
-        return 3 if self.failed else 0
+        return 3 if self.failed or self.lost or self.rejected or self.not_inverted else 0
 
     def lines(self) -> list[str]:
         """For people."""
@@ -111,6 +126,8 @@ class Status:
             return lines
         share = f" ({100 * self.done // self.wanted} %)" if self.wanted else ""
         lines.append(f"pairs    {self.wanted} wanted: {self.done} done{share}, {self.failed} failed, {self.left} left")
+        if self.lost:
+            lines.append(f"lost     {count(self.lost, 'more pair')}: a picture can't be used; events/ lists them")
         if self.repeated:
             lines.append(f"repeated {self.repeated} rows of pairs that are in another manifest part too, not counted;")
             lines.append("         the next run drops them")
@@ -122,7 +139,7 @@ class Status:
         if self.busy is not None:
             lines.append(f"busy     the model computes for {100 * self.busy:.1f} % of its workers' time")
         lines += [f"failed   {n} x {error}" for error, n in self.errors]
-        if self.failed:
+        if self.exit_code == 3:
             lines.append("         run the job with --retry-failed to try them again")
         return lines
 
@@ -131,7 +148,8 @@ class Status:
 
     def to_dict(self) -> dict[str, Any]:
         """For programs."""
-        names = ("wanted", "done", "failed", "left", "rate", "seconds_left", "busy", "repeated")
+        names = ["wanted", "done", "failed", "left", "lost", "rejected", "not_inverted"]
+        names += ["rate", "seconds_left", "busy", "repeated"]
         holder = None if self.holder is None else str(self.holder)
         figures = {name: getattr(self, name) for name in names}
         return {"output": str(self.output), "running": holder, **figures, "errors": dict(self.errors)}
@@ -142,13 +160,13 @@ def read_status(output: Place) -> Status:
     if not OutputLayout(output).job.is_file():
         raise NoRunError(f"{output}: no job was run here (there is no job.yaml); give a job's output folder")
     status = Status(output, holder_of(output))
-    status.sides = _sides(output)
     manifest = Manifest(output)
     plan = read_plan(output)
+    _sides(status, SIDES if plan is None else plan.get("sides", SIDES))
     if plan is not None:
         n_done, n_failed = manifest.counts()
         status.repeated = manifest.repeated()
-        status.wanted = plan["wanted"]
+        status.wanted, status.lost = plan["wanted"], plan.get("lost", 0)
         status.done = plan["done"] + n_done - plan["manifest_done"]
         status.failed = plan["failed"] + n_failed - plan["manifest_failed"]
         status.rate = _rate(manifest, plan["at"])
@@ -173,25 +191,26 @@ def read_plan(output: Place) -> dict[str, Any] | None:
     return plan
 
 
-def _sides(output: Place) -> list[str]:
-    lines = []
-    layout = OutputLayout(output)
+def _sides(status: Status, of_this_job: Collection[str]) -> None:
+    """What is prepared and inverted of each side; what failed counts for the sides of this job."""
+    layout = OutputLayout(status.output)
     for name in SIDES:
         parts = []
         shards, bank = layout.shards(name), layout.bank(name)
         if PartStore(shards).exists():
             store = open_shards(shards)
             rejected = len(store.rejects())
+            status.rejected += rejected if name in of_this_job else 0
             parts.append(f"{len(store.rows(['key']))} prepared" + (f", {rejected} rejected" if rejected else ""))
         if PartStore(bank).exists():
             opened = LatentBank.open(bank)
             failed = len(opened.failed())
+            status.not_inverted += failed if name in of_this_job else 0
             parts.append(f"{len(opened)} inverted" + (f", {failed} failed" if failed else ""))
         if parts:
-            lines.append(f"{name:<8} {', '.join(parts)}")
+            status.sides.append(f"{name:<8} {', '.join(parts)}")
         if (line := total(read_passed_over(shards)).line()) is not None:
-            lines.append(f"{'':<8} {line}")
-    return lines
+            status.sides.append(f"{'':<8} {line}")
 
 
 def _rate(manifest: Manifest, since: float) -> float | None:

@@ -44,6 +44,11 @@ class Utilization:
         return min(1.0, sum(span.computing for span in spans) / total) if total > 0 else None
 
 
+def count(n: int, thing: str) -> str:
+    """``1 picture``, ``2 pictures``"""
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+
+
 @dataclass
 class RunCounts:
     """What the stages did."""

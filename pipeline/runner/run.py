@@ -311,7 +311,9 @@ class Run:
         self._tell_lost(wanted.pairs)
         rows = len(done), len(failed) - len(again)
         asked = len(wanted) - sum(one.n_twice for one in work)
-        write_plan(self.output, self._log, asked, (self.counts.pairs_there, self.counts.pairs_failed), rows)
+        made_here = [side.name for side in self.sides if not isinstance(side.spec, BankSpec)]
+        known = (self.counts.pairs_there, self.counts.pairs_failed)
+        write_plan(self.output, self._log, asked, known, rows, lost=len(wanted.pairs.lost), sides=made_here)
         del done, failed
         total = sum(len(one.contents) for one in work)
         with self.stage("inject", total, "pairs", manifest.store.remove_uncommitted) as on_done:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 from support.whole_jobs import SIX_PAIRS, job_file, run_job
 
 from pipeline.cli.main import main
@@ -147,6 +148,43 @@ def test_failures(tmp_path, monkeypatch):
     assert "--retry-failed" in said
     run_job(tmp_path, retry=True, **SIX_PAIRS)
     assert status(tmp_path / "out")[0] == 0
+
+
+def test_status_and_run_agree_on_what_is_lost(tmp_path):
+    """Pictures that can't be used, and the pairs of them: counts and exit code, until the data set is repaired."""
+    for side, names in (("c", ("good", "broken")), ("s", ("s",))):
+        for name in names:
+            file = tmp_path / side / f"{name}.png"
+            file.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (32, 32), (len(name), 90, 20)).save(file)
+    whole = (tmp_path / "c" / "broken.png").read_bytes()
+    (tmp_path / "c" / "broken.png").write_bytes(b"no picture")
+    pd.DataFrame({"content": ["good.png", "broken.png"], "style": "s.png"}).to_csv(tmp_path / "p.csv", index=False)
+    job = SIX_PAIRS | {"content": str(tmp_path / "c"), "style": str(tmp_path / "s")}
+    job["pairs"] = {"list": str(tmp_path / "p.csv")}
+    for retry in (False, True):
+        result = run_job(tmp_path, retry=retry, **job)
+        state = read_status(Place.parse(tmp_path / "out"))
+        assert (result.exit_code, state.exit_code) == (3, 3)
+        assert (state.wanted, state.done, state.left) == (1, 1, 0)
+        assert (state.lost, state.rejected, state.not_inverted) == (1, 1, 0)
+        assert state.lost + state.rejected + state.not_inverted + state.failed == result.counts.failed
+        assert "lost     1 more pair: " in str(state)
+    (tmp_path / "c" / "broken.png").write_bytes(whole)
+    result = run_job(tmp_path, **job)
+    assert (result.exit_code, status(tmp_path / "out")[0]) == (0, 0)
+
+
+def test_rejects_alone_are_failures_for_status_too_until_they_leave_the_data_set(tmp_path):
+    for side in ("c", "s"):
+        (tmp_path / side).mkdir()
+        Image.new("RGB", (32, 32), (len(side), 90, 20)).save(tmp_path / side / "a.png")
+    broken = tmp_path / "c" / "b.png"
+    broken.write_bytes(b"no picture")
+    job = SIX_PAIRS | {"content": str(tmp_path / "c"), "style": str(tmp_path / "s")}
+    assert (run_job(tmp_path, **job).exit_code, status(tmp_path / "out")[0]) == (3, 3)
+    broken.unlink()
+    assert (run_job(tmp_path, **job).exit_code, status(tmp_path / "out")[0]) == (0, 0)
 
 
 def test_a_killed_run_is_said_to_be_killed(finished, tmp_path):
