@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from pathlib import Path
@@ -84,3 +85,15 @@ def test_pages_and_code_are_in_plain_words():
         for pattern, better in RIDDLES.items()
         for match in re.finditer(pattern, text, re.IGNORECASE)
     ] == []
+
+
+def test_variables_say_what_they_hold():
+    """These words fit any value; so a reader has to look for what it is."""
+    vague = {"found", "what", "there", "said", "told"}
+    lines = []
+    for file in (file for folder in ("pipeline", "diffstyle") for file in sorted((ROOT / folder).rglob("*.py"))):
+        for node in ast.walk(ast.parse(file.read_text())):
+            name = node.arg if isinstance(node, ast.arg) else node.id if isinstance(node, ast.Name) else ""
+            if name in vague:
+                lines.append(f"{file.relative_to(ROOT)}:{node.lineno}: {name}")
+    assert lines == []

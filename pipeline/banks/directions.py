@@ -205,14 +205,14 @@ def find_directions(
     total_at = sketch.variances().reshape(k, size).sum(1)
     moved = np.sqrt(variances)[:, None] * lengths
     explained_at = np.square(moved) / np.where(total_at == 0, 1, total_at)
-    what = bank.description
+    description = bank.description
     return Directions(
         {
-            "model_fingerprint": what.model_fingerprint,
-            "model_name": what.model_name,
-            "image_size": what.image_size,
-            "inversion": what.inversion,
-            "preprocessing": what.preprocessing,
+            "model_fingerprint": description.model_fingerprint,
+            "model_name": description.model_name,
+            "image_size": description.image_size,
+            "inversion": description.inversion,
+            "preprocessing": description.preprocessing,
             "h_timesteps": list(timesteps),
             "h_shape": list(spec.shape),
             "images": len(numbers),

@@ -282,7 +282,9 @@ def merge(target: str, sources: tuple[str, ...], format: str | None) -> None:
 @click.argument("path", metavar="BANK")
 @click.option("--job", metavar="JOB.yaml", help="Keep what this job's data set lists now.")
 @click.option("--shards", multiple=True, help="Keep the images of these shards; may be repeated.")
-@click.option("--keep", type=click.Path(path_type=Path), help="Keep these: a text file, a key or image hash a line.")
+@click.option(
+    "--keep", type=click.Path(path_type=Path), help="Keep these: a text file with one key or image hash on each line."
+)
 @click.option("--dry-run", is_flag=True, help="Only say how many would go.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def prune(path: str, job: str | None, shards: tuple[str, ...], keep: Path | None, dry_run: bool, yes: bool) -> None:

@@ -48,7 +48,7 @@ def show(name: str, as_json: bool) -> None:
 @models.command()
 @click.argument("name")
 def fetch(name: str) -> None:
-    """Download the weights of the model NAME into the cache; run it again to go on after a cut."""
+    """Download the weights of the model NAME into the cache; run it again to resume a download."""
     from pipeline.models.download import fetch_model
 
     config = load_model_config(name)

@@ -7,7 +7,7 @@ import click
 
 @click.command()
 @click.argument("jobs", metavar="JOB.yaml...", nargs=-1, required=True)
-@click.option("--yes", "-y", is_flag=True, help="Drop it. Without this, only what would go is said.")
+@click.option("--yes", "-y", is_flag=True, help="Drop it. Without this, only say what would go.")
 def prune(jobs: tuple[str, ...], yes: bool) -> None:
     """Drop the pairs of an output folder, pictures and manifest rows, that none of these jobs wants.
 

@@ -25,7 +25,7 @@ def quality(
     """Score a job's model and settings on held-out drawings whose true paintings are known.
 
     Content A injected into style B is compared with the true painting of A in B's style, beside plain baselines, with
-    confidence intervals; the method's own claims are measured too. Exit code 3 if the bar is missed.
+    confidence intervals; the method's own claims are measured too. Exit code 3 if content or style is not reached.
     """
     from pipeline.bench.heldout import load_pairs
     from pipeline.bench.quality import measure, one_setting

@@ -38,7 +38,7 @@ _POSITIVE = click.IntRange(min=1)
     metavar="[BITS]",
     help="Drop pictures whose hash differs in at most BITS of 64 bits from a better one's; without a number, 4.",
 )
-@click.option("--best", metavar="SCORE", help="Which come first: a score; -SCORE turns it.")
+@click.option("--best", metavar="SCORE", help="Prefer pairs with a high SCORE; -SCORE prefers low ones.")
 @click.option("--per-style", type=_POSITIVE, metavar="N", help="At most N pairs of a style.")
 @click.option("--per-content", type=_POSITIVE, metavar="N", help="At most N pairs of a content.")
 @click.option("--limit", type=_POSITIVE, metavar="N", help="At most N pairs in all.")

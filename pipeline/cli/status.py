@@ -11,7 +11,7 @@ import click
 @click.argument("run", metavar="RUN")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
 def status(run: str, as_json: bool) -> int:
-    """Say what of a run is done, failed and left, how fast it goes, and who is at it.
+    """Say what of a run is done, failed and left, how fast it goes, and who runs it.
 
     RUN is the output folder (or an address on S3 or GCS), or the job file that names it. Only files are read: it works
     from any machine, while the run goes on or after it ended.

@@ -41,7 +41,7 @@ def processes_of(folder: Path) -> set[Process]:
 
     A viewer that reads a log there is not one, nor a fork of the program that started Ray. Empty without a /proc.
     """
-    found = set()
+    processes = set()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             # After the command's name, which may hold anything: the state, and, 20th, the start.
@@ -49,8 +49,8 @@ def processes_of(folder: Path) -> set[Process]:
             command = (process / "cmdline").read_bytes()
             of_ray = command.startswith(b"ray::") or os.fsencode(folder) in command
             if of_ray and words[0] not in "ZX" and _writes_below(process, folder):
-                found.add((int(process.name), words[19]))
-    return found
+                processes.add((int(process.name), words[19]))
+    return processes
 
 
 def _writes_below(process: Path, folder: Path) -> bool:

@@ -184,13 +184,13 @@ def _source_sheets(run: Place, out: Path, tables: ReportTables, side: int) -> Sh
     """Write the sheets of the sources that the shards have; ``thumbnail`` of a source is its number, or -1."""
     sources = [*tables.contents, *tables.styles]
     wanted = {source["image"] for source in sources if source["image"]}
-    found: dict[str, Source] = {}
+    listed: dict[str, Source] = {}
     for store in tables.stores:
         for row in store.unique():
             if row["image"] in wanted:
-                found.setdefault(row["image"], Source(str(store.root), row))
-    numbers = {image: n for n, image in enumerate(found)}
-    sheets = make_sheets(out, "sources", cell_size(side, len(found), 256, 96), run, list(found.values()))
+                listed.setdefault(row["image"], Source(str(store.root), row))
+    numbers = {image: n for n, image in enumerate(listed)}
+    sheets = make_sheets(out, "sources", cell_size(side, len(listed), 256, 96), run, list(listed.values()))
     for source in sources:
         number = numbers.get(source.pop("image"), -1)
         source["thumbnail"] = -1 if number in sheets.failed else number

@@ -106,8 +106,8 @@ def _splits(choice: Choice) -> str:
 
 
 def _columns(pictures: Sequence[str], schema: pa.Schema) -> str:
-    said = {"image": "the result", "content": "the content, as the model saw it", "style": "the style, likewise"}
-    lines = [f"- `{name}`: {said[name]}" for name in pictures]
+    meanings = {"image": "the result", "content": "the content, as the model saw it", "style": "the style, likewise"}
+    lines = [f"- `{name}`: {meanings[name]}" for name in pictures]
     lines += [f"- `{field.name}`{_says(field.name)}" for field in schema]
     return "## Columns\n\n" + "\n".join(lines)
 
@@ -169,7 +169,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def write_selection(folder: Path, choice: Choice, form: Form, command: str) -> None:
     """Write ``selection.json``: the same for programs, and the mark of a data set that may be replaced."""
-    said = {
+    selection = {
         "kind": "diffstyle-selection",
         "diffstyle": diffstyle.__version__,
         "command": command,
@@ -179,7 +179,7 @@ def write_selection(folder: Path, choice: Choice, form: Form, command: str) -> N
         "pairs": len(choice.table),
         "splits": choice.splits,
     }
-    (folder / SELECTION).write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / SELECTION).write_text(json.dumps(selection, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 SELECTION = "selection.json"

@@ -75,10 +75,10 @@ def _is_in(place: Place, folder: Place) -> bool:
 
 def _is_ours(folder: Path) -> bool:
     try:
-        said = json.loads((folder / SELECTION).read_bytes())
+        selection = json.loads((folder / SELECTION).read_bytes())
     except (OSError, ValueError):
         return False
-    return not folder.is_symlink() and isinstance(said, dict) and said.get("kind") == "diffstyle-selection"
+    return not folder.is_symlink() and isinstance(selection, dict) and selection.get("kind") == "diffstyle-selection"
 
 
 def write_dataset(
@@ -118,8 +118,8 @@ def write_dataset(
     with _draft(folder) as draft:
         for split in choice.splits:
             chosen = pc.equal(choice.table["split"], split)
-            table, said = choice.table.filter(chosen), rows.filter(chosen)
-            plain = as_json(said) if form.types_from_rows else _plain(said)
+            table, chosen_rows = choice.table.filter(chosen), rows.filter(chosen)
+            plain = as_json(chosen_rows) if form.types_from_rows else _plain(chosen_rows)
             with form.writer(draft, split, columns, rows.schema) as writer:
                 for sample in pictures.samples(table, plain):
                     writer.add(sample)

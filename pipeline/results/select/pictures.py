@@ -57,11 +57,11 @@ class RunPictures:
         self._sources: dict[str, dict[str, tuple[ShardStore, dict[str, Any]]]] = {}
         for side in ("content", "style") if triplets else ():
             wanted = set(table[f"{side}_image"].to_pylist())
-            self._sources[side] = found = _prepared(run, side, wanted)
-            if wanted - set(found):
+            self._sources[side] = prepared = _prepared(run, side, wanted)
+            if wanted - set(prepared):
                 raise ConfigError(
-                    f"--pictures triplets: {len(wanted - set(found)):,} of {len(wanted):,} {side} pictures are not in "
-                    f"{OutputLayout(run).root}/shards (random samples and banks of other jobs have none); "
+                    f"--pictures triplets: {len(wanted - set(prepared)):,} of {len(wanted):,} {side} pictures are not "
+                    f"in {OutputLayout(run).root}/shards (random samples and banks of other jobs have none); "
                     "use --pictures results"
                 )
         self._members = lru_cache(maxsize=64)(self._tar_members)
@@ -129,12 +129,12 @@ class RunPictures:
 
 
 def _prepared(run: Place, side: str, wanted: set[str]) -> dict[str, tuple[ShardStore, dict[str, Any]]]:
-    found: dict[str, tuple[ShardStore, dict[str, Any]]] = {}
+    prepared: dict[str, tuple[ShardStore, dict[str, Any]]] = {}
     for name in (side, "both"):
         store = ShardStore(OutputLayout(run).shards(name))
         if not store.parts.exists():
             continue
         for row in store.rows(["key", "image", "data", "offset", "size"]).to_pylist():
             if row["image"] in wanted:
-                found.setdefault(row["image"], (store, row))
-    return found
+                prepared.setdefault(row["image"], (store, row))
+    return prepared
