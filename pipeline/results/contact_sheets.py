@@ -4,54 +4,87 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.results.pictures import inside, recipe_slug
+from pipeline.results.words import setting_words, short_name
 from pipeline.shards.store import ShardStore, open_shards
 from pipeline.storage.identity import digest, source_parts
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.parts import PartStore
-from pipeline.storage.place import Place
+from pipeline.storage.place import Entry, Place
 from pipeline.storage.tables import DamagedError
 
 #: The columns of the manifest that are read; of a million rows the others would be a gigabyte.
 COLUMNS = (
     *("status", "settings", "gamma", "gamma_schedule", "picture", "picture_hash", "width"),
     *("content_key", "content_image", "style_key", "style_image"),
+    *("t_edit", "t_boost", "events", "omega", "mask", "edit", "plan", "precision"),  # said in the title
 )
 
 # A sheet is to be looked at, not to hold everything.
 MAX_ROWS, MAX_COLUMNS, MAX_SHEETS = 12, 8, 12
-_GAP = 2
-_MARGIN = 6  # between the sources and the results
+CELL = 96  # pixels a side that a picture has at least; smaller ones are shown larger, pixel by pixel
+GAP = 2
+MARGIN = 6  # between the sources and the results
+_SHEET = re.compile(r"gamma-.*-[0-9a-f]{8}\.png")
+NAMES = 30  # pixels high, above the styles: two lines
+ASIDE = 112  # pixels wide, left of the contents
+_INK, _SOFT = (20, 22, 26), (90, 95, 105)
 
 
 def contact_sheets(output: Place, manifest: pa.Table, shards: Sequence[Place]) -> list[Place]:
     """Write ``OUT/contact-sheets/SLUG.png`` for each recipe of the manifest; returns where they are, by name.
 
-    The sources' own pictures are shown where a shard store of the job has them.
+    A sheet has the settings as its title and the names of contents and styles on its axes, and says so where it shows
+    only some of them. The sources' own pictures are shown where a shard store of the job has them.
     """
     written: list[Place] = []
     rows = manifest.filter(pc.equal(manifest["status"], "ok"))
-    recipes = rows.group_by(["settings", "gamma", "gamma_schedule"]).aggregate([]).to_pylist()
-    settings_of = {_slug(recipe): recipe["settings"] for recipe in recipes}
+    settings_of = _recipes(rows)
+    _, first = np.unique(rows["settings"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
+    one_of_each = rows.take(first).to_pylist()
+    words = {
+        row["settings"]: text
+        for row, text in zip(one_of_each, setting_words(one_of_each, all_of_one=True), strict=True)
+    }
     stores = [open_shards(place) for place in shards if PartStore(place).exists()]
     for slug in sorted(settings_of)[:MAX_SHEETS]:
         some = rows.filter(pc.equal(rows["settings"], settings_of[slug]))
         place = OutputLayout(output).contact_sheets / f"{slug}.png"
-        sheet = _sheet(output, some, stores)
+        sheet = _sheet(output, some, stores, words[settings_of[slug]])
         stream = io.BytesIO()
         sheet.save(stream, "PNG")
         place.write_bytes(stream.getvalue())
         written.append(place)
     return written
+
+
+def stale_sheets(output: Place, rows: pa.Table) -> list[Entry]:
+    """The contact sheets of recipes of which no row is left.
+
+    Args:
+        output: The output folder.
+        rows: The rows that stay, with the columns settings, gamma and gamma_schedule.
+    """
+    names = {f"{slug}.png" for slug in _recipes(rows)}
+    sheets = OutputLayout(output).contact_sheets.list(".png")
+    return [entry for entry in sheets if entry.place.name not in names and _SHEET.fullmatch(entry.place.name)]
+
+
+def _recipes(rows: pa.Table) -> dict[str, str]:
+    """The name of each recipe's folder -> its settings."""
+    recipes = rows.group_by(["settings", "gamma", "gamma_schedule"]).aggregate([]).to_pylist()
+    return {_slug(recipe): recipe["settings"] for recipe in recipes}
 
 
 def _slug(recipe: Mapping[str, Any]) -> str:
@@ -115,7 +148,7 @@ def _member(tar: Place, name: str) -> bytes:
         return content.read()
 
 
-def _sheet(output: Place, rows: pa.Table, stores: Sequence[ShardStore]) -> Image.Image:
+def _sheet(output: Place, rows: pa.Table, stores: Sequence[ShardStore], title: str) -> Image.Image:
     contents = _first_distinct(rows, "content", MAX_ROWS)
     styles = _first_distinct(rows, "style", MAX_COLUMNS)
     shown = pc.and_(
@@ -128,24 +161,71 @@ def _sheet(output: Place, rows: pa.Table, stores: Sequence[ShardStore]) -> Image
     }
     sources = _source_pictures({**contents, **styles}, stores)
     size = rows["width"][0].as_py()
-    cell = size + _GAP
-    sheet = Image.new(
-        "RGB", (cell * (len(styles) + 1) + _MARGIN, cell * (len(contents) + 1) + _MARGIN), (255, 255, 255)
-    )
+    larger = -(-CELL // size)
+    cell = size * larger + GAP
+    head = _wrapped([title, _extent(rows, contents, styles)], ASIDE + cell * (len(styles) + 1) + MARGIN - 8)
+    top = 20 * len(head) + 8 + NAMES
+    width, height = ASIDE + cell * (len(styles) + 1) + MARGIN, top + cell * (len(contents) + 1) + MARGIN
+    sheet = Image.new("RGB", (width, height), (255, 255, 255))
+    pen, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(15), ImageFont.load_default(11)
+    for n, line in enumerate(head):
+        pen.text((4, 4 + 20 * n), line, _INK, font)
+
+    def place_of(row: int, column: int) -> tuple[int, int]:
+        return ASIDE + column * cell + MARGIN * (column > 0), top + row * cell + MARGIN * (row > 0)
 
     def put(pixels: np.ndarray | None, row: int, column: int) -> None:
         if pixels is not None:
-            at = (column * cell + _MARGIN * (column > 0), row * cell + _MARGIN * (row > 0))
-            sheet.paste(Image.fromarray(pixels), at)
+            sheet.paste(Image.fromarray(pixels.repeat(larger, 0).repeat(larger, 1)), place_of(row, column))
 
-    for column, style in enumerate(styles, 1):
+    def name(key: str, x: int, y: int, across: int, lines: int) -> None:
+        text = _cut(short_name(key), across, lines, small)
+        pen.multiline_text((x, y), text, _SOFT, small, spacing=2)
+
+    for column, (style, key) in enumerate(styles.items(), 1):
+        name(key, place_of(0, column)[0], top - NAMES, cell - 4, 2)
         put(sources.get(style), 0, column)
-    for row, content in enumerate(contents, 1):
+    for row, (content, key) in enumerate(contents.items(), 1):
+        name(key, 4, place_of(row, 0)[1] + 4, ASIDE - 10, 5)
         put(sources.get(content), row, 0)
         for column, style in enumerate(styles, 1):
             picture = picture_of.get((content, style))
             put(read_picture(output, *picture) if picture else None, row, column)
     return sheet
+
+
+def _extent(rows: pa.Table, contents: Mapping[str, str], styles: Mapping[str, str]) -> str:
+    """How much of the recipe a sheet shows; nothing where it is all."""
+    parts = []
+    for side, drawn in (("content", contents), ("style", styles)):
+        all_of_it = pc.count_distinct(rows[f"{side}_image"]).as_py()
+        if len(drawn) < all_of_it:
+            parts.append(f"{len(drawn)} of {all_of_it} {side}s")
+    return f"{' and '.join(parts)} shown" if parts else ""
+
+
+def _wrapped(texts: Sequence[str], across: int) -> list[str]:
+    """Texts in lines that fit."""
+    font = ImageFont.load_default(15)
+    letters = max(10, int(across / (font.getlength("abcdefghij") / 10)))
+    return [line for text in texts for line in textwrap.wrap(text, letters)]
+
+
+def _cut(text: str, across: int, lines: int, font: Any) -> str:
+    """A name in so many lines of a width in pixels; what is too long ends in dots."""
+    pieces: list[str] = [""]
+    for letter in text:
+        if font.getlength(pieces[-1] + letter) <= across:
+            pieces[-1] += letter
+        elif len(pieces) < lines:
+            # Rather after a mark than within a word.
+            at = 1 + max(pieces[-1].rfind(mark) for mark in "-_ ")
+            kept = at if at > len(pieces[-1]) // 2 else len(pieces[-1])
+            pieces[-1:] = [pieces[-1][:kept], pieces[-1][kept:] + letter]
+        else:
+            pieces[-1] = pieces[-1][:-1] + "..."
+            break
+    return "\n".join(pieces)
 
 
 def _first_distinct(rows: pa.Table, side: str, most: int) -> dict[str, str]:

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.results.contact_sheets import stale_sheets
 from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
 from pipeline.storage.identity import source_parts
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Place
 from pipeline.storage.tar import TarWriter
+
+_RECIPE = ["settings", "gamma", "gamma_schedule"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Leavings:
     """What is to go: manifest parts with rows that are not wanted, and files of pictures that no row will name."""
 
     parts: dict[str, int]  # part -> how many of its rows go
-    files: list[Place]  # plain pictures and whole tars
+    files: list[Place]  # plain pictures and whole tars, and contact sheets of settings that are gone
     tars: list[str]  # tars that lose some of their members, by their path below the output
     size: int  # bytes of ``files``
 
@@ -42,9 +45,11 @@ def find_leavings(manifest: Manifest, wanted: set[str]) -> Leavings:
     """What ``wanted``, the ids of all pairs that current jobs ask for, leaves over. Changes nothing."""
     ids = pa.array(wanted, pa.string())
     parts, named, losing = {}, set(), set(_read(manifest.output))
+    recipes = [pa.table({name: pa.array([], MANIFEST_SCHEMA.field(name).type) for name in _RECIPE})]
     for part in manifest.store.parts():
-        rows = manifest.store.part_rows(part, MANIFEST_SCHEMA, ["pair", "picture"])
+        rows = manifest.store.part_rows(part, MANIFEST_SCHEMA, ["pair", "picture", *_RECIPE])
         keep = pc.is_in(rows["pair"], ids)
+        recipes.append(rows.filter(keep).select(_RECIPE).group_by(_RECIPE).aggregate([]))
         files = {source_parts(picture)[0] for picture in rows["picture"].filter(keep).to_pylist() if picture}
         named |= files
         n = pc.sum(pc.invert(keep)).as_py() or 0
@@ -53,6 +58,7 @@ def find_leavings(manifest: Manifest, wanted: set[str]) -> Leavings:
             losing |= {file for file in files if file.endswith(".tar")}
     payload_files = manifest.store.data_folder.list(recursive=True)
     spare = [entry for entry in payload_files if entry.place.relative_to(manifest.output) not in named]
+    spare += stale_sheets(manifest.output, pa.concat_tables(recipes))
     return Leavings(parts, [entry.place for entry in spare], sorted(losing & named), sum(entry.size for entry in spare))
 
 

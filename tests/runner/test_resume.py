@@ -32,7 +32,7 @@ def calls(monkeypatch) -> list[int]:
     """Instead of the network's walk, a sum that tells pairs and settings apart. Counts what went through."""
     sizes: list[int] = []
 
-    def stand_in(model, x_T, h, h_timesteps, plan, gamma, *, omega=0.0, mask=None, noise=None):
+    def stand_in(model, x_T, h, h_timesteps, plan, gamma, *, omega=0.0, mask=None, noise=None, edit=None):
         sizes.append(len(x_T))
         said = torch.as_tensor(gamma).mean() + h.flatten(1).mean(1).reshape(-1, 1, 1, 1) + omega
         return torch.tanh(x_T + said + (0 if mask is None else mask.mean()))
@@ -245,9 +245,9 @@ def test_prune_drops_what_no_job_wants(tmp_path, calls):
         values["injection"]["gamma"] = gamma
         jobs.append(tmp_path / f"job-{gamma}.yaml")
         jobs[-1].write_text(yaml.safe_dump(values))
-    assert "would drop 10 pairs and 10 files" in prune(*jobs)
+    assert "would drop 10 pairs and 11 files" in prune(*jobs)  # the pictures, and the contact sheet of 0.4
     assert len(manifest(out)) == 18
-    assert "dropped 10 pairs and 10 files" in prune(*jobs, "--yes")
+    assert "dropped 10 pairs and 11 files" in prune(*jobs, "--yes")
     rows = manifest(out)
     assert sorted(rows["gamma"]) == [0.2] * 4 + [0.3] * 4
     now = files(out / "pictures")
