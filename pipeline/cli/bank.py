@@ -11,6 +11,7 @@ import click
 
 from diffstyle.errors import ConfigError
 from pipeline.cli.bank_directions import directions
+from pipeline.cli.options import print_values
 from pipeline.storage.errors import EXIT_FAILURES
 
 if TYPE_CHECKING:
@@ -36,13 +37,7 @@ def info(path: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(summary, indent=2))
         return
-    for name, value in summary.items():
-        if isinstance(value, dict):
-            click.echo(f"{name}:")
-            for inner, detail in value.items():
-                click.echo(f"  {inner}: {_short(detail)}")
-        else:
-            click.echo(f"{name}: {_short(value)}")
+    print_values(summary, _short)
 
 
 def _summary(opened: LatentBank) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from pipeline.cli.options import print_values
 from pipeline.models.config import ModelConfig, all_model_configs, is_config_name, load_model_config
 from pipeline.models.weights import cache_place, weights_place
 
@@ -36,13 +37,7 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(described, indent=2))
         return
-    for field, value in described.items():
-        if isinstance(value, dict):
-            click.echo(f"{field}:")
-            for inner, item in value.items():
-                click.echo(f"  {inner}: {_plain(item)}")
-        elif value is not None:
-            click.echo(f"{field}: {_plain(value)}")
+    print_values({field: value for field, value in described.items() if value is not None}, _plain)
 
 
 @models.command()

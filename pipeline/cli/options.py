@@ -1,8 +1,8 @@
-"""What the commands that run a job have in common: their options, and what they say at the end."""
+"""What commands have in common: the options of those that run a job, and how values are shown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -47,3 +47,14 @@ def run_stages(job: str, overrides: tuple[str, ...], stages: Sequence[str] | Non
     result = run(loaded, stages=stages, **options)
     click.echo(str(result))
     return result.exit_code
+
+
+def print_values(values: Mapping[str, Any], shown: Callable[[Any], str]) -> None:
+    """Print a line for each value, those of a mapping below its name; ``shown`` makes the text of one."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            click.echo(f"{name}:")
+            for inner, detail in value.items():
+                click.echo(f"  {inner}: {shown(detail)}")
+        else:
+            click.echo(f"{name}: {shown(value)}")
