@@ -190,6 +190,26 @@ def test_load_dataset(run, tmp_path, monkeypatch):
         assert row[names[1]].size == (32, 32)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMATS)
+def test_load_dataset_whose_scores_begin_late(tmp_path, monkeypatch, form):
+    """Whoever guesses types from the first samples finds a score without any value."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    rows = [pair_row(str(n), "x", picture=f"pictures/{n}.png") for n in range(12)]
+    rows.sort(key=lambda row: row["pair"])
+    for row in rows:
+        data = paint(tmp_path / "run" / row["picture"], int(row["content_key"])).read_bytes()
+        row |= {"picture_bytes": len(data), "picture_hash": digest(data)}
+    rows[-1] |= {"style_returns": 30.0, "content_label": "late"}
+    synthetic_run(tmp_path / "run", rows)
+    write(tmp_path / "run", tmp_path / "set", form, Rules(), triplets=False)
+    loaded = datasets.load_dataset(str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"))["train"]
+    values = [row["json"] if form == "webdataset" else row for row in loaded]
+    assert [row["style_returns"] for row in values] == [None] * 11 + [30.0]
+    assert values[-1]["content_label"] == "late"
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_croissant(run, tmp_path, monkeypatch, form):
     monkeypatch.setenv("CROISSANT_CACHE", str(tmp_path / "cache"))  # read when it is imported

@@ -14,9 +14,10 @@ import yaml
 
 import diffstyle
 from pipeline.results.manifest import MANIFEST_SCHEMA
+from pipeline.results.pictures import EXTENSIONS
 from pipeline.results.scores import SCORES
 from pipeline.results.select.choose import Choice
-from pipeline.results.select.formats import Form
+from pipeline.results.select.formats import Form, webdataset_features
 from pipeline.results.select.licences import licence_id
 
 FILE = "README.md"
@@ -69,7 +70,7 @@ def write_card(
     ]
     if job is not None:
         sections += ["of the output of this job:", f"```yaml\n{job.rstrip()}\n```"]
-    head = yaml.safe_dump(_head(choice, form), sort_keys=False, allow_unicode=True)
+    head = yaml.safe_dump(_head(choice, form, pictures, schema), sort_keys=False, allow_unicode=True)
     text = f"---\n{head}---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
     (folder / FILE).write_text(text, encoding="utf-8")
 
@@ -80,7 +81,7 @@ def licences_of(table: pa.Table) -> list[str]:
     return [] if None in counts else [licence for licence, _ in counts.most_common()]
 
 
-def _head(choice: Choice, form: Form) -> dict[str, object]:
+def _head(choice: Choice, form: Form, pictures: Sequence[str], schema: pa.Schema) -> dict[str, object]:
     """What the Hugging Face hub and `datasets` read: where the splits are, size and licence."""
     n = len(choice.table)
     head: dict[str, object] = {}
@@ -93,6 +94,9 @@ def _head(choice: Choice, form: Form) -> dict[str, object]:
     head["size_categories"] = [next((text for limit, text in _SIZES if n < limit), "n>1M")]
     files = [{"split": split, "path": form.pattern.format(split=split)} for split in choice.splits]
     head["configs"] = [{"config_name": "default", "data_files": files}]
+    if form.name == "webdataset":  # else `datasets` guesses from five samples, which may lack a score
+        (ending,) = pc.unique(choice.table["format"]).to_pylist()
+        head["dataset_info"] = {"features": webdataset_features(EXTENSIONS[ending], pictures, schema)}
     return head
 
 

@@ -119,7 +119,7 @@ def write_dataset(
         for split in choice.splits:
             chosen = pc.equal(choice.table["split"], split)
             table, chosen_rows = choice.table.filter(chosen), rows.filter(chosen)
-            plain = as_json(chosen_rows) if form.types_from_rows else _plain(chosen_rows)
+            plain = as_json(chosen_rows, form.types_from_rows) if form.as_json else _plain(chosen_rows)
             with form.writer(draft, split, columns, rows.schema) as writer:
                 for sample in pictures.samples(table, plain):
                     writer.add(sample)

@@ -51,7 +51,8 @@ class Form:
         data: Those that hold the rows.
         encoding: Their kind, as a MIME type.
         one_ending: Whether all results must be files of one kind.
-        types_from_rows: Whether readers guess the columns' types from the rows.
+        as_json: Whether rows are written as JSON.
+        types_from_rows: Whether readers guess the columns' types from the rows, whatever the data card says of them.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Form:
     data: str
     encoding: str
     one_ending: bool
+    as_json: bool
     types_from_rows: bool
 
 
@@ -178,21 +180,62 @@ class _WebDataset(_Base):
 
 
 def features_of(pictures: Sequence[str], schema: pa.Schema) -> dict[str, Any]:
-    """The columns as `datasets` describes them."""
-    names = {pa.string(): "string", pa.int32(): "int32", pa.int64(): "int64", pa.float32(): "float32"}
-    names[pa.float64()] = "float64"
-    values = {field.name: {"dtype": names[field.type], "_type": "Value"} for field in schema}
+    """The columns as `datasets` describes them in a Parquet file."""
+    values = {field.name: {"dtype": _type_name(field.type), "_type": "Value"} for field in schema}
     return {**{column: {"_type": "Image"} for column in pictures}, **values}
+
+
+def webdataset_features(ending: str, pictures: Sequence[str], schema: pa.Schema) -> list[dict[str, Any]]:
+    """The members of a sample as `datasets` describes them in a data card.
+
+    Args:
+        ending: Of the results' files.
+        pictures: The columns of pictures.
+        schema: The columns in a sample's JSON.
+    """
+    names = [ending if column == "image" else f"{column}.png" for column in pictures]
+    row = [{"name": field.name, "dtype": _type_name(field.type)} for field in schema]
+    keys = [{"name": name, "dtype": "string"} for name in ("__key__", "__url__")]
+    return [*({"name": name, "dtype": "image"} for name in names), {"name": "json", "struct": row}, *keys]
+
+
+def _type_name(kind: pa.DataType) -> str:
+    names = {pa.string(): "string", pa.int32(): "int32", pa.int64(): "int64"}
+    return {**names, pa.float32(): "float32", pa.float64(): "float64"}[kind]
 
 
 FORMS: Mapping[str, Form] = {
     form.name: form
     for form in (
-        Form("imagefolder", _ImageFolder, "{split}/**", "{split}/metadata.jsonl", "application/jsonlines", False, True),
         Form(
-            *("parquet", _Parquet, "data/{split}-*.parquet", "data/{split}-*.parquet"),
-            *("application/x-parquet", False, False),
+            name="imagefolder",
+            writer=_ImageFolder,
+            pattern="{split}/**",
+            data="{split}/metadata.jsonl",
+            encoding="application/jsonlines",
+            one_ending=False,
+            as_json=True,
+            types_from_rows=True,
         ),
-        Form("webdataset", _WebDataset, "data/{split}-*.tar", "data/{split}-*.tar", "application/x-tar", True, True),
+        Form(
+            name="parquet",
+            writer=_Parquet,
+            pattern="data/{split}-*.parquet",
+            data="data/{split}-*.parquet",
+            encoding="application/x-parquet",
+            one_ending=False,
+            as_json=False,
+            types_from_rows=False,
+        ),
+        Form(
+            name="webdataset",
+            writer=_WebDataset,
+            pattern="data/{split}-*.tar",
+            data="data/{split}-*.tar",
+            encoding="application/x-tar",
+            one_ending=True,
+            as_json=True,
+            types_from_rows=False,
+        ),
     )
 }

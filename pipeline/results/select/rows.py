@@ -43,12 +43,14 @@ def _public(source: str) -> str:
     return source if "://" in source else source_name(source)
 
 
-def as_json(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Each row for JSON: a text that is missing is empty, since readers guess a column's type from its first rows.
+def as_json(table: pa.Table, empty_texts: bool) -> Iterator[dict[str, Any]]:
+    """Each row for JSON: a number that is missing, or not finite, is null.
 
-    A number that is missing, or not finite, is null.
+    Args:
+        table: The rows.
+        empty_texts: Whether a text that is missing is empty instead of null.
     """
-    texts = {field.name for field in table.schema if pa.types.is_string(field.type)}
+    texts = {field.name for field in table.schema if empty_texts and pa.types.is_string(field.type)}
     for batch in table.to_batches(1024):
         for row in batch.to_pylist():
             yield {name: _plain("" if value is None and name in texts else value) for name, value in row.items()}
