@@ -214,9 +214,11 @@ def test_a_lost_tar_costs_its_own_pictures(tmp_path):
     assert pairs(out / "report")["trouble"].tolist() == [["damaged", "pictures/all.tar: missing"]] * 2
 
 
-def test_many_pictures_are_cut_into_sheets_and_chunks(tmp_path, monkeypatch):
+@pytest.mark.parametrize("pool_from", [0, 2000], ids=["processes", "alone"])
+def test_many_pictures_are_cut_into_sheets_and_chunks(tmp_path, monkeypatch, pool_from):
     from pipeline.results.report import sheets
 
+    monkeypatch.setattr(sheets, "_POOL_FROM", pool_from)
     monkeypatch.setattr(sheets, "SHEET_SIDE", 96)  # nine cells of 32
     monkeypatch.setattr(write, "_CHUNK", 7)
     out = made_up_run(tmp_path / "out", [f"c{n}" for n in range(5)], [f"s{n}" for n in range(4)], pictures=20)

@@ -221,6 +221,10 @@ def test_readable_on_a_phone_in_light_and_dark(visit, report, scheme):
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     for selector in ("#count", ".says", "h1", "#tab-list"):
         assert contrast(tab, selector) >= 4.5, selector
+    tab.click("summary")
+    tab.click("[data-sort=content_kept-best]")
+    box = tab.locator(".tile").first.bounding_box()
+    assert box["y"] + box["height"] < 844  # the first picture is in sight, not below the filters
     tab.locator(".tile").first.click()
     assert tab.evaluate("document.getElementById('detail').getBoundingClientRect().width") <= 390
 

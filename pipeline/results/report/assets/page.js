@@ -78,6 +78,7 @@ class App {
     this.view = "list";
     this.list.scroll.scrollTop = 0;
     this.list.at = -1;
+    this.filters.away();
     this.update();
   }
 

@@ -14,6 +14,14 @@ class Filters {
     this.build();
   }
 
+  /* On a phone the filters cover the pictures: what was asked for is below them. */
+  away() {
+    if (matchMedia("(max-width: 760px)").matches) {
+      this.place.open = false;
+      scrollTo(0, 0);
+    }
+  }
+
   choose(label, name, values, change) {
     const {filter} = this.app;
     const select = make("select", {"data-filter": name, onchange: (event) => {
