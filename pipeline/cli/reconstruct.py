@@ -69,7 +69,7 @@ def reconstruct(
         found_model = find_model(bank, job, model, weights)
         with (
             found_model.pool(choose_workers(local=local)) as pool,
-            Progress(len(rows), "reconstruct", "pictures", quiet=quiet) as progress,
+            Progress(len(rows), "reconstruct", "picture", quiet=quiet) as progress,
         ):
             results = sample_back(
                 pool,
@@ -89,9 +89,12 @@ def reconstruct(
 def _summary(path: str, results: list[dict], no_shards: bool) -> int:
     import statistics
 
+    from pipeline.storage.counts import count
+
     failed = [one for one in results if "error" in one]
     values = [one["psnr"] for one in results if one.get("psnr") is not None]
-    click.echo(f"{len(results) - len(failed)} pictures reconstructed; `diffstyle bank show {path} KEY` shows one")
+    made = count(len(results) - len(failed), "picture")
+    click.echo(f"{made} reconstructed; `diffstyle bank show {path} KEY` shows one")
     if values:
         click.echo(f"PSNR: median {statistics.median(values):.2f} dB, {min(values):.2f} to {max(values):.2f}")
     if no_shards:

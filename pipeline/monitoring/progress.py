@@ -9,12 +9,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TextIO
 
+from pipeline.storage.counts import count
+
 
 class Progress:
     """Shows the progress of ``total`` things (None: unknown). A context manager.
 
     what    what is being done, at the head of each line: ``inject``
-    unit    what is counted: ``pairs``
+    unit    one of what is counted: ``pair``
     done    how many are there from an earlier run; they count, but not for the rate
     stream  where to write; a bar only if this is a terminal
     clock   seconds; for tests
@@ -28,7 +30,7 @@ class Progress:
         self,
         total: int | None,
         task: str,
-        unit: str = "pairs",
+        unit: str = "pair",
         stream: TextIO | None = None,
         *,
         done: int = 0,
@@ -107,15 +109,15 @@ class Progress:
     def figures(self) -> str:
         """``120/400 pairs (30 %), 2 failed, 4.1 pairs/s, 1 min 8 s left``"""
         if self.total is None:
-            parts = [f"{self.done} {self._unit}"]
+            parts = [count(self.done, self._unit)]
         else:
             share = f" ({100 * self.done // self.total} %)" if self.total else ""
-            parts = [f"{self.done}/{self.total} {self._unit}{share}"]
+            parts = [f"{self.done}/{count(self.total, self._unit)}{share}"]
         if self.failed:
             parts.append(f"{self.failed} failed")
         rate, left = self.rate, self.seconds_left
         if rate is not None:
-            parts.append(f"{_number(rate)} {self._unit}/s" if rate >= 0.1 else f"{_number(1 / rate)} s each")
+            parts.append(f"{_number(rate)} {self._unit}s/s" if rate >= 0.1 else f"{_number(1 / rate)} s each")
         if left:
             parts.append(f"{duration(left)} left")
         return ", ".join(parts)
@@ -124,15 +126,17 @@ class Progress:
         """The last line."""
         made = self.done - self._at_start
         passed = self._clock() - self._begun
-        total = "" if self.total in (None, self.done) else f" of {self.total}"
-        parts = [f"{self._task_name}: {'done' if ended else 'stopped'}, {self.done}{total} {self._unit}"]
+        counted = count(self.done, self._unit)
+        if self.total is not None and self.total != self.done:
+            counted = f"{self.done} of {count(self.total, self._unit)}"
+        parts = [f"{self._task_name}: {'done' if ended else 'stopped'}, {counted}"]
         if self.failed:
             parts.append(f"{self.failed} failed")
         if self._at_start:
             parts.append(f"{self._at_start} of them from before")
         parts.append(duration(passed))
         if made and passed > 0:
-            parts.append(f"{_number(made / passed)} {self._unit}/s")
+            parts.append(f"{_number(made / passed)} {self._unit}s/s")
         return ", ".join(parts)
 
     # ---- plain lines ----

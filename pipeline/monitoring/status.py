@@ -16,10 +16,11 @@ from diffstyle.errors import DiffStyleError
 from pipeline.banks.reader import LatentBank
 from pipeline.monitoring.events import read_events
 from pipeline.monitoring.progress import duration
-from pipeline.monitoring.summary import Utilization, count
+from pipeline.monitoring.summary import Utilization
 from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
 from pipeline.shards.passed_over import read_passed_over, total
 from pipeline.shards.store import open_shards
+from pipeline.storage.counts import count
 from pipeline.storage.identity import digest_of
 from pipeline.storage.layout import SIDES, OutputLayout
 from pipeline.storage.lock import Holder, holder_of
@@ -129,7 +130,8 @@ class Status:
         if self.lost:
             lines.append(f"lost     {count(self.lost, 'more pair')}: a picture can't be used; events/ lists them")
         if self.repeated:
-            lines.append(f"repeated {self.repeated} rows of pairs that are in another manifest part too, not counted;")
+            rows = count(self.repeated, "row")
+            lines.append(f"repeated {rows} of pairs that are in another manifest part too, not counted;")
             lines.append("         the next run drops them")
         if self.rate:
             lines.append(f"rate     {self.rate:.3g} pairs/s lately")

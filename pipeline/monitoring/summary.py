@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.storage.counts import count
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Place
 
@@ -44,11 +45,6 @@ class Utilization:
         return min(1.0, sum(span.computing for span in spans) / total) if total > 0 else None
 
 
-def count(n: int, thing: str) -> str:
-    """``1 picture``, ``2 pictures``"""
-    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
-
-
 @dataclass
 class RunCounts:
     """What the stages did."""
@@ -84,13 +80,14 @@ def summary_lines(counts: RunCounts, output: Place, stages: Sequence[str], sheet
     """The summary of a run of some stages."""
     lines = []
     if "shard" in stages:
-        lines.append(f"prepared {counts.prepared} pictures")
+        lines.append(f"prepared {count(counts.prepared, 'picture')}")
     if "precompute" in stages:
-        lines.append(f"inverted {counts.inverted} pictures")
+        lines.append(f"inverted {count(counts.inverted, 'picture')}")
     if "inject" in stages:
         seconds = counts.seconds.get("inject", 0)
         rate = f" in {seconds:.1f} s ({counts.pairs_made / seconds:.2f} pairs/s)" if counts.pairs_made else ""
-        lines.append(f"made {counts.pairs_made} pairs{rate}; {counts.pairs_there} were there already")
+        before = count(counts.pairs_there, "", "was/were")
+        lines.append(f"made {count(counts.pairs_made, 'pair')}{rate}; {before} there already")
         busy = counts.busy["inject"].share if "inject" in counts.busy else None
         if busy is not None:
             lines.append(f"the model was busy for {100 * busy:.1f} % of its workers' time")
@@ -98,24 +95,27 @@ def summary_lines(counts: RunCounts, output: Place, stages: Sequence[str], sheet
         lines.append(f"pictures: {layout.pictures}   manifest: {layout.manifest}")
         lines += [f"contact sheet: {sheet}" for sheet in sheets]
     if "score" in stages:
-        lines.append(f"scored {counts.scored} pictures; {counts.scored_before} had scores already")
+        lines.append(f"scored {count(counts.scored, 'picture')}; {counts.scored_before} had scores already")
         lines.append(f"scores: {OutputLayout(output).scores}")
     if counts.rejected:
-        lines.append(f"{counts.rejected} pictures can't be read: {OutputLayout(output).shards('*')}/rejects/ says why")
+        unread = count(counts.rejected, "picture")
+        lines.append(f"{unread} can't be read: {OutputLayout(output).shards('*')}/rejects/ says why")
     if counts.not_inverted:
-        lines.append(f"{counts.not_inverted} pictures could not be inverted: `diffstyle bank info` says why")
+        lines.append(f"{count(counts.not_inverted, 'picture')} could not be inverted: `diffstyle bank info` says why")
     if counts.pairs_repeated:
-        lines.append(f"{counts.pairs_repeated} rows ask for a pair that another row asks for; it is made once")
+        rows = count(counts.pairs_repeated, "row", "asks/ask")
+        lines.append(f"{rows} for a pair that another row asks for; it is made once")
     if counts.lost:
         name, reason = counts.lost[0]
         lines.append(
-            f"{len(counts.lost)} pairs can't be made, since a picture of theirs can't be used (events/ lists them); "
+            f"{count(len(counts.lost), 'pair')} can't be made, since a picture can't be used (events/ lists them); "
             f"the first is {name}: {reason}"
         )
     if counts.pairs_failed:
-        lines.append(f"{counts.pairs_failed} pairs failed: the manifest's rows with status 'failed' say why")
+        lines.append(f"{count(counts.pairs_failed, 'pair')} failed: the manifest's rows with status 'failed' say why")
     if counts.not_scored:
-        lines.append(f"{counts.not_scored} pictures can't be read, so they have no scores: the column `error` says why")
+        unread = count(counts.not_scored, "picture")
+        lines.append(f"{unread} can't be read and so can't be scored: the column `error` says why")
     if counts.rejected or counts.not_inverted or counts.pairs_failed or counts.lost:
         lines.append("try them again with --retry-failed")
     return lines

@@ -47,6 +47,7 @@ from pipeline.stages.invert import invert_stage, missing_rows, missing_samples, 
 from pipeline.stages.pairs import Listed, WantedPairs, entries, wanted_pairs
 from pipeline.stages.shard import shard_stage
 from pipeline.stages.tiles import Sizer, most_pairs
+from pipeline.storage.counts import count
 from pipeline.storage.errors import Stopped, fatal
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.lock import OutputLock
@@ -158,8 +159,9 @@ class Run:
                 limit = self.options.max_failures
                 limit = self.job.compute.max_failures if limit is None else limit
                 if limit is not None and self.counts.failures_now > limit:
+                    failures = count(self.counts.failures_now, "failure", "is/are")
                     raise Stopped(
-                        f"{self.counts.failures_now} failures are more than the limit of {limit} (--max-failures or "
+                        f"{failures} more than the limit of {limit} (--max-failures or "
                         "compute.max_failures); fix the cause, then run the job again (with --retry-failed for those)"
                     )
 
@@ -186,7 +188,7 @@ class Run:
                 if not side.needs_shards:
                     continue
                 tidy = ShardStore(side.shards).remove_uncommitted
-                with self.stage(f"shard {side.name}", None, "pictures", tidy) as on_done:
+                with self.stage(f"shard {side.name}", None, "picture", tidy) as on_done:
                     summary = shard_stage(
                         pool,
                         open_source(side.spec),
@@ -239,13 +241,13 @@ class Run:
             part, retry = self.job.bank.part_size, self.options.retry_failed
             if isinstance(side.spec, SampleSpec):
                 total = len(missing_samples(writer, side.spec))
-                with self.stage(f"sample {side.name}", total, "pictures", writer.remove_uncommitted) as on_done:
+                with self.stage(f"sample {side.name}", total, "picture", writer.remove_uncommitted) as on_done:
                     pool = self.pool if total else None
                     part = min(part, self.share(total))
                     done = sample_stage(pool, side.spec, writer, part, on_done=on_done)
             else:
                 todo, aliases = missing_rows(writer, side.shards, self._wanted(side), retry)
-                with self.stage(f"invert {side.name}", len(todo), "pictures", writer.remove_uncommitted) as on_done:
+                with self.stage(f"invert {side.name}", len(todo), "picture", writer.remove_uncommitted) as on_done:
                     pool = self.pool if todo else None
                     part = min(part, self.share(len(todo)))
                     done = invert_stage(pool, side.shards, writer, todo, aliases, part, on_done=on_done)
@@ -299,7 +301,7 @@ class Run:
         manifest.open()
         manifest.store.remove_uncommitted()
         if n_repeated := manifest.drop_repeated():
-            warning = f"{n_repeated} rows of the manifest were dropped: their pairs are in another part too"
+            warning = f"{count(n_repeated, 'row')} of the manifest dropped: in another part too"
             log.warning(warning)
             self._log("warning", said=warning)
         done, failed = manifest.known()
@@ -316,7 +318,7 @@ class Run:
         write_plan(self.output, self._log, asked, known, rows, lost=len(wanted.pairs.lost), sides=made_here)
         del done, failed
         total = sum(len(one.contents) for one in work)
-        with self.stage("inject", total, "pairs", manifest.store.remove_uncommitted) as on_done:
+        with self.stage("inject", total, "pair", manifest.store.remove_uncommitted) as on_done:
             if total:
                 sizer = self._sizer(total, manifest)
 

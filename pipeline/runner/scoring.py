@@ -40,7 +40,7 @@ def score(run: Run) -> None:
     run.counts.scored_before += len(scores.scored())
     sources = [Sources.of(side.shards) for side in run.sides if side.needs_shards]
     returns = _style_returns(run, manifest, todo) if len(todo) else {}
-    with run.stage("score", len(todo), "pictures", scores.store.remove_uncommitted) as on_done:
+    with run.stage("score", len(todo), "picture", scores.store.remove_uncommitted) as on_done:
         pool = run.pool if len(todo) else None
         done, failed = score_stage(pool, scores, todo, sources, returns, run.share(len(todo)), on_done)
     run.counts.scored += done
@@ -62,7 +62,7 @@ def _style_returns(run: Run, manifest: Manifest, todo: pa.Table) -> dict[str, fl
                 f"pictures took {made:,}; `diffstyle reconstruct {side.bank}` before the first `score` fills it in"
             )
         elif rows:
-            with run.stage("reconstruct styles", len(rows), "pictures", lambda: None) as on_done:
+            with run.stage("reconstruct styles", len(rows), "picture", lambda: None) as on_done:
                 reconstruct(
                     run.pool,
                     bank,

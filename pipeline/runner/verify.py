@@ -12,6 +12,7 @@ from pipeline.results.manifest import Manifest
 from pipeline.results.scores import SCORES_SCHEMA, Scores
 from pipeline.results.verify import ResultsReport, check_results, drop_damaged
 from pipeline.shards.verify import ShardsReport, check_shards, drop_parts
+from pipeline.storage.counts import count
 from pipeline.storage.layout import SIDES, OutputLayout
 from pipeline.storage.parts import DescriptionError, PartStore
 from pipeline.storage.place import Place
@@ -56,13 +57,14 @@ class RunReport:
         pictures = sum(report.pictures for report in self.shards.values())
         images = sum(report.images for report in self.banks.values())
         checked = (
-            f"{self.results.pairs} pairs ({self.results.bytes:,} bytes of pictures), {pictures} prepared pictures in "
-            f"{len(self.shards)} shard stores, {images} images in {len(self.banks)} banks"
+            f"{count(self.results.pairs, 'pair')} ({self.results.bytes / 1e6:,.1f} MB of pictures), "
+            f"{count(pictures, 'prepared picture')} in {count(len(self.shards), 'shard store')}, "
+            f"{count(images, 'image')} in {count(len(self.banks), 'bank')}"
         )
         n = len(self.problems)
         if self.seals:
             checked = "the parts can't be checked before the seals are dropped"
-        return f"{checked}: {'all is well' if not n else '1 problem' if n == 1 else f'{n} problems'}"
+        return f"{checked}: {count(n, 'problem') if n else 'all is well'}"
 
 
 def verify_run(output: Place, progress: Progress = lambda line: None) -> RunReport:

@@ -118,7 +118,7 @@ def test_the_real_architecture_at_256_px(tmp_path, shared):
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     code, said, err = ended(start("run", str(tmp_path / "job.yaml"), "--local"))
     assert code == 0, err
-    assert "made 1 pairs" in said
+    assert "made 1 pair " in said
     (row,) = manifest(tmp_path / "out").to_dict("records")
     assert (row["status"], row["width"], row["height"], row["model"]) == ("ok", 256, 256, "afhq-dog")
     assert (tmp_path / "out" / row["picture"]).stat().st_size == row["picture_bytes"]

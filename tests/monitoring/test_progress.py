@@ -5,12 +5,17 @@ from __future__ import annotations
 import io
 import os
 import pty
+import re
 import subprocess
 import sys
 
 import pytest
 
 from pipeline.monitoring.progress import Progress, duration
+from pipeline.monitoring.summary import RunCounts, summary_lines
+from pipeline.runner.api import STAGES
+from pipeline.storage.counts import count
+from pipeline.storage.place import Place
 
 
 class Clock:
@@ -64,6 +69,24 @@ def test_a_fast_run_is_not_a_flood(stream, clock):
             clock.now += 0.01
             progress.advance()
     assert len(stream.getvalue().splitlines()) == 2
+
+
+def test_one_is_said_as_one(stream, clock):
+    with plain(stream, clock, total=1) as progress:
+        clock.now += 0.5
+        progress.advance()
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "inject: 0/1 pair (0 %)"
+    assert lines[-1] == "inject: done, 1 pair, 0.5 s, 2 pairs/s"
+    one = RunCounts(
+        prepared=1, rejected=1, inverted=1, not_inverted=1, pairs_made=1, pairs_there=1, pairs_failed=1,
+        lost=[("a x b", "cut")], pairs_repeated=1, scored=1, not_scored=1, seconds={"inject": 1.0},
+    )  # fmt: skip
+    texts = summary_lines(one, Place.parse("out"), STAGES, [])
+    assert "made 1 pair in 1.0 s (1.00 pairs/s); 1 was there already" in texts
+    assert "1 row asks for a pair that another row asks for; it is made once" in texts
+    assert not re.search(r"\b1 (pictures|pairs|rows|were|ask|have)\b", "\n".join(texts))
+    assert count(2, "picture", "was/were") == "2 pictures were"
 
 
 def test_failures_and_slow_things(stream, clock):

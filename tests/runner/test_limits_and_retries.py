@@ -105,7 +105,7 @@ def test_a_picture_that_can_not_be_inverted_is_a_failure_of_the_run(tmp_path, mo
         patch.setattr(diffstyle.sampling, "ddim_walk", first_is_not_finite)
         code, said = command("run", job)
     assert code == 3
-    assert "1 pictures could not be inverted" in said
+    assert "1 picture could not be inverted" in said
     assert "try them again with --retry-failed" in said
     assert len(manifest(tmp_path / "out")) == 1
     assert len(LatentBank.open(str(tmp_path / "out" / "banks" / "content")).failed()) == 1

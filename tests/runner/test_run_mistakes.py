@@ -223,7 +223,7 @@ def test_corrupt_pictures_are_named_and_cost_nothing_else(tmp_path):
     (tmp_path / "photos" / "cut.png").write_bytes(paint(tmp_path / "whole.png", 5).read_bytes())
     (tmp_path / "photos" / "empty.png").unlink()
     result = CliRunner().invoke(main, ["run", str(file), "--local", "--quiet"])
-    assert "made 1 pairs" in result.output
+    assert "made 1 pair " in result.output
     assert "2 were there already" in result.output
 
 

@@ -34,8 +34,8 @@ def test_zip_pairs_rows_as_they_are_written(tmp_path):
     result = run_job(tmp_path, **SIX_PAIRS | {"content": contents, "style": styles, "pairs": "zip"})
     assert made(tmp_path) == [("a.png", "s.png"), ("a.png", "t.png"), ("b.png", "u.png"), ("c.png", "a.png")]
     summary = str(result)
-    assert "1 rows ask for a pair that another row asks for; it is made once" in summary
-    assert "1 pairs can't be made" in summary
+    assert "1 row asks for a pair that another row asks for; it is made once" in summary
+    assert "1 pair can't be made" in summary
     assert "row 4: " in summary
     assert result.exit_code == 3
     assert any("6 pictures" in line for line in preview_job(load_job(tmp_path / "job.yaml")).lines())

@@ -88,7 +88,7 @@ def test_only_what_is_missing(made, tmp_path, monkeypatch):
     reconstruct(bank, "-q")
     before = read_columns(bank)
     assert "nothing to do" in reconstruct(bank, "-q")
-    assert "1 pictures reconstructed" in reconstruct(bank, "-q", "--again", "--limit", 1)
+    assert "1 picture reconstructed" in reconstruct(bank, "-q", "--again", "--limit", 1)
     after = read_columns(bank)
     assert after["thumbnail"] == before["thumbnail"]  # the same numbers whatever the batch is filled with
     assert after["psnr"] == before["psnr"]
