@@ -125,7 +125,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     """In a folder that looks like the source tree, the job first: another block reads the manifest of one like it."""
     (tmp_path / "demo").symlink_to(ROOT / "demo")
     (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "tiny").symlink_to("few")
+    (tmp_path / "results" / "demo").symlink_to("few")
     monkeypatch.chdir(tmp_path)
     pages = blocks(ROOT / "README.md", "python")
     assert len(pages) == 3
