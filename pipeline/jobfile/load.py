@@ -11,6 +11,7 @@ from diffstyle.errors import ConfigError
 from pipeline.jobfile.schema import Job
 from pipeline.models.config import load_model_config
 from pipeline.storage.address import BASE, CHECK_INPUTS
+from pipeline.storage.masking import masking_errors
 from pipeline.storage.mistakes import Loc, unknown
 from pipeline.storage.paths import expand_home
 from pipeline.storage.shipped import is_shipped_job, shipped_files
@@ -20,6 +21,7 @@ _SOURCES: tuple[Loc, ...] = (("content",), ("style",))
 _SOURCE_PATHS = ("folder", "webdataset", "parquet", "list", "lmdb", "any", "bank")
 
 
+@masking_errors
 def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = (), check_inputs: bool = False) -> Job:
     """Read and validate a job file.
 

@@ -21,6 +21,7 @@ from pipeline.runner.scoring import score
 from pipeline.shards.store import open_shards
 from pipeline.storage.errors import EXIT_DONE, EXIT_FAILURES
 from pipeline.storage.layout import OutputLayout
+from pipeline.storage.masking import masking_errors
 from pipeline.storage.place import Place
 from pipeline.workers.base import Workers
 from pipeline.workers.local import LocalWorkers
@@ -128,6 +129,7 @@ def _is_there(place: Place) -> bool:
     return (place / "description.json").is_file()
 
 
+@masking_errors
 def run(
     job: Job | str | os.PathLike[str],
     *,
@@ -231,6 +233,7 @@ def job_of(run: str | os.PathLike[str]) -> Job:
     return load_job(left.path).model_copy(update={"output": str(place)})
 
 
+@masking_errors
 def preview(job: Job | str | os.PathLike[str]) -> Preview:
     """What a job would do and write. It reads lists, descriptions and a few pictures; no model and no Ray.
 
@@ -246,6 +249,7 @@ def preview(job: Job | str | os.PathLike[str]) -> Preview:
     return preview_job(job if isinstance(job, Job) else load_job(job, check_inputs=True))
 
 
+@masking_errors
 def status(output: str | os.PathLike[str] | Place | Job) -> Status:
     """How far a run is, from its files alone: on any machine, while it runs elsewhere, or long after.
 

@@ -6,11 +6,15 @@ secret (``${STORE_TOKEN}`` is then shown in its place), and a login in front of 
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO, cast
+from typing import Any, ParamSpec, TextIO, TypeVar, cast
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: Names of variables whose values are never shown.
 SECRET_NAME = re.compile(r"secret|token|passw|passphrase|pwd|key|credential|auth(?!or)|signature|login", re.IGNORECASE)
@@ -65,6 +69,43 @@ class _MaskedStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def masking_errors(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorates what a program calls: an error that leaves it, and those that caused it, hold no secrets.
+
+    The command line masks all that it says; elsewhere whoever called prints the error.
+    """
+
+    @functools.wraps(function)
+    def call(*values: P.args, **options: P.kwargs) -> T:
+        try:
+            return function(*values, **options)
+        except Exception as error:
+            _mask_error(error, set())
+            raise
+
+    return call
+
+
+def _mask_error(error: BaseException | None, seen: set[int]) -> None:
+    if error is None or id(error) in seen:
+        return
+    seen.add(id(error))
+    error.args = tuple(_mask_value(value) for value in error.args)
+    for name, value in vars(error).items():
+        if isinstance(value, str | list | tuple):
+            setattr(error, name, _mask_value(value))
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        error.filename = masked(error.filename)
+    _mask_error(error.__cause__, seen)
+    _mask_error(error.__context__, seen)
+
+
+def _mask_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return masked(value)
+    return type(value)(map(_mask_value, value)) if type(value) in (list, tuple) else value
 
 
 @contextmanager

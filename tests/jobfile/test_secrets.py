@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tarfile
+import traceback
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ from support.whole_jobs import CONTENTS, MODEL, STYLES, job_file, paint
 from pipeline.cli.main import main
 from pipeline.jobfile.load import load_job
 from pipeline.monitoring.events import EventLog, read_events
+from pipeline.runner.api import run
 from pipeline.storage.masking import masked, remember
 from pipeline.storage.place import Place
 
@@ -117,6 +119,33 @@ def test_an_error_says_no_secret(vault, tmp_path, changes, options):
     assert result.exit_code == 2
     assert result.output.count("error: ") >= 1
     assert "hunter2" not in result.output
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"content": "${STORE_SECRET}/empty"}, {"weights": "${STORE_SECRET}/c/broken.png"}],
+)
+def test_an_error_in_a_notebook_says_no_secret(vault, tmp_path, monkeypatch, changes):
+    """Nor do the errors that caused it, which are printed too."""
+
+    def broken(*arguments: object) -> None:
+        try:
+            open(f"{vault}/none")  # noqa: SIM115, PTH123
+        except OSError as error:
+            raise RuntimeError(f"no such thing as {vault} or s3://key:secret@bucket/x") from error
+
+    (vault / "empty").mkdir()
+    if not changes:
+        monkeypatch.setattr("pipeline.runner.run.Run.__init__", broken)
+    with pytest.raises(Exception, match=r"\$\{STORE_SECRET\}") as caught:
+        run(secret_job(tmp_path, **changes), local=True, quiet=True)
+    printed = traceback.format_exception_only(caught.value)
+    error: BaseException | None = caught.value
+    while error is not None:
+        printed += [*traceback.format_exception_only(error), repr(error)]
+        error = error.__cause__ or error.__context__
+    assert SECRET not in "".join(printed)
+    assert run.__doc__.startswith("Run a job")
 
 
 def test_a_bug_says_no_secret(vault, tmp_path, monkeypatch):
