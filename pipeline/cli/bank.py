@@ -319,6 +319,8 @@ def _images_of_list(path: str, keep: Path) -> set[str]:
         wanted = [line.strip() for line in keep.read_text().splitlines() if line.strip()]
     except OSError as error:
         raise ConfigError(f"--keep {keep}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--keep {keep}: not a text file (byte {error.start} is not UTF-8)") from error
     opened = LatentBank.open(path)
     images = dict(zip(opened.keys(), opened.index["image"].to_pylist(), strict=True))
     known = set(images.values())

@@ -193,6 +193,12 @@ def _leave(error: BaseException, verbose: bool) -> NoReturn:
         place = f" ({error.filename})" if error.filename else ""
         _say(f"error: the disk is full{place}; free some space, and the same command goes on from there")
         sys.exit(EXIT_STOPPED)
+    if isinstance(error, IsADirectoryError | NotADirectoryError | FileExistsError):
+        _say(
+            f"error: {error.filename or error}: a folder is where a file should be, or a file where a "
+            "folder should be; move it away and run the command again"
+        )
+        sys.exit(EXIT_WRONG_INPUT)
     if isinstance(error, BrokenPipeError):  # the reader of our output went away, as in `diffstyle models | head`
         sys.stdout = sys.stderr = open("/dev/null", "w")  # noqa: SIM115, PTH123 - open until the interpreter has flushed
         sys.exit(EXIT_DONE)

@@ -97,7 +97,7 @@ Timestep = Annotated[Whole, Field(ge=0, le=T_MAX)]
 Count = Annotated[Whole, Field(ge=1)]
 AutoCount = Annotated[
     Annotated[Literal["auto"], only("auto", "auto or a whole number"), Tag("<word>")]
-    | Annotated[Count, Tag("<number>")],
+    | Annotated[Annotated[Whole, Field(ge=1, le=4096)], Tag("<number>")],
     Discriminator(lambda value: "<word>" if is_word(value) else "<number>"),
 ]
 AutoSwitch = Annotated[

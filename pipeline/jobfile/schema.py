@@ -309,6 +309,14 @@ class Pictures(Strict):
 class Compute(Strict):
     """On what the job runs."""
 
+    @field_validator("threads")
+    @classmethod
+    def _not_too_many(cls, value: int | str) -> int | str:
+        # OpenMP ends the process without a word where it can't start them.
+        if isinstance(value, int) and value > 512:
+            raise ValueError(f"must be at most 512, not {value}")
+        return value
+
     actors: AutoCount = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     batch: AutoCount = "auto"

@@ -194,6 +194,7 @@ class Run:
                         open_source(side.spec),
                         side.shards,
                         size,
+                        reading=side.spec.reading,
                         on_done=on_done,
                         retry_failed=self.options.retry_failed,
                     )

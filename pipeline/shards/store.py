@@ -15,6 +15,7 @@ import pyarrow as pa
 import diffstyle
 from diffstyle.errors import DiffStyleError, one_line
 from pipeline.shards.write import INDEX_SCHEMA, REJECTS_SCHEMA, read_png
+from pipeline.storage.masking import without_variables
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 from pipeline.storage.tables import read_table, write_table
@@ -44,9 +45,17 @@ class ShardStore:
             raise ShardError(f"{self.root}: this is no folder of shards; check the path")
         return preparation
 
-    def describe(self, prepared: Mapping[str, Any]) -> None:
-        """Open the store for pictures prepared so, or raise DescriptionError naming the field that differs."""
+    def describe(self, prepared: Mapping[str, Any], reading: Mapping[str, str] | None = None) -> None:
+        """Open the store for pictures prepared so, or raise DescriptionError naming the field that differs.
+
+        Args:
+            prepared: How pictures are prepared (``shards.decode.preparation``).
+            reading: The columns that the source is read by, where the job names some. A picture is known by its file
+                and row, so another column of the same rows must never be taken for it.
+        """
         identity = {"kind": "shards", "format": FORMAT_VERSION, "preparation": dict(prepared)}
+        if reading:
+            identity["reading"] = {name: without_variables(column) for name, column in reading.items()}
         self._store.describe(identity, {"diffstyle": diffstyle.__version__})
 
     @property

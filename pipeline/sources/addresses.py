@@ -238,6 +238,11 @@ def within(root: Place, place: Place) -> bool:
     return real.startswith(base)
 
 
+def forget_links() -> None:
+    """Ask again where links lead: between two runs of one process they may have been changed."""
+    _real_folder.cache_clear()
+
+
 @functools.lru_cache(maxsize=4096)
 def _real_folder(path: str) -> str:
     return os.path.realpath(path)

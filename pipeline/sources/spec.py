@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from pipeline.sources.addresses import resolve
+from pipeline.sources.addresses import forget_links, resolve
 from pipeline.sources.attributes import Naming
 from pipeline.sources.base import Source, SourceError
 from pipeline.sources.folder import FolderSource
@@ -67,6 +67,12 @@ class SourceSpec(BaseModel):
         default=None, ge=1, description="only the first so many pictures, in the data set's order"
     )
 
+    @property
+    def reading(self) -> dict[str, str]:
+        """The columns that are given: with others the same rows are other pictures, labels or captions."""
+        names = ("image_column", "label_column", "caption_column")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
     @model_validator(mode="before")
     @classmethod
     def _bare(cls, value: Any) -> Any:
@@ -109,6 +115,7 @@ def open_source(spec: SourceSpec | str, base: str | Path | None = None) -> Sourc
         SourceError: It is missing or not of its kind, in one line that names the address and the cure. One that is
             empty shows when its blocks are asked for.
     """
+    forget_links()
     if isinstance(spec, str):
         spec = SourceSpec.model_validate({"any": spec}, context={BASE: base})
     kind = spec.kind

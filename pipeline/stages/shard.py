@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,7 @@ def shard_stage(
     root: Place,
     size: int,
     *,
+    reading: Mapping[str, str] | None = None,
     on_done: OnDone = lambda done, rejected, outcome: None,
     retry_failed: bool = False,
     block_size: int = 256,
@@ -69,14 +70,15 @@ def shard_stage(
 ) -> ShardSummary:
     """Prepare, at ``size`` px, what the store below ``root`` lacks of ``source``. Call it holding the store's lock.
 
-    Pictures known by source and version are not read again, nor are rejects, unless ``retry_failed``.
+    Pictures known by source and version are not read again, nor are rejects, unless ``retry_failed``. ``reading``: the
+    columns that the source is read by, as for :meth:`ShardStore.describe`.
 
-    Raises DescriptionError for a store of another size or preparation, SourceError for a data set that is missing or
-    empty, ShardError where no picture could be decoded, Stopped where the store can't be written.
+    Raises DescriptionError for a store of another size, preparation or reading, SourceError for a data set that is
+    missing or empty, ShardError where no picture could be decoded, Stopped where the store can't be written.
     """
     store = ShardStore(root)
     prepared = preparation(size)
-    store.describe(prepared)
+    store.describe(prepared, reading)
     store.remove_uncommitted()
     write = functools.partial(write_block, root=root, prepared=prepared, pixel_limit=pixel_limit)
     summary = ShardSummary()

@@ -7,6 +7,7 @@ secret (``${STORE_TOKEN}`` is then shown in its place), and a login in front of 
 from __future__ import annotations
 
 import functools
+import posixpath
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -31,7 +32,13 @@ _SECRETS: dict[str, str] = {}
 def remember(name: str, value: str) -> None:
     """Note that the variable ``name`` was used; if its name says that it is secret, its value is masked from now on."""
     if SECRET_NAME.search(name) and len(value) >= _SHORTEST:
-        _SECRETS[value] = f"${{{name}}}"
+        from pipeline.storage.identity import source_text  # it imports numpy, which the help should not wait for
+
+        # Also as a path has it (`a//b` is `a/b`) and as a table's column `source` has it (`#` is `%23`).
+        plain = posixpath.normpath(value)
+        for form in (value, plain, source_text(value), source_text(plain)):
+            if len(form) >= _SHORTEST:
+                _SECRETS[form] = f"${{{name}}}"
 
 
 def without_variables(text: str) -> str:

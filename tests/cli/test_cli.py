@@ -101,6 +101,12 @@ def test_version():
         ),
         (raising(OSError(errno.ENOSPC, "No space left", "/out/x")), 4, "error: the disk is full (/out/x); free some"),
         (raising(click.ClickException("wrong")), 2, "error: wrong\n"),
+        (
+            raising(IsADirectoryError(21, "Is a directory", "/out/plan.json")),
+            2,
+            "error: /out/plan.json: a folder is where a file should be, or a file where a folder should be; "
+            "move it away and run the command again\n",
+        ),
     ],
 )
 def test_how_commands_end(function, code, said):

@@ -373,3 +373,9 @@ def test_the_documented_job_is_valid(write):
     from pipeline.models.config import load_model_config
 
     assert load_model_config(write(model, "model.yaml")).unet_architecture.h_shape == (128, 16, 16)
+
+
+def test_more_threads_than_a_process_can_start_are_a_mistake(write):
+    job = "model: m\noutput: o\ncontent: c\nstyle: s\ncompute: {threads: 100000}\n"
+    with pytest.raises(MistakesError, match=r"compute\.threads: must be at most"):
+        load_job(write(job))

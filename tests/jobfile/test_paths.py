@@ -33,6 +33,7 @@ PATHS = {
     "pairs.list": lambda job: job.pairs.file,
     "injection.mask.picture": lambda job: job.injection.mask[0].picture,
     "injection.mask.folder": lambda job: job.injection.mask[0].folder,
+    "injection.edit.directions": lambda job: job.injection.edit[0].directions,
 }
 BASE = (
     f"model: {MODEL}\noutput: out\ncontent: contents\nstyle: {{any: styles}}\npairs: {{}}\ninjection: {{mask: {{}}}}\n"
@@ -52,7 +53,8 @@ def base(tmp_path, monkeypatch) -> Path:
 def with_others(field: str) -> list[str]:
     """What makes the base job valid beside ``field``."""
     others = ["pairs=all"] if not field.startswith("pairs") else []
-    others += ["injection.mask=null"] if not field.startswith("injection") else []
+    others += ["injection.mask=null"] if not field.startswith("injection.mask") else []
+    others += ["injection.edit.strength=1", "injection.edit.component=0"] if field.startswith("injection.edit") else []
     return others + (["weights.key=ema"] if field == "weights.path" else [])
 
 

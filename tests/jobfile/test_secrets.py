@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import shutil
 import tarfile
 import traceback
@@ -17,6 +18,8 @@ from pipeline.cli.main import main
 from pipeline.jobfile.load import load_job
 from pipeline.monitoring.events import EventLog, read_events
 from pipeline.runner.api import run
+from pipeline.storage import masking
+from pipeline.storage.identity import source_text
 from pipeline.storage.masking import masked, remember
 from pipeline.storage.place import Place
 
@@ -210,3 +213,11 @@ def test_plain_variables_are_written_by_name_and_said_by_value(tmp_path, monkeyp
     assert load_job(moved).to_yaml() == job.to_yaml()
     with pytest.raises(Exception, match=str(tmp_path / "sets/one/c")):
         load_job(file, check_inputs=True)
+
+
+@pytest.mark.parametrize("value", ["hunt//er2pass", "hunt#er2pass", "hunt%23er2pass", "a/./hunter2", "hunter2//#x"])
+def test_a_secret_is_masked_in_the_forms_that_a_path_takes(monkeypatch, value):
+    monkeypatch.setattr(masking, "_SECRETS", {})
+    masking.remember("MY_TOKEN", value)
+    for form in (value, posixpath.normpath(value), source_text(value), source_text(posixpath.normpath(value))):
+        assert masking.masked(f"/data/{form}/x") == "/data/${MY_TOKEN}/x", form
