@@ -67,9 +67,11 @@ def train(config: Path, output: Path, assignments: tuple[str, ...], resume: bool
     from diffstyle.networks.architecture import architecture_from_dict, architecture_to_dict
     from diffstyle.networks.build import build_unet
     from diffstyle.training import STATE_FILE, Trainer, TrainSettings, load_images
+    from pipeline.workers.local import require_device
 
     if threads:
         torch.set_num_threads(threads)
+    require_device(wanted.device, f"{document.where(('device',))}: device")
     try:
         architecture = architecture_from_dict(wanted.model)
     except ConfigError as error:

@@ -17,6 +17,7 @@ from diffstyle.errors import CheckpointError
 from pipeline.models.accelerate import speed_up_halves, tuned
 from pipeline.models.config import WeightsChoice, load_model_config
 from pipeline.models.load import load_model
+from pipeline.workers.local import require_device
 from pipeline.workers.unit import Device
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class ModelLoader:
     def __call__(self) -> LoadedModel:
         import torch
 
+        require_device(self.device)
         config = load_model_config(self.model)
         unet = load_model(config, self.weights, self.device, getattr(torch, self.precision))
         if unet.fingerprint != self.fingerprint:

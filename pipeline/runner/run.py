@@ -19,7 +19,7 @@ from diffstyle.errors import ConfigError
 from pipeline.banks.reader import LatentBank, cached_bank
 from pipeline.jobfile.schema import BankSpec, Job, SampleSpec
 from pipeline.models.config import load_model_config
-from pipeline.models.session import ModelFacts, model_facts
+from pipeline.models.session import ModelFacts, model_facts, resolve_device
 from pipeline.monitoring.events import EventLog
 from pipeline.monitoring.progress import Progress
 from pipeline.monitoring.prometheus import Metrics
@@ -175,7 +175,8 @@ class Run:
     # ---- the stages ----
 
     def check_model(self) -> None:
-        """Load the model before any work is done for it."""
+        """Check the device and load the model before any work is done for them."""
+        self.workers.check_device(resolve_device(self.job.compute.device))
         self._log("model_checked", **vars(self.facts))
 
     def shard(self) -> None:

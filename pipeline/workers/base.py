@@ -64,6 +64,13 @@ class Workers(Protocol):
 
     open_model: OpenModel | None
 
+    def check_device(self, device: Device) -> None:
+        """Before any stage: raise ConfigError where it is plain that no worker can have this device.
+
+        Args:
+            device: that the model is to compute on.
+        """
+
     def plan(self, device: Device, actors: int | None, threads: int | None) -> tuple[int, Resources]:
         """How many workers with a model there will be, and what each asks for.
 

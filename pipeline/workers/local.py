@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from diffstyle.errors import ConfigError
 from pipeline.storage.errors import Stopped
 from pipeline.workers.actor import Worker
 from pipeline.workers.base import OnEvent, OpenModel, no_check, no_event, opening
@@ -103,8 +104,13 @@ class LocalWorkers:
     def __init__(self, open_model: OpenModel | None = None) -> None:
         self.open_model = open_model
 
+    def check_device(self, device: Device) -> None:
+        """See :func:`require_device`."""
+        require_device(device)
+
     def plan(self, device: Device, actors: int | None, threads: int | None) -> tuple[int, Resources]:
         """One worker, on as many threads as each of Ray's would have on this machine."""
+        self.check_device(device)
         if device == "cpu":
             threads = threads or max(1, cores() // 4)
         return 1, Resources(num_gpus=float(device == "cuda"), threads=threads)
@@ -147,6 +153,28 @@ class LocalWorkers:
 
     def close(self) -> None:
         """Nothing was started."""
+
+
+def require_device(device: str, field: str = "compute.device") -> None:
+    """Check that PyTorch can compute on a device in this process.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``mps``, or one of several: ``cuda:1``.
+        field: what the message calls it.
+
+    Raises:
+        ConfigError: PyTorch sees no such device on this machine.
+    """
+    kind = device.partition(":")[0]
+    if kind == "cpu":
+        return
+    import torch
+
+    absent = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
+    if absent.get(kind):
+        raise ConfigError(
+            f"{field} is {device}, but PyTorch sees no {kind.upper()} device on this machine; use device: cpu"
+        )
 
 
 def cores() -> int:

@@ -293,6 +293,9 @@ class RayWorkers:
         self.open_model = open_model
         self._started = False
 
+    def check_device(self, device: Device) -> None:
+        """Nothing yet: :meth:`plan` looks at the cluster, once Ray runs."""
+
     def plan(self, device: Device, actors: int | None, threads: int | None) -> tuple[int, Resources]:
         """As many as the cluster has room for; see :func:`pipeline.workers.ray_cluster.plan_workers`."""
         self._start()

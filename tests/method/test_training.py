@@ -308,6 +308,15 @@ def test_command_reports_mistakes_in_one_line(config, tmp_path, assignment, mess
     assert "\n" not in str(result.exception)
 
 
+def test_command_names_a_device_that_is_not_there(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    result = invoke(config, "--output", tmp_path / "run", "--set", "device=cuda:1")
+    assert isinstance(result.exception, ConfigError)
+    assert str(result.exception) == (
+        "--set device: device is cuda:1, but PyTorch sees no CUDA device on this machine; use device: cpu"
+    )
+
+
 def test_config_and_settings_have_the_same_fields_and_defaults():
     config = TrainConfig(data=Path("x"), model={})
     assert TrainSettings(**config.model_dump(exclude={"data", "model", "init", "device"})) == TrainSettings()

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from support.whole_jobs import SIX_PAIRS, job_file, manifest, run_job
 
+from diffstyle.errors import ConfigError
 from pipeline.banks import reader
 from pipeline.cli.main import main
 from pipeline.runner.api import run
@@ -98,6 +99,20 @@ def test_local_and_an_address_are_not_both_taken(tmp_path):
     assert result.exit_code == 2
     assert result.output.startswith("error: --local and --address: ")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_there_is_one_line_before_any_stage(tmp_path, monkeypatch, device):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    file = job_file(tmp_path, **SIX_PAIRS | {"compute": {"device": device}})
+    line = f"compute.device is {device}, but PyTorch sees no {device.upper()} device on this machine; use device: cpu"
+    result = CliRunner().invoke(main, ["run", str(file), "--local", "--quiet"])
+    assert (result.exit_code, result.output) == (2, f"error: {line}\n")
+    assert not list((tmp_path / "out").rglob("*.tar"))  # no shard was written first
+    run_job(tmp_path, stages=("shard",), **SIX_PAIRS)  # a stage alone, which no check of all stages precedes
+    with pytest.raises(ConfigError, match=f"^{line}$"):
+        run_job(tmp_path, f"compute.device={device}", stages=("precompute",), **SIX_PAIRS)
 
 
 @pytest.mark.parametrize("actors", [1, 3])
