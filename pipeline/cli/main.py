@@ -7,6 +7,7 @@ A command returns its exit code (None: 0) or raises a DiffStyleError, which carr
 
 from __future__ import annotations
 
+import atexit
 import errno
 import importlib
 import os
@@ -89,6 +90,7 @@ def _stopping_in_order() -> Iterator[None]:
     """While inside, Ctrl-C, SIGTERM and SIGHUP stop the command in order, once; schedulers send one after the other.
 
     The second says that this is under way, and the third ends the process at once. SIGHUP stays ignored under nohup.
+    Once a signal came, that holds until the process has ended, so that its exit code is the command's.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -109,12 +111,21 @@ def _stopping_in_order() -> Iterator[None]:
 
     wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in wanted if signal.getsignal(number) != signal.SIG_IGN}
+
+    def ignore() -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+
     for number in before:
         signal.signal(number, stop)
+    # The interpreter drops handlers in Python when it ends, and then a signal would kill it while torch is unloaded;
+    # what is ignored stays so. Registered before anything else, this runs last.
+    atexit.register(ignore)
     try:
         yield
     finally:
         if not received:  # else the process is about to end, and what ends it is not to be disturbed
+            atexit.unregister(ignore)
             for number, handler in before.items():
                 signal.signal(number, handler)
 

@@ -75,6 +75,24 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tmp_path, uninterrupte
     }
 
 
+@pytest.mark.parametrize("gap", [0.1, 0.4])
+def test_a_second_ctrl_c_does_not_change_how_a_local_run_ends(tmp_path, gap):
+    """With torch loaded, the interpreter itself takes half a second to end; a signal may come then, too."""
+    file = job_file(tmp_path, **ALL)
+    process = start("run", str(file), "--local", "--quiet")
+    waited = time.monotonic()
+    while not list((tmp_path / "out" / "manifest").glob("*.parquet")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() - waited < 200
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    time.sleep(gap)
+    process.send_signal(signal.SIGINT)
+    code, _, err = ended(process)
+    assert code == 4, err
+    assert "stopped; what is finished is kept, and the same command goes on from there" in err.splitlines()
+
+
 def test_a_mistake_is_one_line_in_no_time_and_writes_nothing(tmp_path):
     file = job_file(tmp_path, injection={"gama": 1})
     code, said, err = ended(start("run", str(file)))
