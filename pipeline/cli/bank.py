@@ -242,6 +242,8 @@ def holding(address: str, made: bool = False) -> OutputLock:
     if not made:
         PartStore(place).description()
     layout = OutputLayout.around_bank(place)
+    if layout is None and (run := OutputLayout.around(place)) is not None:
+        raise ConfigError(f"{address}: lies inside the run {run.root}, which removes what is not its own; go elsewhere")
     return OutputLock(place if layout is None else layout.root)
 
 

@@ -30,6 +30,15 @@ class OutputLayout:
         """The layout of the output that a bank lies in; None for a bank that stands alone."""
         return cls(bank.parent.parent) if bank.parent.name == cls._BANKS else None
 
+    @classmethod
+    def around(cls, place: Place) -> OutputLayout | None:
+        """The layout of the output that a place lies in, at any depth; None for one outside of every output."""
+        while (folder := place.parent) != place and folder.path.strip("/"):
+            if (folder / cls.DESCRIPTION).is_file():
+                return cls(folder)
+            place = folder
+        return None
+
     # ---- a run's own files ----
     @property
     def job(self) -> Place:

@@ -19,6 +19,7 @@ from pipeline.banks.columns import write_column
 from pipeline.banks.reader import LatentBank
 from pipeline.cli.bank import _in_blocks
 from pipeline.cli.bank import bank as command
+from pipeline.cli.main import main
 from pipeline.shards.store import ShardStore
 from pipeline.shards.write import INDEX_SCHEMA, REJECTS_SCHEMA
 from pipeline.storage.lock import OutputLock
@@ -159,3 +160,16 @@ def test_the_command_imports_nothing_heavy():
     code = "import sys, pipeline.cli.bank as _; print({'torch', 'ray', 'pyarrow', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_bank_inside_of_a_run_is_refused_where_the_run_would_remove_it(tmp_path):
+    source, out = tmp_path / "source", tmp_path / "out"
+    fill(source, describe(), range(2))
+    out.mkdir()
+    (out / "output.json").write_text("{}")
+    for folder in ("pictures", "manifest/deep"):
+        result = CliRunner().invoke(main, ["bank", "export", str(source), str(out / folder)])
+        assert result.exit_code == 2
+        assert f"lies inside the run {out}" in result.output
+        assert not (out / folder).exists()
+    assert CliRunner().invoke(main, ["bank", "export", str(source), str(out / "banks" / "copy")]).exit_code == 0
