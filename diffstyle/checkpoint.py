@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffstyle.checkpoint_files import METADATA_KEY, read_weight_sets
+from diffstyle.checkpoint_files import read_weight_sets
+from diffstyle.checkpoint_headers import METADATA_KEY
 from diffstyle.diffusers_layout import is_diffusers_layout
 from diffstyle.errors import CheckpointError
 from diffstyle.networks.architecture import Architecture, architecture_to_dict

@@ -17,13 +17,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from diffstyle.checkpoint_headers import METADATA_KEY, refuse_impostors
 from diffstyle.diffusers_files import CONFIG, WEIGHTS, folder_weights
 from diffstyle.diffusers_layout import architecture_from_diffusers, from_diffusers
 from diffstyle.errors import CheckpointError, ConfigError, cut, one_line
 from diffstyle.networks.architecture import Architecture, architecture_from_dict
 from diffstyle.weight_sets import WeightSet, is_averaged, weight_sets
 
-METADATA_KEY = "diffstyle.architecture"
 # What torch.load raises on cut-off and foreign files depends on the byte over which it stumbles.
 _UNREADABLE = (
     *(RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError, AssertionError),
@@ -89,7 +89,7 @@ def _diffusers_architecture(config_path: Path) -> Architecture:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Architecture | None]:
-    _refuse_impostors(path)
+    refuse_impostors(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -104,7 +104,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Architecture | Non
 
 
 def _read_torch(path: Path) -> Any:
-    head = _refuse_impostors(path)
+    head = refuse_impostors(path)
     if head[:1] == b"\x80" and not head.startswith(_LEGACY_TORCH):
         raise CheckpointError(
             f"{path} is a Python pickle that torch.save did not write; unpickling could run code, so it is not loaded. "
@@ -129,27 +129,6 @@ def _read_torch(path: Path) -> Any:
         if head.startswith(b"PK\x03\x04") and "constants.pkl" in str(error) + str(error.__cause__):
             raise CheckpointError(f"{path} is a TorchScript program; save its network's state dict") from error
         raise CheckpointError(f"{path} is not a whole torch checkpoint ({_reason(error)}); get it again") from error
-
-
-def _refuse_impostors(path: Path) -> bytes:
-    """The first bytes of a file, unless it is missing or what often lies under a checkpoint's name instead of one."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(1024)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist; check the path, or download the checkpoint first") from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
-    if not head:
-        raise CheckpointError(f"{path} is empty; download or copy it again")
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise CheckpointError(
-            f"{path} is a web page, not a checkpoint; download the file itself, not the page about it"
-        )
-    if text.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path} is a Git LFS pointer, not the checkpoint; fetch it with `git lfs pull`")
-    return head
 
 
 def _outline(content: Any) -> str:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from diffstyle.errors import ConfigError
+from diffstyle.checkpoint_headers import refuse_impostors, stated_architecture
+from diffstyle.errors import CheckpointError, ConfigError
 from pipeline.storage.address import BASE, LocalInput, LocalPath, Text
 from pipeline.storage.mistakes import unknown
 from pipeline.storage.paths import expand_home
 from pipeline.storage.shipped import shipped_files
 from pipeline.storage.variables import AnyMapping
-from pipeline.storage.yamlfile import read_yaml
+from pipeline.storage.yamlfile import Document, read_yaml
 
 if TYPE_CHECKING:
     from diffstyle.networks.architecture import Architecture
@@ -114,16 +115,20 @@ class ModelConfig(BaseModel):
             raise ConfigError(f"model {self.name}: {error}") from None
 
 
+_CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+
+
 def is_config_name(text: str) -> bool:
-    """Whether a job's ``model:`` is the name of a config (or a mistaken one) and not a path of a YAML file."""
-    return "/" not in text and "\\" not in text and not text.endswith((".yaml", ".yml"))
+    """Whether a job's ``model:`` is the name of a config (or a mistaken one) and not the path of a file."""
+    return "/" not in text and "\\" not in text and not text.endswith((".yaml", ".yml", *_CHECKPOINTS))
 
 
 def load_model_config(name_or_path: str | os.PathLike[str]) -> ModelConfig:
-    """A shipped config by name, or any YAML file of that form by path.
+    """A shipped config by name, any YAML file of that form by path, or a checkpoint that states its architecture.
 
     Raises:
-        ConfigError: no such config, with the nearest name; or a mistake in the file, with its line.
+        ConfigError: no such config, with the nearest name; a mistake in the file, with its line; or a checkpoint that
+            does not say what network it is of.
     """
     text = os.fspath(name_or_path)
     if is_config_name(text):
@@ -131,7 +136,29 @@ def load_model_config(name_or_path: str | os.PathLike[str]) -> ModelConfig:
         if text not in shipped:
             raise ConfigError(f"{unknown('model', text, shipped)}; or give the path of a model's YAML file")
         return _read(shipped[text])
-    return _read(expand_home(text))
+    file = expand_home(text)
+    return _of_checkpoint(file) if text.endswith(_CHECKPOINTS) and not file.is_dir() else _read(file)
+
+
+def _of_checkpoint(file: Path) -> ModelConfig:
+    """The config that a file of ``save_unet`` stands for, named as the file is."""
+    architecture = None
+    try:
+        if file.suffix == ".safetensors":
+            architecture = stated_architecture(file)
+        else:  # of these none states an architecture, but the file may be missing or something else
+            refuse_impostors(file)
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from None
+    if architecture is None:
+        raise ConfigError(
+            f"{file} does not say its architecture; write a YAML file with architecture and weights.path, and name "
+            "that as the model"
+        )
+    path = file.absolute()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).lstrip("._-") or "model"
+    document = Document(str(file), {"name": name, "architecture": architecture, "weights": {"path": str(path)}})
+    return document.validate(ModelConfig, {BASE: path.parent})
 
 
 def _read(file: Path) -> ModelConfig:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
+from support.places import DATA
 
 from diffstyle.checkpoint import save_unet
 from diffstyle.errors import CheckpointError, ConfigError
@@ -127,6 +129,43 @@ def test_a_mistake_in_an_architecture_names_model_and_field(tmp_path):
     path.write_text(yaml.safe_dump(TINY | {"architecture": TINY["architecture"] | {"chh": 3}}))
     with pytest.raises(ConfigError, match="model tiny: unknown ddpm architecture field 'chh'"):
         _ = load_model_config(path).unet_architecture
+
+
+def test_a_checkpoint_that_says_its_architecture_is_a_model(tmp_path, monkeypatch):
+    own = load_model_config(DATA / "tiny-ddpm.safetensors")
+    described = load_model_config(DATA / "tiny-model.yaml")
+    assert (own.name, own.unet_architecture) == ("tiny-ddpm", described.unet_architecture)
+    assert load_model(own).fingerprint == load_model(described).fingerprint
+    shutil.copy(DATA / "tiny-ddpm.safetensors", tmp_path / "_my model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    bare = load_model_config("_my model.safetensors")  # a path, though without a folder
+    assert (bare.name, bare.weights.path) == ("my-model", str(tmp_path / "_my model.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("name", "metadata", "expected"),
+    [
+        ("a.safetensors", {}, "does not say its architecture; write a YAML file with architecture and weights.path"),
+        ("a.pt", {}, "does not say its architecture; write a YAML file with architecture and weights.path"),
+        ("a.safetensors", {"diffstyle.architecture": "{"}, "its metadata 'diffstyle.architecture' is not readable"),
+        ("a.safetensors", {"diffstyle.architecture": "[]"}, "is not readable (no mapping of fields)"),
+        ("a.safetensors", {"diffstyle.architecture": "{}"}, "architecture: lacks the field 'family'"),
+        ("a.safetensors", None, "is not a whole .safetensors file"),
+        ("missing.safetensors", None, "does not exist"),
+        ("missing.ckpt", None, "does not exist"),
+    ],
+)
+def test_a_checkpoint_that_is_no_model_is_one_line(tmp_path, name, metadata, expected):
+    file = tmp_path / name
+    if metadata is not None:
+        save_file({"a": torch.zeros(1)}, file, metadata=metadata)
+    elif not name.startswith("missing"):
+        file.write_bytes((DATA / "tiny-ddpm.safetensors").read_bytes()[:300])
+    with pytest.raises(ConfigError) as caught:
+        load_model_config(file)
+    assert expected in str(caught.value)
+    assert str(caught.value).startswith(str(file))
+    assert "\n" not in str(caught.value)
 
 
 def test_random_weights_depend_on_the_seed_alone(tiny):

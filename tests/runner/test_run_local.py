@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from support.places import DATA
 from support.whole_jobs import SIX_PAIRS, job_file, manifest, run_job
 
 from diffstyle.errors import ConfigError
@@ -79,6 +80,16 @@ def test_a_bank_that_has_grown_since_an_earlier_run_in_this_process_is_read_agai
     few = SIX_PAIRS | {"content": {**SIX_PAIRS["content"], "limit": 1}}
     assert run_job(tmp_path, **few).counts.pairs_made == 2
     assert run_job(tmp_path, **SIX_PAIRS).counts.pairs_made == 4
+
+
+def test_a_job_names_a_checkpoint_as_its_model(tmp_path):
+    """To the same pictures as the YAML file that describes it."""
+    named = run_job(tmp_path / "named", **SIX_PAIRS | {"model": str(DATA / "tiny-ddpm.safetensors")})
+    assert named.exit_code == 0
+    run_job(tmp_path / "described", **SIX_PAIRS)
+    one, other = manifest(tmp_path / "named" / "out"), manifest(tmp_path / "described" / "out")
+    assert set(one["model"]) == {"tiny-ddpm"}
+    assert list(one["picture_hash"]) == list(other["picture_hash"])
 
 
 def test_a_model_of_the_callers_own(tmp_path):
