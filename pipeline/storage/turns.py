@@ -132,8 +132,9 @@ class DiskTurns:
         # The name goes first, so that nothing new comes in; then the folder itself, for who has it open over a network.
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             _drafts(self._output, number).rename(self._folder(number) / f"closed-{uuid.uuid4().hex[:8]}")
-        for left in self._folder(number).glob("closed-*"):
-            _remove(left)
+        with contextlib.suppress(FileNotFoundError):  # of several that take over, a faster one has tidied up by now
+            for left in self._folder(number).glob("closed-*"):
+                _remove(left)
 
     def release(self, turn: Turn) -> None:
         self.fence_off(turn.number)

@@ -229,7 +229,7 @@ def test_errors_of_the_data_name_the_mend(tmp_path):
 
 
 def test_resuming_needs_a_state_of_the_same_model(tmp_path):
-    with pytest.raises(CheckpointError, match="leave --resume out"):
+    with pytest.raises(CheckpointError, match="omit --resume"):
         trainer(tmp_path).resume()
     trainer(tmp_path).save()
     with pytest.raises(CheckpointError, match="another model"):
