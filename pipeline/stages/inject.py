@@ -110,9 +110,12 @@ def recipes(job: Job, facts: ModelFacts, content: LatentBank, style: LatentBank,
     }
     directions = open_directions(job, facts.h_shape, facts.fingerprint)
     named = {row["image"]: mask_path(row["source"] or row["key"]) for row in contents.rows}
+    images, listing = contents.images, contents.listing
+    listed = ((images[one.number], mask_path(one.source)) for one in listing if one.number is not None)
+    copies = [(image, path) for image, path in listed if path != named[image]]
     sweep: list[Recipe] = []
     for settings in job.settings():
-        masks: Masks = load_masks(settings, named, facts.image_size, facts.h_shape[1:])
+        masks: Masks = load_masks(settings, named, facts.image_size, facts.h_shape[1:], copies)
         description = content.description
         recipe = make_recipe(settings, Walk.of_bank(description), description.h_timesteps, shared, masks, directions)
         # A mask may be written in two ways, as a rectangle and as a picture of it: one recipe, whose pairs count once.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,13 +34,18 @@ class Masks:
 
 
 def load_masks(
-    settings: InjectionSettings, contents: Mapping[str, str], image_size: int, h_grid: tuple[int, int]
+    settings: InjectionSettings,
+    contents: Mapping[str, str],
+    image_size: int,
+    h_grid: tuple[int, int],
+    copies: Sequence[tuple[str, str]] = (),
 ) -> Masks:
     """The masks that ``settings`` ask for, on the h grid.
 
     contents: image -> path of the content (see :func:`mask_path`), by which the picture of a mask folder is found. A
-    mask picture goes through the same crop and resize as the contents; white is where content goes. Raises ConfigError
-    naming what is missing.
+    mask picture goes through the same crop and resize as the contents; white is where content goes. ``copies``: (image,
+    path) of files with the same picture as one of ``contents``: a picture is made once, so a mask of theirs must be the
+    same too. Raises ConfigError naming what is missing, or differs.
     """
     from diffstyle.masks import rectangle_mask, reference_mask, to_h_grid
 
@@ -55,17 +60,21 @@ def load_masks(
     if mask.picture is not None:
         return Masks(_mask_picture(Place.parse(mask.picture), image_size, h_grid))
     assert mask.folder is not None
-    files = _own_masks(mask.folder, contents)
-    return Masks(own={image: _mask_picture(file, image_size, h_grid) for image, file in files.items()})
+    masks = _masks_by_path(Place.parse(mask.folder))
+    files = _own_masks(mask.folder, masks, contents)
+    own = {image: _mask_picture(file, image_size, h_grid) for image, file in files.items()}
+    for image, path in copies:
+        file = _fitting(masks, path)
+        if file not in (None, files[image]) and not np.array_equal(_mask_picture(file, image_size, h_grid), own[image]):
+            raise ConfigError(
+                f"injection.mask.folder: {contents[image]} and {path} are the same picture with different masks "
+                f"({files[image]} and {file}); a picture is made once, so keep one of them"
+            )
+    return Masks(own=own)
 
 
-def _own_masks(folder: str, contents: Mapping[str, str]) -> dict[str, Place]:
-    """The mask of each content: the picture of its name, in the folders that the content lies in as far as given.
-
-    ``dogs/001.png`` is the mask of the content ``.../dogs/001.jpg``, and stands before ``001.png``, which serves where
-    only one content has that name. Raises ConfigError naming what is missing, or fits more than once.
-    """
-    root = Place.parse(folder)
+def _masks_by_path(root: Place) -> dict[tuple[str, ...], Place]:
+    """Path below the mask folder, without its suffix -> the picture there."""
     masks: dict[tuple[str, ...], Place] = {}
     for entry in root.list(recursive=True):
         if is_picture(entry.place.name):
@@ -75,16 +84,30 @@ def _own_masks(folder: str, contents: Mapping[str, str]) -> dict[str, Place]:
                     f"injection.mask.folder: {masks[path]} and {entry.place} are masks of the same name; keep one"
                 )
             masks[path] = entry.place
+    return masks
+
+
+def _fitting(masks: Mapping[tuple[str, ...], Place], content: str) -> Place | None:
+    """The mask of the most folders of a content's path, and its name."""
+    path = tuple(_without_suffix(content).split("/"))
     deepest = max(map(len, masks), default=0)
+    fitting = (masks.get(path[-length:]) for length in range(min(deepest, len(path)), 0, -1))
+    return next((file for file in fitting if file is not None), None)
+
+
+def _own_masks(folder: str, masks: Mapping[tuple[str, ...], Place], contents: Mapping[str, str]) -> dict[str, Place]:
+    """The mask of each content: the picture of its name, in the folders that the content lies in as far as given.
+
+    ``dogs/001.png`` is the mask of the content ``.../dogs/001.jpg``, and stands before ``001.png``, which serves where
+    only one content has that name. Raises ConfigError naming what is missing, or fits more than once.
+    """
     chosen: dict[str, Place] = {}
     used: dict[Place, str] = {}
     missing = []
     for image, content in contents.items():
-        path = tuple(_without_suffix(content).split("/"))
-        fitting = (masks.get(path[-length:]) for length in range(min(deepest, len(path)), 0, -1))
-        file = next((file for file in fitting if file is not None), None)
+        file = _fitting(masks, content)
         if file is None:
-            missing.append(path[-1])
+            missing.append(_without_suffix(content).rpartition("/")[2])
         elif file in used:
             raise ConfigError(
                 f"injection.mask.folder: {file} may be the mask of {used[file]} and of {content}; put the masks into "

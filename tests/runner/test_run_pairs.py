@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from PIL import Image
 from support.whole_jobs import SIX_PAIRS, manifest, paint, run_job
 
+from diffstyle.errors import ConfigError
 from pipeline.jobfile.load import load_job
 from pipeline.runner.preview import preview_job
 from pipeline.storage.identity import source_name
@@ -68,3 +70,15 @@ def test_a_list_of_pairs_takes_no_other_picture(tmp_path):
     assert result.exit_code == 3
     log = next((tmp_path / "out" / "events").iterdir()).read_text()
     assert log.count('"pair_lost"') == 1
+
+
+def test_copies_of_a_picture_with_different_masks_are_refused(tmp_path):
+    """A picture is made once: the mask of the second name must not be dropped without a word."""
+    for name in ("a", "b"):
+        paint(tmp_path / "c" / f"{name}.png", 1)
+        paint(tmp_path / "m" / f"{name}.png", 2)
+    masked = {"content": str(tmp_path / "c"), "injection": {"mask": {"folder": str(tmp_path / "m")}}}
+    assert run_job(tmp_path, **masked).counts.pairs_made == 2, "the same mask twice is one mask"
+    paint(tmp_path / "m" / "b.png", 3)
+    with pytest.raises(ConfigError, match="the same picture with different masks"):
+        run_job(tmp_path, **masked)
