@@ -22,6 +22,7 @@ from pipeline.shards.store import open_shards
 from pipeline.storage.errors import EXIT_DONE, EXIT_FAILURES
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.masking import masking_errors
+from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 from pipeline.workers.base import Workers
 from pipeline.workers.local import LocalWorkers
@@ -85,7 +86,7 @@ class Result:
     @property
     def banks(self) -> dict[str, LatentBank]:
         """Side -> its latent bank, opened; those that are made."""
-        return {name: LatentBank.open(place) for name, place in self.bank_places.items() if _is_there(place)}
+        return {name: LatentBank.open(place) for name, place in self.bank_places.items() if PartStore(place).exists()}
 
     @property
     def failures(self) -> list[FailedItem]:
@@ -99,7 +100,7 @@ class Result:
 
     def _failures(self) -> Iterator[FailedItem]:
         for place in self.shard_places.values():
-            if "shard" in self.stages and _is_there(place):
+            if "shard" in self.stages and PartStore(place).exists():
                 for row in open_shards(place).rejects().to_pylist():
                     yield FailedItem("shard", row["source"], row["reason"])
         if "precompute" in self.stages:
@@ -123,10 +124,6 @@ class Result:
         counts = self.counts
         pairs = counts.pairs_made + counts.pairs_there
         return f"<Result {self.output}: {', '.join(self.stages)}; {pairs} pairs, {counts.failed} failures>"
-
-
-def _is_there(place: Place) -> bool:
-    return (place / "description.json").is_file()
 
 
 @masking_errors

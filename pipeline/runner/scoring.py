@@ -13,7 +13,6 @@ from pipeline.banks.reader import LatentBank
 from pipeline.results.manifest import Manifest
 from pipeline.results.scores import Scores
 from pipeline.runner.run import Run
-from pipeline.shards.store import open_shards
 from pipeline.stages.reconstruct import missing_rows, reconstruct
 from pipeline.stages.score import Sources, missing_scores, score_stage, scores_identity
 from pipeline.stages.walk import Walk
@@ -36,24 +35,28 @@ def score(run: Run) -> None:
         raise ConfigError(f"{run.output}: no pictures to score yet; run the job first")
     scores.open(scores_identity(run.facts.fingerprint))
     scores.store.remove_uncommitted()
-    todo = missing_scores(manifest, scores)
-    run.counts.scored_before += len(scores.scored())
-    sources = [Sources.of(side.shards) for side in run.sides if side.needs_shards]
-    returns = _style_returns(run, manifest, todo) if len(todo) else {}
+    scored = scores.scored()
+    todo = missing_scores(manifest, scored)
+    run.counts.scored_before += len(scored)
+    sources = {side.name: Sources.of(side.shards) for side in run.sides if side.needs_shards} if len(todo) else {}
+    returns = _style_returns(run, manifest, todo, sources.get(run.sides[-1].name)) if len(todo) else {}
     with run.stage("score", len(todo), "picture", scores.store.remove_uncommitted) as on_done:
         pool = run.pool if len(todo) else None
-        done, failed = score_stage(pool, scores, todo, sources, returns, run.share(len(todo)), on_done)
+        done, failed = score_stage(pool, scores, todo, list(sources.values()), returns, run.share(len(todo)), on_done)
     run.counts.scored += done
     run.counts.not_scored += failed
 
 
-def _style_returns(run: Run, manifest: Manifest, todo: pa.Table) -> dict[str, float]:
-    """Style image -> dB at which it comes back from its x_T, of those that are known or cheap to find out."""
+def _style_returns(run: Run, manifest: Manifest, todo: pa.Table, sources: Sources | None) -> dict[str, float]:
+    """Style image -> dB at which it comes back from its x_T, of those that are known or cheap to find out.
+
+    ``sources``: the styles' prepared pictures; None where there are none to compare with (another job's bank, samples).
+    """
     side = run.sides[-1]
-    if side.needs_shards:  # else a bank of another job, or samples, which have no picture to compare with
+    if sources is not None:
         bank = LatentBank.open(side.bank)
         steps, styles = Walk.of_bank(bank.description).steps, set(todo["style_image"].to_pylist())
-        pictures = {row["image"]: row for row in open_shards(side.shards).unique() if row["image"] in styles}
+        pictures = sources.only(styles).rows
         rows = [row for row in missing_rows(bank, steps, pictures) if row["image"] in pictures]
         needed, made = len(rows) * steps, pc.sum(manifest.table(["network_calls"])["network_calls"]).as_py() or 0
         if needed > RETURNS_SHARE * made:

@@ -61,7 +61,7 @@ class Sources:
 
     def only(self, images: set[str]) -> Sources:
         """The same for some images, to travel with a unit."""
-        return replace(self, rows={image: row for image, row in self.rows.items() if image in images})
+        return replace(self, rows={image: self.rows[image] for image in images if image in self.rows})
 
     def read(self) -> dict[str, np.ndarray]:
         """image -> uint8 pixels (S, S, 3)."""
@@ -184,11 +184,11 @@ def _scores(result: Any, content: Any, style: Any, own: Any, of_content: Any, of
 
 
 # ---- the driver's side ----
-def missing_scores(manifest: Manifest, scores: Scores) -> pa.Table:
-    """The manifest's rows (COLUMNS) of the pictures that have no scores yet."""
+def missing_scores(manifest: Manifest, scored: pa.Array) -> pa.Table:
+    """The manifest's rows (COLUMNS) of the pictures whose pairs are not among those ``scored``."""
     rows = manifest.table([*COLUMNS, "status"])
     rows = rows.filter(pc.equal(rows["status"], "ok")).select(list(COLUMNS))
-    return rows.filter(pc.invert(pc.is_in(rows["pair"], scores.scored())))
+    return rows.filter(pc.invert(pc.is_in(rows["pair"], scored)))
 
 
 def score_stage(
