@@ -20,7 +20,8 @@ from typing import Any
 from diffstyle.plan import Injection, grid_plan
 from pipeline.bench.pages import publish
 from pipeline.bench.peak import peak_mib
-from pipeline.jobfile.schema import InjectionSettings, Job, Pictures
+from pipeline.jobfile.injection import InjectionSettings
+from pipeline.jobfile.schema import Job, Pictures
 from pipeline.monitoring.status import read_status, write_plan
 from pipeline.results.manifest import Manifest, manifest_rows
 from pipeline.stages.inject import PairPlan, all_remaining, inject_stage, units

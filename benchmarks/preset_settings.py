@@ -33,7 +33,8 @@ from diffstyle.plan import Plan, Step, inversion_plan
 from diffstyle.sampling import ddim_invert, inject
 from pipeline.bench.pages import write_between
 from pipeline.bench.pairs import psnr
-from pipeline.jobfile.schema import PLAN_PRESETS, InjectionSettings, Job
+from pipeline.jobfile.injection import PLAN_PRESETS, InjectionSettings
+from pipeline.jobfile.schema import Job
 from pipeline.stages.masks import load_masks
 from pipeline.stages.recipe import injection_plan
 from pipeline.stages.walk import Walk

@@ -14,7 +14,7 @@ from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_
 from diffstyle.sampling import ddim_invert, ddim_step, inject, predicted_picture
 from pipeline.bench.calls import Measured, use_plain_norms
 from pipeline.bench.machine import allow_tf32
-from pipeline.jobfile.schema import PLAN_PRESETS
+from pipeline.jobfile.injection import PLAN_PRESETS
 from pipeline.measures.pixels import psnr
 from pipeline.models.accelerate import tuned
 from pipeline.models.config import load_model_config

@@ -22,7 +22,7 @@ from diffstyle.noise import seeded_noise
 from diffstyle.sampling import ddim_invert, ddim_sample, inject
 from pipeline.bench.bootstrap import Interval, interval, mean_interval
 from pipeline.bench.heldout import Pairs
-from pipeline.jobfile.schema import InjectionSettings
+from pipeline.jobfile.injection import InjectionSettings
 from pipeline.measures.features import content_correlation, gram_distance
 from pipeline.measures.pixels import colour_distance, edge_correlation, matched_colours, psnr
 from pipeline.measures.vgg import MissingExtraError, VGGFeatures

@@ -10,215 +10,31 @@ import itertools
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Discriminator,
     Field,
     Tag,
     field_serializer,
     field_validator,
-    model_validator,
 )
 
-from diffstyle.gamma import GammaSchedule
-from pipeline.jobfile.edit import EditPoint, EditSpec
 from pipeline.jobfile.fields import (
-    T_MAX,
     AutoCount,
     AutoSwitch,
     Count,
-    Fraction,
     Number,
-    OneOf,
     Strict,
-    Timestep,
     Whole,
     as_list,
     is_mapping,
-    is_word,
-    length,
-    only,
     plain_if_single,
 )
+from pipeline.jobfile.injection import Injection, InjectionSettings, Inversion
 from pipeline.models.config import RANDOM_WEIGHTS, WeightsChoice, is_config_name
 from pipeline.sources import SourceSpec
 from pipeline.storage.address import AS_WRITTEN, Address, InputAddress, local_or_word
-from pipeline.storage.mistakes import shown, unknown
+from pipeline.storage.mistakes import shown
 from pipeline.storage.yamlcore import dump
-
-# ---- injection ----
-
-
-class GammaSpec(OneOf):
-    """Gamma that changes from the first injection (at the noisiest timestep) to the last."""
-
-    linear: Annotated[tuple[Fraction, ...], length(2, "two numbers, [first, last]")] | None = None
-    cosine: Annotated[tuple[Fraction, ...], length(2, "two numbers, [first, last]")] | None = None
-    values: Annotated[tuple[Fraction, ...], Field(min_length=1)] | None = None
-
-
-Gamma = Annotated[
-    Annotated[GammaSpec, Tag("<GammaSpec>")] | Annotated[Fraction, Tag("<number>")],
-    Discriminator(lambda value: "<GammaSpec>" if is_mapping(value) else "<number>"),
-]
-
-
-def gamma_schedule(gamma: float | GammaSpec) -> GammaSchedule:
-    """The schedule that ``diffstyle`` executes."""
-    if isinstance(gamma, GammaSpec):
-        return GammaSchedule(gamma.kind, tuple(getattr(gamma, gamma.kind)))  # type: ignore[arg-type]
-    return GammaSchedule("constant", (gamma,))
-
-
-class MaskSpec(OneOf):
-    """Where content is injected: a rectangle in fractions of the side, one picture, or one picture for each content."""
-
-    rectangle: Annotated[tuple[Fraction, ...], length(4, "[top, left, bottom, right]")] | None = None
-    picture: InputAddress | None = None
-    folder: InputAddress | None = None
-
-    @field_validator("rectangle")
-    @classmethod
-    def _has_area(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if value and not (value[0] < value[2] and value[1] < value[3]):
-            raise ValueError(
-                f"must be [top, left, bottom, right] with top < bottom and left < right, not {list(value)}"
-            )
-        return value
-
-
-_MASK_KINDS = "null, reference, or a mapping with rectangle, picture or folder"
-Mask = (
-    Annotated[
-        Annotated[MaskSpec, Tag("<MaskSpec>")]
-        | Annotated[Literal["reference"], only("reference", _MASK_KINDS), Tag("<word>")],
-        Discriminator(lambda value: "<MaskSpec>" if is_mapping(value) else "<word>"),
-    ]
-    | None
-)
-
-
-class Aligned(Strict):
-    """The event-aligned short grid: plain steps over each gap between injections, and below the last one."""
-
-    between: Count = 2
-    tail: Count = 20
-    order: Annotated[Whole, Field(ge=1, le=2)] = 2
-
-
-class PlanSpec(OneOf):
-    """Which steps generation takes: the reference's grid of n steps, or the event-aligned short grid."""
-
-    grid: Annotated[Whole, Field(ge=2, le=T_MAX + 1)] | None = None
-    aligned: Aligned | None = None
-
-
-#: Plans by name. What a name stands for is written into each pair's settings, so a changed preset is a changed pair.
-#: What each loses against `reference`, measured, is in docs/speed.md.
-PLAN_PRESETS = {
-    "reference": PlanSpec(grid=1000),
-    "balanced": PlanSpec(aligned=Aligned(between=2, tail=20)),
-    "fast": PlanSpec(aligned=Aligned(between=1, tail=8)),
-}
-
-
-def _known_preset(name: str) -> str:
-    if name not in PLAN_PRESETS:
-        raise ValueError(unknown("plan", name, PLAN_PRESETS))
-    return name
-
-
-Plan = Annotated[
-    Annotated[PlanSpec, Tag("<PlanSpec>")] | Annotated[str, AfterValidator(_known_preset), Tag("<word>")],
-    Discriminator(lambda value: "<PlanSpec>" if is_mapping(value) else "<word>"),
-]
-Events = Annotated[
-    Annotated[Literal["every"], only("every", "every or a whole number"), Tag("<word>")]
-    | Annotated[Annotated[Whole, Field(ge=2, le=T_MAX + 1)], Tag("<number>")],
-    Discriminator(lambda value: "<word>" if is_word(value) else "<number>"),
-]
-Omega = Annotated[Number, Field(ge=0)]
-
-
-class Inversion(Strict):
-    """How a picture becomes its x_T and h."""
-
-    steps: Annotated[Whole, Field(ge=2, le=T_MAX + 1)] = 50
-    t_0: Annotated[Whole, Field(ge=1, le=T_MAX)] = T_MAX
-    plan: Literal["grid", "second-order"] = "grid"
-
-    @model_validator(mode="after")
-    def _distinct_steps(self) -> Inversion:
-        if self.steps > self.t_0 + 1:
-            raise ValueError(f"steps is {self.steps}, but there are only {self.t_0 + 1} timesteps up to t_0")
-        return self
-
-
-class InjectionSettings(Strict):
-    """One point of a sweep: all that ``injection`` and ``seed`` say about a pair, each a single value.
-
-    ``seed`` is None where no noise is drawn (``t_boost: 0``): seeds then don't tell pictures apart.
-    """
-
-    gamma: Gamma
-    t_edit: Timestep
-    t_boost: Timestep
-    events: Events
-    dt_lambda: Number
-    dt_end: Timestep
-    omega: Omega
-    mask: Mask
-    edit: EditPoint | None = None
-    plan: PlanSpec
-    seed: Whole | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able and canonical: equal settings give equal dicts however they were written.
-
-        Masks and directions appear by their paths; an identity must put the hash of their content in its place. An edit
-        is in it only where there is one, so that results of before edits keep their identity.
-        """
-        values = self.model_dump(mode="json", by_alias=True)
-        edit = values.pop("edit")
-        return values if edit is None else {**values, "edit": {k: v for k, v in edit.items() if v is not None}}
-
-
-class Injection(Strict):
-    """How content is injected. ``gamma``, ``omega``, ``mask`` and ``edit`` may be lists: a sweep over their values."""
-
-    gamma: Annotated[tuple[Gamma, ...], BeforeValidator(as_list), Field(min_length=1)] = (0.3,)
-    t_edit: Timestep = 400
-    t_boost: Timestep = 0
-    events: Events = 50
-    dt_lambda: Annotated[Number, Field(gt=0)] = 1.0
-    dt_end: Timestep = 950
-    omega: Annotated[tuple[Omega, ...], BeforeValidator(as_list), Field(min_length=1)] = (0.0,)
-    mask: Annotated[tuple[Mask, ...], BeforeValidator(as_list), Field(min_length=1)] = (None,)
-    edit: Annotated[tuple[EditSpec | None, ...], BeforeValidator(as_list), Field(min_length=1)] = (None,)
-    plan: Plan = "balanced"
-
-    @model_validator(mode="after")
-    def _goes_together(self) -> Injection:
-        if self.events == "every" and self.plan_spec.grid is None:
-            raise ValueError(
-                "events: every needs a grid plan (plan: reference); the others are made around single events"
-            )
-        return self
-
-    @field_serializer("gamma", "omega", "mask", "edit", mode="wrap")
-    def _as_written(self, values: tuple[Any, ...], handler: Any) -> Any:
-        return plain_if_single(handler(values))
-
-    @property
-    def edit_points(self) -> list[EditPoint | None]:
-        """Each strength of each edit; None where nothing is added."""
-        return [point for one in self.edit for point in ([None] if one is None else one.points())]
-
-    @property
-    def plan_spec(self) -> PlanSpec:
-        """The plan, a preset's name resolved."""
-        return PLAN_PRESETS[self.plan] if isinstance(self.plan, str) else self.plan
-
 
 # ---- sources ----
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffstyle.errors import ConfigError
-from pipeline.jobfile.schema import InjectionSettings
+from pipeline.jobfile.injection import InjectionSettings
 from pipeline.shards.decode import Undecodable, decode
 from pipeline.sources.recognise import is_picture
 from pipeline.storage.identity import digest, source_parts

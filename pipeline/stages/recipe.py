@@ -15,7 +15,8 @@ from diffstyle.schedule import timesteps
 from pipeline.banks.directions import Directions
 from pipeline.banks.tensors import BankError
 from pipeline.jobfile.edit import EditPoint
-from pipeline.jobfile.schema import InjectionSettings, Job, gamma_schedule
+from pipeline.jobfile.injection import InjectionSettings, gamma_schedule
+from pipeline.jobfile.schema import Job
 from pipeline.results.pictures import recipe_slug
 from pipeline.stages.masks import Masks
 from pipeline.stages.walk import Walk

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from diffstyle.errors import ConfigError
+from pipeline.jobfile.injection import PlanSpec, gamma_schedule
 from pipeline.jobfile.load import load_job
-from pipeline.jobfile.schema import BankSpec, Job, PlanSpec, RandomPairs, SampleSpec, gamma_schedule
+from pipeline.jobfile.schema import BankSpec, Job, RandomPairs, SampleSpec
 from pipeline.storage.identity import digest_of
 from pipeline.storage.mistakes import models_in
 from pipeline.storage.shipped import shipped_files
