@@ -18,7 +18,8 @@ def publish(lines: list[str], page: Path | None, markers: tuple[str, str]) -> No
 def write_between(page: Path, markers: tuple[str, str], text: str) -> None:
     """Replace what stands between two markers of a page. Raises ConfigError for a page without them."""
     whole = page.read_text()
-    begin, end = (whole.find(marker) for marker in markers)
+    begin = whole.find(markers[0])
+    end = whole.find(markers[1], max(begin, 0))
     if begin < 0 or end < 0:
         raise ConfigError(f"{page}: has no lines '{markers[0]}' and '{markers[1]}' to write between")
     page.write_text(f"{whole[: begin + len(markers[0])]}\n{text}\n{whole[end:]}")

@@ -29,10 +29,15 @@ class EditSpec(Strict):
     """A direction of a file that ``diffstyle bank directions`` wrote. ``strength`` may be a list: a sweep."""
 
     directions: InputAddress
+    """a file that `diffstyle bank directions` wrote"""
     component: Annotated[Whole, Field(ge=0)] | None = None
+    """which principal direction, from 0; either this or `label`"""
     label: Text | None = None
+    """towards the mean of this label's pictures"""
     against: Text | None = None
+    """with `label`: from the mean of this label's pictures; without it from that of all others"""
     strength: Annotated[tuple[Number, ...], BeforeValidator(as_list), Field(min_length=1)] = (1.0,)
+    """1 is one standard deviation of the component, or the whole way between the means. A list is a sweep"""
 
     @model_validator(mode="after")
     def _one_direction(self) -> EditSpec:

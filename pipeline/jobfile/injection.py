@@ -41,8 +41,11 @@ class GammaSpec(OneOf):
     """Gamma that changes from the first injection (at the noisiest timestep) to the last."""
 
     linear: Annotated[tuple[Fraction, ...], length(2, "two numbers, [first, last]")] | None = None
+    """`[first, last]`: gamma changes in a straight line from the first injection, the noisiest, to the last"""
     cosine: Annotated[tuple[Fraction, ...], length(2, "two numbers, [first, last]")] | None = None
+    """`[first, last]`: the same along half a cosine, slow at both ends"""
     values: Annotated[tuple[Fraction, ...], Field(min_length=1)] | None = None
+    """a list, from the noisiest injection on; interpolated where it is not as long as there are injections"""
 
 
 Gamma = Annotated[
@@ -62,8 +65,12 @@ class MaskSpec(OneOf):
     """Where content is injected: a rectangle in fractions of the side, one picture, or one picture for each content."""
 
     rectangle: Annotated[tuple[Fraction, ...], length(4, "[top, left, bottom, right]")] | None = None
+    """`[top, left, bottom, right]` in fractions of the side"""
     picture: InputAddress | None = None
+    """a picture; white is injected"""
     folder: InputAddress | None = None
+    """a mask for each content, of the same name: `FOLDER/dogs/001.png` is that of a content `dogs/001.jpg`, and a
+    mask that fits two contents is a mistake"""
 
     @field_validator("rectangle")
     @classmethod
@@ -90,15 +97,20 @@ class Aligned(Strict):
     """The event-aligned short grid: plain steps over each gap between injections, and below the last one."""
 
     between: Count = 2
+    """plain steps over each gap between two injections"""
     tail: Count = 20
+    """about so many plain steps below the last injection"""
     order: Annotated[Whole, Field(ge=1, le=2)] = 2
+    """order of the solver of the plain steps, 1 or 2"""
 
 
 class PlanSpec(OneOf):
     """Which steps generation takes: the reference's grid of n steps, or the event-aligned short grid."""
 
     grid: Annotated[Whole, Field(ge=2, le=T_MAX + 1)] | None = None
+    """the paper's kind of plan: so many timesteps, evenly spaced, 2 to 1000"""
     aligned: Aligned | None = None
+    """a short grid that meets every event: long steps of a second-order solver between them"""
 
 
 #: Plans by name. What a name stands for is written into each pair's settings, so a changed preset is a changed pair.
@@ -132,8 +144,12 @@ class Inversion(Strict):
     """How a picture becomes its x_T and h."""
 
     steps: Annotated[Whole, Field(ge=2, le=T_MAX + 1)] = 50
+    """points of the timestep grid, 2 to 1000; one network call less"""
     t_0: Annotated[Whole, Field(ge=1, le=T_MAX)] = T_MAX
+    """the noisiest timestep, 1 to 999"""
     plan: Literal["grid", "second-order"] = "grid"
+    """`grid`: DDIM, as in the paper; `second-order`: four calls more, much nearer to an inversion of 1000 steps,
+    see [speed](speed.md)"""
 
     @model_validator(mode="after")
     def _distinct_steps(self) -> Inversion:
@@ -175,15 +191,32 @@ class Injection(Strict):
     """How content is injected. ``gamma``, ``omega``, ``mask`` and ``edit`` may be lists: a sweep over their values."""
 
     gamma: Annotated[tuple[Gamma, ...], BeforeValidator(as_list), Field(min_length=1)] = (0.3,)
+    """how strongly content is blended in, 0 to 1: a number, or one of the forms below, over the injections. A list
+    of these is a sweep"""
     t_edit: Timestep = 400
+    """content is injected at events from this timestep up, 0 to 999"""
     t_boost: Timestep = 0
+    """events from this timestep down draw fresh noise (quality boosting); 0 switches it off. The paper takes 200
+    inside the trained domain, 0 outside"""
     events: Events = 50
+    """at how many timesteps the method acts, evenly spaced, 2 to 1000, or `every`"""
     dt_lambda: Annotated[Number, Field(gt=0)] = 1.0
+    """scale of the noisy direction at events from `dt_end` up; the paper takes 0.9985 for masked mixing; 1
+    switches it off. Other values go with `plan: reference` ([why](speed.md#plans-by-name))"""
     dt_end: Timestep = 950
+    """the lowest timestep at which `dt_lambda` acts"""
     omega: Annotated[tuple[Omega, ...], BeforeValidator(as_list), Field(min_length=1)] = (0.0,)
+    """strength of style calibration, 0 switches it off. A list is a sweep"""
     mask: Annotated[tuple[Mask, ...], BeforeValidator(as_list), Field(min_length=1)] = (None,)
+    """where content is injected: `null` everywhere, `reference` the paper's built-in mask, or one of the forms
+    below. A list is a sweep"""
     edit: Annotated[tuple[EditSpec | None, ...], BeforeValidator(as_list), Field(min_length=1)] = (None,)
+    """a [direction in h](directions.md) that is added at each injection: `{directions: FILE, component: 0,
+    strength: [-2, 0, 2]}`. A list of strengths is a sweep, and so is a list of edits; strength 0 is the same as
+    no edit"""
     plan: Plan = "balanced"
+    """which steps generation takes. A name: `reference` is `{grid: 1000}`, the paper's; `balanced` and `fast` are
+    short grids near it, see [speed](speed.md). Or one of the forms below"""
 
     @model_validator(mode="after")
     def _goes_together(self) -> Injection:

@@ -43,13 +43,16 @@ class SampleSpec(Strict):
     """Pictures drawn from the model itself: plain sampling from seeded noise."""
 
     sample: Count
+    """instead of a data set: this many pictures sampled from the model itself"""
     seed: Whole = 0
+    """with `sample`: seed of their noise"""
 
 
 class BankSpec(Strict):
     """An existing latent bank, used as it is."""
 
     bank: InputAddress
+    """instead of a data set: an existing latent bank, used as it is"""
 
 
 def _source_kind(value: Any) -> str:
@@ -74,13 +77,16 @@ class RandomPairs(Strict):
     """``random`` styles for each content, chosen by ``seed`` and the content, whatever else is in the job."""
 
     random: Count
+    """so many styles for each content, chosen by `seed` and the content, whatever else is in the job"""
     seed: Whole = 0
+    """with `random`: another seed chooses other styles"""
 
 
 class ListedPairs(Strict):
     """A CSV or Parquet file with the columns ``content`` and ``style``."""
 
     file: InputAddress = Field(alias="list")
+    """a CSV, JSON lines or Parquet file with the columns `content` and `style`, see below"""
 
 
 def _pairs_kind(value: Any) -> str:
@@ -108,18 +114,26 @@ class Bank(Strict):
     """How latent banks are stored."""
 
     format: Literal["parquet", "webdataset"] = "parquet"
+    """`parquet` or `webdataset`"""
     x_t: Literal["float32", "float16"] = "float32"
+    """type of the stored x_T: `float32` or `float16`"""
     h: Literal["float16", "float32"] = "float16"
+    """type of the stored h: `float16` or `float32`"""
     keep: Literal["events", "all"] = "events"
+    """which h are kept: those that the injection events need, or `all` of the inversion"""
     part_size: Count = 64
+    """pictures in a part, the unit of writing and resuming"""
 
 
 class Pictures(Strict):
     """How results are stored."""
 
     to: Literal["folder", "webdataset"] = "folder"
+    """`folder`, or `webdataset` (tar files)"""
     format: Literal["png", "jpeg", "webp"] = "png"
+    """`png`, `jpeg` or `webp`"""
     quality: Annotated[Whole, Field(ge=1, le=100)] = 95
+    """of jpeg and webp, 1 to 100"""
 
 
 class Compute(Strict):
@@ -134,13 +148,28 @@ class Compute(Strict):
         return value
 
     actors: AutoCount = "auto"
+    """processes that hold the model; `auto` takes one a GPU, or as many as the cores and the memory allow; with
+    `--local` there is one"""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """`cpu`, `cuda`, `mps`; `auto` takes the fastest that is there, one that is not there ends the run at once"""
     batch: AutoCount = "auto"
+    """pictures in one network call; `auto` measures what pays (seconds, before the first pictures), once for each
+    network, device, precision and number of threads, and remembers it in the cache folder
+    (`~/.cache/diffstyle/batches.json`) and, for the rest of the job, in the output (`batches.json`)"""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """`float32`, `bfloat16` or `float16` for the network; the sampler's own state is float32. On a GPU `float16`
+    costs nothing that can be seen, on a CPU `bfloat16` a grey level or two ([speed](speed.md#precision)); bank
+    and pictures in the same one"""
     compile: AutoSwitch = "auto"
+    """on a GPU the network is recorded as CUDA graphs; `true` compiles it before (`torch.compile`), which takes
+    most of a minute the first time and is kept in the cache folder; `auto` does so for pictures of 128 px and
+    more"""
     threads: AutoCount = "auto"
+    """CPU threads of each actor"""
     max_failures: Annotated[Whole, Field(ge=0)] | None = None
+    """stop after so many failed pictures or pairs; `null` never stops for that"""
     tile_seconds: Annotated[Number, Field(gt=0)] = 120.0
+    """how long a worker should compute between two commits; a kill costs at most about that"""
 
 
 Weights = Annotated[
@@ -154,17 +183,29 @@ class Job(Strict):
     """A job: one model, contents, styles, and what to make of them."""
 
     model: Annotated[str, *local_or_word(is_config_name)]
+    """name of a model (`diffstyle models` lists them), or the path of a [model's YAML file](#your-own-model) or of
+    a `.safetensors` file that says its architecture"""
     weights: Weights | None = None
+    """another checkpoint of the same architecture: a file, or a diffusers folder (float16 or in shards too);
+    `null` is the model's own. `random:SEED` makes random weights, for trying things out"""
     output: Address
+    """folder for everything that the job makes; running the job again goes on where it stopped"""
     content: Source
+    """the pictures whose content is injected, see [sources](#content-and-style)"""
     style: Source
+    """the pictures that receive it, see [sources](#content-and-style)"""
     seed: Annotated[tuple[Whole, ...], BeforeValidator(as_list), Field(min_length=1)] = (0,)
+    """seed of the noise that `t_boost` draws; a pair's noise depends on it and the two pictures alone. A list is a
+    sweep"""
     inversion: Inversion = Inversion()
     injection: Injection = Injection()
     pairs: Pairs = "all"
+    """which pairs are made: `all`, every content in every style; `zip`, the first content with the first style,
+    and so on; or one of the forms [below](#pairs)"""
     bank: Bank = Bank()
     pictures: Pictures = Pictures()
     score: bool = False
+    """score every picture as a last stage: content kept, style kept, sanity ([scores](scores.md))"""
     compute: Compute = Compute()
 
     @field_serializer("seed")

@@ -34,7 +34,9 @@ class WeightsChoice(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: LocalInput
+    """in place of `weights: FILE` where the file holds several sets of weights: the file or folder"""
     key: Text
+    """which set, see [below](#which-weights-of-a-checkpoint)"""
 
     def __str__(self) -> str:
         return f"{self.path} (key {self.key})"

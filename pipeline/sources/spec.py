@@ -41,31 +41,29 @@ class SourceSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    folder: Addresses | None = Field(
-        default=None, description="picture files in a folder and below; class folders are labels"
-    )
-    webdataset: Addresses | None = Field(
-        default=None, description="tar files: shard-{000..009}.tar, a glob, a folder of them"
-    )
-    parquet: Addresses | None = Field(default=None, description="Parquet files with a column of picture bytes")
-    list: Addresses | None = Field(
-        default=None, description="CSV, JSON lines or Parquet files with a column of paths or web addresses"
-    )
-    lmdb: Addresses | None = Field(default=None, description="LSUN's lmdb databases")
-    any: Addresses | None = Field(
-        default=None, description="a folder, .tar, .parquet, .csv, .jsonl or lmdb, recognised"
-    )
-    image_column: Text | None = Field(
-        default=None, description="Parquet: the column of pictures; lists: of paths; tars: the extension"
-    )
-    label_column: Text | None = Field(default=None, description="the column or side-car field that is the label")
-    caption_column: Text | None = Field(default=None, description="the column or side-car field that is the caption")
-    allow_outside: bool = Field(
-        default=False, description="also read files that the data names outside of its own folder; see docs/job-file.md"
-    )
-    limit: int | None = Field(
-        default=None, ge=1, description="only the first so many pictures, in the data set's order"
-    )
+    folder: Addresses | None = None
+    """picture files in a folder and below; the folder that a picture lies in is its label"""
+    webdataset: Addresses | None = None
+    """tar files: `shard-{000..009}.tar`, a pattern with `*`, or a folder of them"""
+    parquet: Addresses | None = None
+    """Parquet files with a column of picture bytes"""
+    list: Addresses | None = None
+    """CSV, JSON lines or Parquet files with a column of paths or web addresses, see [lists](#lists)"""
+    lmdb: Addresses | None = None
+    """LSUN's lmdb databases (needs the extra `lmdb`)"""
+    any: Addresses | None = None
+    """one of the above, recognised by what is there; what a bare path stands for"""
+    image_column: Text | None = None
+    """Parquet: the column of pictures; lists: of paths; tars: the extension of the pictures (`jpg`, `mask.png`).
+    `null`: found by itself"""
+    label_column: Text | None = None
+    """the column or side-car field that is the label; `null`: found by itself"""
+    caption_column: Text | None = None
+    """the column or side-car field that is the caption; `null`: found by itself"""
+    allow_outside: bool = False
+    """also read what lists, tables and links name outside of their own folder, see [lists](#lists)"""
+    limit: int | None = Field(default=None, ge=1)
+    """only the first so many pictures, in the data set's order; `null`: no limit"""
 
     @property
     def reading(self) -> dict[str, str]:

@@ -9,17 +9,15 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from diffstyle.errors import ConfigError
 from pipeline.jobfile.injection import PlanSpec, gamma_schedule
 from pipeline.jobfile.load import load_job
 from pipeline.jobfile.schema import BankSpec, Job, RandomPairs, SampleSpec
 from pipeline.storage.identity import digest_of
-from pipeline.storage.mistakes import models_in
 from pipeline.storage.shipped import shipped_files
 from pipeline.storage.yamlfile import MistakesError
 
@@ -338,33 +336,6 @@ def test_a_damaged_job_file_is_read_or_refused_and_nothing_else(data, tmp_path_f
 
 
 # ---- the page for users ----
-
-
-def fields_of(model: type[BaseModel], prefix: str = "") -> dict[str, object]:
-    """Dotted name -> default of every field, nested ones included."""
-    found: dict[str, object] = {}
-    for name, field in model.model_fields.items():
-        path = f"{prefix}{field.alias or name}"
-        inner = models_in(field.annotation) + [m for extra in field.metadata for m in models_in(extra)]
-        found[path] = field.get_default()
-        for nested in inner:
-            found |= fields_of(nested, f"{path}.")
-    return found
-
-
-def test_every_field_is_documented_with_its_default():
-    page = (ROOT / "docs/job-file.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| `([\w.]+)` \| ([^|]*) \|", page, re.MULTILINE))
-    fields = {path: default for path, default in fields_of(Job).items() if not path.startswith("style.")}
-    groups = {"content", "style", "inversion", "injection", "bank", "pictures", "compute"}
-    missing = [path for path in fields if f"`{path}`" not in page and path not in groups]
-    assert not missing
-    assert not [path for path in rows if path not in fields]
-    for path, text in rows.items():
-        if text.strip("`").replace(".", "").isdigit() or text in ("`null`", "`auto`"):
-            default = fields[path]
-            single = default[0] if isinstance(default, tuple) else default
-            assert yaml.safe_load(text.strip("`")) == single, path
 
 
 def test_the_documented_job_is_valid(write):
