@@ -54,7 +54,11 @@ class EventLog:
 
     def log(self, name: str, /, **fields: Any) -> None:
         """Write one event. Fields called ``time`` or ``event`` get an underscore behind their name."""
-        event = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": name}
+        self.write(datetime.now(UTC), name, fields)
+
+    def write(self, at: datetime, name: str, fields: Mapping[str, Any]) -> None:
+        """As :meth:`log`, for something that happened at ``at``."""
+        event = {"time": at.isoformat(timespec="milliseconds"), "event": name}
         for field, value in fields.items():
             event[f"{field}_" if field in event else field] = value
         line = _line(event)

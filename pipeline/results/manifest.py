@@ -62,6 +62,7 @@ MANIFEST_SCHEMA = pa.schema(
     ]
 )
 
+_IDENTITY = {"kind": "results", "format_version": MANIFEST_FORMAT_VERSION}
 _FAILED = "failed-"
 
 # Columns that differ between two runs of the same job; everything else is a function of the inputs.
@@ -88,7 +89,11 @@ class Manifest:
 
     def open(self) -> None:
         """Make the output a results folder, or check that it is one."""
-        self.store.describe({"kind": "results", "format_version": MANIFEST_FORMAT_VERSION}, {})
+        self.store.describe(_IDENTITY, {})
+
+    def check(self) -> None:
+        """Refuse as :meth:`open` does, and write nothing."""
+        self.store.check(_IDENTITY)
 
     def commit(self, part: str, rows: pa.Table | Sequence[Mapping[str, Any]]) -> None:
         """Make a tile count: its pictures are whole by now.

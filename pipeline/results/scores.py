@@ -60,9 +60,13 @@ class Scores:
     def open(self, identity: Mapping[str, Any]) -> None:
         """Open the scores for rows of this identity; DescriptionError where they were made in another way."""
         self.store.describe(
-            {"kind": "scores", "format_version": SCORES_FORMAT_VERSION, **identity},
+            _identity(identity),
             {"scores": {name: {"more_is_better": better, "says": text} for name, (better, text) in SCORES.items()}},
         )
+
+    def check(self, identity: Mapping[str, Any]) -> None:
+        """Refuse as :meth:`open` does, and write nothing."""
+        self.store.check(_identity(identity))
 
     def table(self, columns: Iterable[str] | None = None) -> pa.Table:
         """A row for each scored pair. Memory: the columns asked for."""
@@ -82,3 +86,7 @@ class Scores:
 def score_rows(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Rows as a table of SCORES_SCHEMA; missing columns are null."""
     return pa.Table.from_pylist([{name: row.get(name) for name in SCORES_SCHEMA.names} for row in rows], SCORES_SCHEMA)
+
+
+def _identity(scored: Mapping[str, Any]) -> dict[str, Any]:
+    return {"kind": "scores", "format_version": SCORES_FORMAT_VERSION, **scored}

@@ -174,9 +174,9 @@ def run(
     with ExitStack() as stack:
         if own:
             stack.callback(workers.close)
-        running = stack.enter_context(Run(loaded, Options(retry_failed, quiet, max_failures), workers))
-        if len(chosen) > 1:
-            running.check_model()
+        prepared = Run(loaded, Options(retry_failed, quiet, max_failures), workers)
+        prepared.check(chosen)
+        running = stack.enter_context(prepared)
         for stage in chosen:
             if stage == "score":
                 score(running)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from typing import Any
 
-from diffstyle.errors import ConfigError
+from diffstyle.errors import ConfigError, one_line
 from pipeline.jobfile.schema import Compute, Job
 from pipeline.models.accelerate import compiles
 from pipeline.models.batch_size import batch_for
@@ -100,22 +100,28 @@ def _batch_of_output(
     job: Job, device: str, resources: Resources, workers: Workers, on_event: Callable[..., None]
 ) -> int:
     """The batch that the output's results were made with, so that the rest gets the same bytes; else as measured."""
-    place = OutputLayout(Place.parse(job.output)).batches
     kind = f"{job.model} on {device} in {job.compute.precision}"
-    kept: dict[str, int] = {}
-    try:
-        kept = json.loads(place.read_bytes())
-        return int(kept[kind])
-    except (FileNotFoundError, KeyError):
-        pass  # a new output, or a new kind of workers for it
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{place} is damaged ({error}); delete it, or say compute.batch") from error
+    kept = kept_batches(job)
+    if kind in kept:
+        return kept[kind]
     batch = workers.given_batch(device)
     if batch is None:
         on_event("measuring_batch", kind=kind)
         batch = batch_for(job.model, device, job.compute.precision, resources, workers)
+    place = OutputLayout(Place.parse(job.output)).batches
     place.write_bytes(json.dumps({**kept, kind: batch}, indent=2).encode() + b"\n")
     return batch
+
+
+def kept_batches(job: Job) -> dict[str, int]:
+    """The batch of each kind of workers that an earlier run measured; ConfigError where the file is damaged."""
+    place = OutputLayout(Place.parse(job.output)).batches
+    try:
+        return {kind: int(batch) for kind, batch in json.loads(place.read_bytes()).items()}
+    except FileNotFoundError:  # a new output
+        return {}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{place} is damaged ({one_line(error)}); delete it, or say compute.batch") from error
 
 
 def memory_of_a_tile(workers: Workers, pool: Pool) -> float:

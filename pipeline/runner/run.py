@@ -5,7 +5,6 @@ Each stage reads what the one before committed and does what is missing, so runn
 
 from __future__ import annotations
 
-import functools
 import logging
 import platform
 import time
@@ -20,13 +19,14 @@ from pipeline.banks.reader import LatentBank, cached_bank
 from pipeline.jobfile.schema import BankSpec, Job, SampleSpec
 from pipeline.models.config import load_model_config
 from pipeline.models.session import ModelFacts, model_facts, resolve_device
-from pipeline.monitoring.events import EventLog
 from pipeline.monitoring.progress import Progress
 from pipeline.monitoring.prometheus import Metrics
 from pipeline.monitoring.status import write_plan
 from pipeline.monitoring.summary import RunCounts, Utilization, summary_lines
 from pipeline.results.contact_sheets import COLUMNS, contact_sheets
 from pipeline.results.manifest import Manifest
+from pipeline.runner.check import check_job
+from pipeline.runner.journal import Journal
 from pipeline.runner.listing import listed_pictures
 from pipeline.runner.pools import PoolOnDemand, memory_of_a_tile, model_pool
 from pipeline.runner.sides import Side, bank_description, check_apart, sides
@@ -49,7 +49,6 @@ from pipeline.stages.shard import shard_stage
 from pipeline.stages.tiles import Sizer, most_pairs
 from pipeline.storage.counts import count
 from pipeline.storage.errors import Stopped, fatal
-from pipeline.storage.layout import OutputLayout
 from pipeline.storage.lock import OutputLock
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
@@ -90,23 +89,37 @@ class Run:
         self._banks: tuple[LatentBank, LatentBank] | None = None
         self._metrics = Metrics()
         self._deaths = 0  # of workers
-        self._log: Callable[..., None] = lambda name, /, **fields: None
+        self._journal = Journal(self.output, job)
+        self._log = self._journal.log
         self._facts: ModelFacts | None = None
         self._listed: dict[str, list[Listed] | None] = {}
 
-    def __enter__(self) -> Run:
-        check_apart(self.sides)
-        self.lock = self._stack.enter_context(OutputLock(self.output))
-        run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-        self._log = self._stack.enter_context(EventLog(self.output, run_id)).log
+    def check(self, stages: Sequence[str]) -> None:
+        """Refuse what can be refused before anything is written, and before the lock is taken."""
         self._log("run_started", diffstyle=diffstyle.__version__, host=platform.node(), job=self.job.to_yaml())
-        OutputLayout(self.output).job.write_bytes(self.job.to_yaml().encode())
+        check_apart(self.sides)
+        facts = None
+        if set(stages) != {"shard"}:
+            self.workers.check_device(resolve_device(self.job.compute.device))
+            facts = self.facts
+            self._log("model_checked", **vars(facts))
+        check_job(self.job, self.sides, stages, facts)
+
+    def __enter__(self) -> Run:
+        self.lock = self._stack.enter_context(OutputLock(self.output))
         return self
+
+    def begin(self) -> None:
+        """Note that this run now changes the output: its job and its events are written from here on."""
+        self._journal.begin()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         outcome = "done" if error is None else f"{kind.__name__ if kind else ''}: {error}"
         self._log("run_ended", outcome=outcome, **self.counts.figures())
-        self._stack.__exit__(kind, error, trace)
+        try:
+            self._journal.close(refused=error is not None)
+        finally:
+            self._stack.__exit__(kind, error, trace)
         # A disk that fills up or rights that are lost while the driver commits: no bug, and the run can go on later.
         if isinstance(error, OSError) and (stop := fatal(error)) is not None:
             raise stop from error
@@ -131,6 +144,7 @@ class Run:
     def pool(self) -> Pool:
         """The workers that hold the model; they start when first asked for and serve all stages."""
         if self._pool is None:
+            self.begin()
             made = model_pool(self.job, self.facts, self.workers, self._on_event, self.lock.check)
             self._pool = self._stack.enter_context(made)
         return self._pool
@@ -174,16 +188,17 @@ class Run:
 
     # ---- the stages ----
 
-    def check_model(self) -> None:
-        """Check the device and load the model before any work is done for them."""
-        self.workers.check_device(resolve_device(self.job.compute.device))
-        self._log("model_checked", **vars(self.facts))
-
     def shard(self) -> None:
         """Stage 1 for each side that reads a data set."""
         size = load_model_config(self.job.model).size
+        if not all(PartStore(side.shards).exists() for side in self.sides if side.needs_shards):
+            self.begin()
         Manifest(self.output).open()  # marks the output as one, so that a data set around it leaves it out
-        decoders = functools.partial(self.workers.decoders, on_event=self._on_event, check=self.lock.check)
+
+        def decoders() -> Pool:
+            self.begin()
+            return self.workers.decoders(on_event=self._on_event, check=self.lock.check)
+
         with PoolOnDemand(decoders) as pool:
             for side in self.sides:
                 if not side.needs_shards:
@@ -238,6 +253,8 @@ class Run:
                 **({"weights": self.facts.weights} if self.facts.weights else {}),
                 "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }
+            if not PartStore(side.bank).exists():
+                self.begin()
             writer = open_bank(side.bank, bank_description(self.job, side, self.facts), about)
             writer.remove_uncommitted()
             part, retry = self.job.bank.part_size, self.options.retry_failed
@@ -295,6 +312,7 @@ class Run:
                 bank.refresh()
         content_bank, style_bank = self.banks()
         wanted = self.wanted()
+        self.begin()
         for note in (mixed_precision(job, content_bank, style_bank), shortened_dt_lambda(job)):
             if note is not None:
                 log.warning(note)

@@ -33,6 +33,7 @@ def score(run: Run) -> None:
     manifest, scores = Manifest(run.output), Scores(run.output)
     if not manifest.store.exists():
         raise ConfigError(f"{run.output}: no pictures to score yet; run the job first")
+    run.begin()
     scores.open(scores_identity(run.facts.fingerprint))
     scores.store.remove_uncommitted()
     scored = scores.scored()

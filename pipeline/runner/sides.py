@@ -10,7 +10,9 @@ from typing import Any
 
 from diffstyle.errors import ConfigError
 from pipeline.banks.description import BankDescription
-from pipeline.banks.tensors import role_tensors
+from pipeline.banks.fit import in_words, misfits
+from pipeline.banks.index import read_description
+from pipeline.banks.tensors import BankError, role_tensors
 from pipeline.jobfile.schema import BankSpec, Job, SampleSpec
 from pipeline.models.session import ModelFacts
 from pipeline.shards.decode import preparation
@@ -19,6 +21,7 @@ from pipeline.sources.addresses import resolve
 from pipeline.stages.recipe import needed_h
 from pipeline.stages.walk import Walk
 from pipeline.storage.layout import OutputLayout
+from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 
 
@@ -102,3 +105,29 @@ def bank_description(job: Job, side: Side, facts: ModelFacts) -> BankDescription
             x_t_dtype=job.bank.x_t,
         ),
     )
+
+
+@dataclass(frozen=True)
+class PlannedBank:
+    """The bank of a side, as it is or as the run would make it."""
+
+    place: Place
+    description: BankDescription
+    made: bool
+
+
+def plan_bank(job: Job, side: Side, facts: ModelFacts) -> PlannedBank:
+    """The bank that serves a side. Writes nothing.
+
+    Raises:
+        BankError: It can't be read, or does not serve this job; in a sentence that says what differs.
+    """
+    if isinstance(side.spec, BankSpec):
+        return PlannedBank(side.bank, read_description(PartStore(side.bank))[0], True)
+    asked = bank_description(job, side, facts)
+    if not PartStore(side.bank).exists():
+        return PlannedBank(side.bank, asked, False)
+    stored = read_description(PartStore(side.bank))[0]
+    if clauses := misfits(stored, asked):
+        raise BankError(f"{side.bank} {in_words(clauses)}; give this job another output folder")
+    return PlannedBank(side.bank, stored, True)

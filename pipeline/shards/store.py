@@ -53,10 +53,11 @@ class ShardStore:
             reading: The columns that the source is read by, where the job names some. A picture is known by its file
                 and row, so another column of the same rows must never be taken for it.
         """
-        identity = {"kind": "shards", "format": FORMAT_VERSION, "preparation": dict(prepared)}
-        if reading:
-            identity["reading"] = {name: without_variables(column) for name, column in reading.items()}
-        self._store.describe(identity, {"diffstyle": diffstyle.__version__})
+        self._store.describe(_identity(prepared, reading), {"diffstyle": diffstyle.__version__})
+
+    def check(self, prepared: Mapping[str, Any], reading: Mapping[str, str] | None = None) -> None:
+        """Refuse as :meth:`describe` does, and write nothing."""
+        self._store.check(_identity(prepared, reading))
 
     @property
     def parts(self) -> PartStore:
@@ -178,6 +179,13 @@ def open_shards(root: Place | str) -> ShardStore:
     store = ShardStore(root)
     _ = store.preparation
     return store
+
+
+def _identity(prepared: Mapping[str, Any], reading: Mapping[str, str] | None) -> dict[str, Any]:
+    identity = {"kind": "shards", "format": FORMAT_VERSION, "preparation": dict(prepared)}
+    if reading:
+        identity["reading"] = {name: without_variables(column) for name, column in reading.items()}
+    return identity
 
 
 def _newest(table: pa.Table) -> dict[str, str]:

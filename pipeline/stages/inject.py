@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from diffstyle.schedule import N_TIMESTEPS
+from pipeline.banks.description import BankDescription
 from pipeline.banks.reader import LatentBank
 from pipeline.banks.tensors import BankError
 from pipeline.jobfile.schema import Job, Pictures
@@ -30,7 +31,16 @@ from pipeline.workers.unit import Outcome
 # ---- planning ----
 
 
-def check_banks(facts: ModelFacts, content: LatentBank, style: LatentBank) -> None:
+class DescribedBank(Protocol):
+    """A bank, be it made already or not: where it lies and what it says of itself."""
+
+    @property
+    def place(self) -> Place: ...
+    @property
+    def description(self) -> BankDescription: ...
+
+
+def check_banks(facts: ModelFacts, content: DescribedBank, style: DescribedBank) -> None:
     """Refuse banks that don't belong to this model or lack what injection reads. BankError names the field."""
     for side, bank in (("content", content), ("style", style)):
         description = bank.description

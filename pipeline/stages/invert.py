@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.banks.description import BankDescription, entry_of, part_name
-from pipeline.banks.reader import LatentBank
+from pipeline.banks.fit import serves
+from pipeline.banks.index import read_description
 from pipeline.banks.writer import BankWriter
 from pipeline.jobfile.schema import SampleSpec
 from pipeline.models.session import LoadedModel
@@ -59,19 +60,9 @@ class InvertUnit:
 
 
 def open_bank(root: Place, description: BankDescription, about: dict[str, Any]) -> BankWriter:
-    """Open a bank for growing. One that keeps h at more timesteps than asked for serves as well, and stays as it is."""
-    if PartStore(root).exists():
-        existing = LatentBank.open(root).description
-        tensors = {one.name: one for one in existing.tensors}
-        description = replace(
-            description,
-            tensors=tuple(
-                replace(one, timesteps=tensors[one.name].timesteps)
-                if one.name in tensors and set(one.timesteps or ()) <= set(tensors[one.name].timesteps or ())
-                else one
-                for one in description.tensors
-            ),
-        )
+    """Open a bank for growing. One that serves as it is, though it keeps more than is asked for, stays so."""
+    if PartStore(root).exists() and serves(existing := read_description(PartStore(root))[0], description):
+        description = existing
     return BankWriter.create_or_open(root, description, about)
 
 

@@ -13,6 +13,7 @@ from diffstyle.errors import ConfigError
 from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan
 from diffstyle.schedule import timesteps
 from pipeline.banks.directions import Directions
+from pipeline.banks.fit import missing_timesteps
 from pipeline.banks.tensors import BankError
 from pipeline.jobfile.edit import EditPoint
 from pipeline.jobfile.injection import InjectionSettings, gamma_schedule
@@ -63,6 +64,15 @@ def needed_h(job: Job, walk: Walk) -> tuple[int, ...]:
     return tuple(sorted({t for plan in plans for t in plan.content_timesteps}))
 
 
+def check_timesteps(plan: Plan, kept: Sequence[int], bank: object = "the content bank") -> None:
+    """ConfigError where a bank that keeps h at the timesteps ``kept`` lacks some that a plan reads."""
+    if missing := missing_timesteps(plan.content_timesteps, kept):
+        raise ConfigError(
+            f"this job needs h at {missing}, which {bank} doesn't have: invert into another bank (give the job the "
+            "pictures in place of the bank), or use one made with `bank.keep: all`"
+        )
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything about a result but its two pictures. ``digest`` identifies it, ``slug`` names its folder."""
@@ -98,13 +108,7 @@ def make_recipe(
         ConfigError: the bank lacks an h that the settings need, or a file of directions what is asked of it.
     """
     plan = injection_plan(settings, walk)
-    missing = sorted(set(plan.content_timesteps) - set(h_timesteps))
-    if missing:
-        raise ConfigError(
-            f"the content bank lacks h at timesteps {missing[:5]}{' ...' if len(missing) > 5 else ''}, which "
-            f"injection.t_edit {settings.t_edit} and events {settings.events} need; make a new bank with this job, "
-            "or one with bank.keep: all"
-        )
+    check_timesteps(plan, h_timesteps)
     values = settings.to_dict()
     if masks.shared is not None:
         values["mask"] = digest(masks.shared.tobytes())

@@ -103,13 +103,18 @@ class PartStore:
             elif not create(self._description, data):
                 self.describe(identity, about)  # another was faster
             return
+        self.check(identity)
+
+    def check(self, identity: dict[str, Any]) -> None:
+        """Refuse as :meth:`describe` does, and write nothing: a store that is not there yet can be of any identity."""
+        if not self.exists():
+            return
         stored_identity = self.description().get("identity", {})
         wanted = json.loads(json.dumps(identity))  # as JSON gives it back: tuples become lists
         differing = differences(stored_identity, wanted)
         if differing:
             raise DescriptionError(
-                f"{self.root} was made with other settings: {'; '.join(differing)}. "
-                "Give this job another output folder, or delete that one"
+                f"{self.root} was made with other settings: {'; '.join(differing)}; give this job another output folder"
             )
 
     # ---- parts ----
@@ -258,5 +263,15 @@ def differences(stored: dict[str, Any], wanted: dict[str, Any], prefix: str = ""
         if isinstance(a, dict) and isinstance(b, dict):
             phrases += differences(a, b, f"{prefix}{name}.")
         elif a != b:
-            phrases.append(f"{prefix}{name} is {json.dumps(a)} there, {json.dumps(b)} asked")
+            phrases.append(f"{prefix}{name} {_unlike(a, b)}")
     return phrases
+
+
+def _unlike(stored: Any, asked: Any) -> str:
+    """How two values differ; of long lists only what one of them lacks is said."""
+    if isinstance(stored, list) and isinstance(asked, list) and max(len(stored), len(asked)) > 4:
+        surplus = [("only there", [value for value in stored if value not in asked])]
+        surplus += [("only asked", [value for value in asked if value not in stored])]
+        only = [f"{', '.join(map(json.dumps, v[:4]))}{' ...' if len(v) > 4 else ''} {side}" for side, v in surplus if v]
+        return f"has {len(stored)} values there, {len(asked)} asked: {' and '.join(only) or 'in another order'}"
+    return f"is {json.dumps(stored)} there, {json.dumps(asked)} asked"

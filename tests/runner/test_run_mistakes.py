@@ -31,12 +31,13 @@ def there(earlier, tmp_path) -> Iterator[Path]:
     shutil.copytree(earlier, folder)
     before = contents_of(folder / "out")
     yield folder
-    assert before.items() <= contents_of(folder / "out").items()
+    assert contents_of(folder / "out") == before
 
 
-def contents_of(out: Path) -> dict[Path, bytes]:
-    kinds = ("shards", "banks", "pictures", "manifest")
-    return {path: path.read_bytes() for kind in kinds for path in (out / kind).rglob("*") if path.is_file()}
+def contents_of(out: Path) -> dict[Path, bytes | None]:
+    """Every file and folder of an output, but for the lock, whose number grows where a run gets as far as that."""
+    paths = (path for path in out.rglob("*") if path.relative_to(out).parts[0] != ".lock")
+    return {path: path.read_bytes() if path.is_file() else None for path in paths}
 
 
 def refused(file: Path, *arguments: str, command: str = "run", code: int = 2) -> str:
@@ -116,7 +117,7 @@ def test_a_bank_of_another_model(there, tmp_path):
     assert line.endswith("make a new bank")
     # Nor does a job go on in an output whose banks are another model's.
     line = refused(job_file(there), "--set", "weights=random:0")
-    assert "model_fingerprint" in line
+    assert "was made with another model (tiny, fingerprint" in line
 
 
 def test_a_bank_of_another_size_or_preprocessing(there, tmp_path):
@@ -149,8 +150,7 @@ def test_a_bank_of_the_other_role(there, tmp_path):
 
 def test_a_bank_that_lacks_an_h(there, tmp_path):
     line = refused(job_file(tmp_path / "new", **banks(there), injection={"t_edit": 0}))
-    assert "the content bank lacks h at timesteps [0, 199], which" in line
-    assert "injection.t_edit 0" in line
+    assert f"this job needs h at timesteps 0 and 199, which {there}/out/banks/content doesn't have" in line
     assert "bank.keep: all" in line
 
 
@@ -170,9 +170,7 @@ def test_stages_in_the_wrong_order(tmp_path):
 
 def test_other_settings_for_a_bank_that_is_there(there):
     line = refused(job_file(there, inversion={"steps": 7}))
-    assert "inversion" in line
-    assert "6" in line
-    assert "7" in line
+    assert "was inverted in 6 steps (this job's inversion.steps is 7)" in line
 
 
 # ---- pairs and masks ----
