@@ -1,8 +1,8 @@
 """The DiffStyle batch pipeline: sources -> shards -> banks -> tiles -> pictures + manifest.
 
 :func:`load_job` reads a job file, :func:`preview` says what it would do, :func:`run` does it, :func:`status` says how
-far it is. :class:`LatentBank` and :class:`Manifest` open what a run has made. Names are imported when they are first
-asked for, so that ``import pipeline`` costs nothing.
+far it is; :func:`try_pair` makes one pair at once. :class:`LatentBank` and :class:`Manifest` open what a run has made.
+Names are imported when they are first asked for, so that ``import pipeline`` costs nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.results.manifest import Manifest
     from pipeline.runner.api import FailedItem, Result, preview, run, status
     from pipeline.runner.preview import Preview
+    from pipeline.runner.try_pair import Trial, try_pair
     from pipeline.sources import open_source
     from pipeline.workers.local import LocalWorkers
     from pipeline.workers.ray_pool import RayWorkers
@@ -33,11 +34,13 @@ _WHERE = {
     "RayWorkers": "pipeline.workers.ray_pool",
     "Result": "pipeline.runner.api",
     "Status": "pipeline.monitoring.status",
+    "Trial": "pipeline.runner.try_pair",
     "load_job": "pipeline.jobfile.load",
     "open_source": "pipeline.sources",
     "preview": "pipeline.runner.api",
     "run": "pipeline.runner.api",
     "status": "pipeline.runner.api",
+    "try_pair": "pipeline.runner.try_pair",
 }
 
 __all__ = [
@@ -50,11 +53,13 @@ __all__ = [
     "RayWorkers",
     "Result",
     "Status",
+    "Trial",
     "load_job",
     "open_source",
     "preview",
     "run",
     "status",
+    "try_pair",
 ]
 
 

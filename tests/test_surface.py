@@ -29,7 +29,7 @@ NAMES = {
     },
     pipeline: {
         *("Job", "load_job", "open_source", "run", "Result", "FailedItem", "preview", "Preview", "status", "Status"),
-        *("LatentBank", "Manifest", "LocalWorkers", "RayWorkers"),
+        *("LatentBank", "Manifest", "LocalWorkers", "RayWorkers", "try_pair", "Trial"),
     },
 }
 PUBLIC = [(module, name) for module, names in NAMES.items() for name in sorted(names)]

@@ -28,6 +28,7 @@ from pipeline.storage.masking import masked_output
 
 #: name -> (module:attribute, help). The help stands here so that ``diffstyle --help`` imports no command.
 COMMANDS = {
+    "try": ("pipeline.cli.try_pair:try_pair", "One pair at once, from two picture files; no job file."),
     "run": ("pipeline.cli.run:run", "Run a job: shard, precompute, inject."),
     "plan": ("pipeline.cli.plan:plan", "Say what a job would compute, and how large its banks would be."),
     "shard": ("pipeline.cli.shard:shard", "Stage 1: prepare pictures, write them to WebDataset shards."),

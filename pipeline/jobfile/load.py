@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pipeline.storage.masking import masking_errors
 from pipeline.storage.mistakes import Loc, unknown
 from pipeline.storage.paths import expand_home
 from pipeline.storage.shipped import is_shipped_job, shipped_files
-from pipeline.storage.yamlfile import MistakesError, read_yaml
+from pipeline.storage.yamlfile import Document, MistakesError, read_yaml
 
 _SOURCES: tuple[Loc, ...] = (("content",), ("style",))
 _SOURCE_PATHS = ("folder", "webdataset", "parquet", "list", "lmdb", "any", "bank")
@@ -42,7 +43,28 @@ def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = (), check_
         ConfigError: the file can't be read as YAML, or an override is not of the form FIELD=VALUE.
     """
     file, base = _find(path)
-    document = read_yaml(file)
+    return _validated(read_yaml(file), overrides, base, check_inputs)
+
+
+def make_job(
+    values: Mapping[str, Any], name: str, overrides: Sequence[str] = (), origins: Mapping[Loc, str] | None = None
+) -> Job:
+    """A job of values instead of a file, to be run: its inputs must be there. Relative paths start here.
+
+    Args:
+        values: the fields, as a job file has them.
+        name: what messages call it in a file's place.
+        overrides: as for :func:`load_job`.
+        origins: of a field, the option that gave it, for messages.
+
+    Raises:
+        ConfigError: as :func:`load_job`.
+    """
+    document = Document(name, copy.deepcopy(dict(values)), sets=dict(origins or {}))
+    return _validated(document, overrides, Path.cwd(), True)
+
+
+def _validated(document: Document, overrides: Sequence[str], base: Path, check_inputs: bool) -> Job:
     for assignment in overrides:
         document.override(assignment, _shorthand)
     job = document.validate(Job, {BASE: base, CHECK_INPUTS: check_inputs})

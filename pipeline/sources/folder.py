@@ -1,4 +1,4 @@
-"""Pictures as files: a folder with all below it, class folders and side-cars included."""
+"""Pictures as files: a folder with all below it, class folders and side-cars included; or single files by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.sources.addresses import Unreadable, reaching, read_file, within
+from pipeline.sources.addresses import Unreadable, reaching, read_file, stat, version_of, within
 from pipeline.sources.attributes import MAX_TEXT, Naming, SideCars, plain_text
 from pipeline.sources.base import Broken, Cut, Item, RawPicture, Source, SourceError, failed
 from pipeline.sources.listing import OUTSIDE, Folder, walk
@@ -73,20 +73,33 @@ class FileReader:
 
 
 class FolderSource(Source):
-    """Every picture file below one or several folders, each folder before its subfolders; class folders are labels."""
+    """Every picture file below one or several folders, each folder before its subfolders; class folders are labels.
+
+    A root that is a picture file stands for a folder that holds that picture, and its side-cars, alone.
+    """
 
     def __init__(self, roots: Sequence[Place], naming: Naming, limit: int | None, allow_outside: bool = False):
         super().__init__(", ".join(map(str, roots)), FileReader(naming), limit)
         self._roots = list(dict.fromkeys(roots))
+        self._files: set[Place] = set()
         self._allow_outside = allow_outside
+        known = set(self._roots)
         for root in self._roots:
             with reaching(str(root)):
-                if not root.is_dir():
-                    problem = "this is a file, not a folder" if root.exists() else "no such folder; check the path"
+                if is_picture_file(root):
+                    self._files.add(root)
+                elif not root.is_dir():
+                    problem = (
+                        "this file is neither a folder nor a picture"
+                        if root.exists()
+                        else "no such folder; check the path"
+                    )
                     raise SourceError(f"{root}: {problem}")
-            for other in self._roots:
-                if other.scheme == root.scheme and root.path.startswith(other.path.rstrip("/") + "/"):
-                    raise SourceError(f"{root} lies in {other}; name only the outer folder")
+            above = root.parent
+            while above not in known and above != above.parent:
+                above = above.parent
+            if above in known and above != root:
+                raise SourceError(f"{root} lies in {above}; name only the outer folder")
 
     def _cuts(self, known: Mapping[str, str], size: int) -> Iterator[Cut]:
         items = itertools.chain.from_iterable(self._items(root) for root in self._roots)
@@ -100,14 +113,15 @@ class FolderSource(Source):
         return any(within(root, place) or real == os.path.realpath(root.path) for root in self._roots)
 
     def _items(self, root: Place) -> Iterator[Item]:
-        for folder in walk(root, self._inside, self.passed_over):
+        alone = root in self._files
+        for folder in [_alone(root)] if alone else walk(root, self._inside, self.passed_over):
             if folder.broken is not None:
                 self.torn.append(str(folder.place))
                 broken = Broken(f"the folder can't be read: {folder.broken}")
                 path = plain_text(str(folder.place))
                 yield Item(source_text(path), MISSING, plain_text(folder.place.name), broken)
                 continue
-            label = None if folder.place == root else plain_text(folder.place.name)
+            label = None if alone or folder.place == root else plain_text(folder.place.name)
             pictures = sorted({*filter(is_picture, folder.versions), *_pictures_by_content(folder)})
             side_cars = _side_cars(folder)
             for name in pictures:
@@ -142,6 +156,27 @@ class FolderSource(Source):
         more = "; folders that a job wrote are left out: name the folder of pictures in it" if outputs else ""
         more = "; links lead out of it: say allow_outside: true if they may" if links else more
         return f"{self.text}: no picture files in this folder or below it{more}"
+
+
+def is_picture_file(place: Place) -> bool:
+    """Whether this is a picture file: by its name, or where that says nothing, by its first bytes."""
+    if not (is_picture(place.name) or says_nothing(place.name)) or not place.is_file():
+        return False
+    return is_picture(place.name) or begins_like_a_picture(_beginning(place))
+
+
+def _alone(file: Place) -> Folder:
+    """The folder of a picture as if it held nothing but this picture and its side-cars."""
+    versions: dict[str, str | None] = {}
+    with reaching(str(file)):
+        entry = stat(file)
+        if entry is not None:
+            versions[file.name] = version_of(entry.size, entry.mtime_ns)
+        for kind in _SIDE_CARS:
+            for suffix in (kind, kind.upper()):
+                if (file.parent / (name := f"{stem_of(file.name)}.{suffix}")).is_file():
+                    versions[name] = None
+    return Folder(file.parent, versions)
 
 
 def _side_cars(folder: Folder) -> dict[tuple[str, str], str]:

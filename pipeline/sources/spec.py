@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 from pipeline.sources.addresses import forget_links, resolve
 from pipeline.sources.attributes import Naming
 from pipeline.sources.base import Source, SourceError
-from pipeline.sources.folder import FolderSource
+from pipeline.sources.folder import FolderSource, is_picture_file
 from pipeline.sources.lmdbs import LmdbSource
 from pipeline.sources.parquet_files import first_value, read_schema
 from pipeline.sources.paths import PATH_COLUMNS, ListSource
@@ -42,7 +42,8 @@ class SourceSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     folder: Addresses | None = None
-    """picture files in a folder and below; the folder that a picture lies in is its label"""
+    """picture files in a folder and below; the folder that a picture lies in is its label. A picture file is a set of
+    one: `content: me.jpg`"""
     webdataset: Addresses | None = None
     """tar files: `shard-{000..009}.tar`, a pattern with `*`, or a folder of them"""
     parquet: Addresses | None = None
@@ -152,13 +153,16 @@ def _recognise(address: str, base: str | Path | None) -> str:
     place = resolve(address, base)[0]
     if place.is_dir():
         return "lmdb" if (place / "data.mdb").is_file() else "folder"
+    if is_picture_file(place):
+        return "folder"
     suffix = place.name.rpartition(".")[2].lower()
     if suffix == "parquet":
         return "parquet" if _holds_pictures(place) else "list"
     kinds = {"tar": "webdataset", "csv": "list", "tsv": "list", "jsonl": "list", "ndjson": "list", "mdb": "lmdb"}
     if suffix not in kinds:
         raise SourceError(
-            f"{place}: not a folder, .tar, .parquet, .csv or .jsonl; say of which kind it is: {', '.join(_KINDS)}"
+            f"{place}: not a folder, picture, .tar, .parquet, .csv or .jsonl; say of which kind it is: "
+            f"{', '.join(_KINDS)}"
         )
     return kinds[suffix]
 

@@ -76,6 +76,8 @@ def load_masks(
 def _masks_by_path(root: Place) -> dict[tuple[str, ...], Place]:
     """Path below the mask folder, without its suffix -> the picture there."""
     masks: dict[tuple[str, ...], Place] = {}
+    if root.is_file():  # a set of one
+        return {(_without_suffix(root.name),): root}
     for entry in root.list(recursive=True):
         if is_picture(entry.place.name):
             path = tuple(entry.place.relative_to(root).rpartition(".")[0].split("/"))

@@ -183,12 +183,12 @@ def test_several_folders_and_what_is_wrong_with_folders(tmp_path):
         with pytest.raises(SourceError, match=r"^[^\n]+$") as error:
             read(spec)
         assert message in str(error.value)
-    with pytest.raises(SourceError, match="this is a file, not a folder"):
-        read({"folder": str(tmp_path / "file.png")})
+    with pytest.raises(SourceError, match="this file is neither a folder nor a picture"):
+        read({"folder": str(tmp_path / "tars" / "x.tar")})
     with pytest.raises(SourceError, match="name only the outer folder"):
         read({"folder": [str(tmp_path), one]})
     with pytest.raises(SourceError, match="say of which kind"):
-        read(str(tmp_path / "file.png"))
+        read(str(tmp_path / "words" / "x.txt"))
 
 
 # ---- blocks ----
