@@ -49,6 +49,19 @@ def run_stages(job: str, overrides: tuple[str, ...], stages: Sequence[str] | Non
     return result.exit_code
 
 
+def show_preview(
+    job: str, overrides: tuple[str, ...], retry_failed: bool = False, measure: bool = False, elsewhere: bool = False
+) -> int:
+    """Print what a job would do now, and return the exit code: 2 where it can't run here."""
+    from pipeline.jobfile.load import load_job
+    from pipeline.runner.api import preview
+
+    loaded = load_job(job, overrides, check_inputs=True)
+    state = preview(loaded, retry_failed=retry_failed, measure=measure, elsewhere=elsewhere)
+    click.echo(str(state))
+    return state.exit_code
+
+
 def print_values(values: Mapping[str, Any], shown: Callable[[Any], str]) -> None:
     """Print a line for each value, those of a mapping below its name; ``shown`` makes the text of one."""
     for name, value in values.items():

@@ -14,9 +14,13 @@ import click
     metavar="KEY=VALUE",
     help="Override a field of the job, e.g. bank.keep=all. May be given several times.",
 )
-def plan(job: str, overrides: tuple[str, ...]) -> None:
-    """Say what a job would compute and how large its banks and pictures would be. The same as `run --dry-run`."""
-    from pipeline.jobfile.load import load_job
-    from pipeline.runner.api import preview
+@click.option("--measure", is_flag=True, help="Measure the network's speed by a few calls, to tell the time.")
+@click.option("--retry-failed", is_flag=True, help="Count what failed before as still to be done.")
+def plan(job: str, overrides: tuple[str, ...], measure: bool, retry_failed: bool) -> int:
+    """Say what a job would do now, how much it would write and how long it takes. The same as `run --dry-run`.
 
-    click.echo(str(preview(load_job(job, overrides, check_inputs=True))))
+    Exit codes: 0 it can run here, 2 it can't, and the last lines say why.
+    """
+    from pipeline.cli.options import show_preview
+
+    return show_preview(job, overrides, retry_failed, measure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
 import os
@@ -46,31 +47,51 @@ def batch_for(model: str, device: str, precision: str, resources: Resources, wor
 
     ConfigError where not even one picture fits, or the workers can't measure.
     """
-    import torch
-
-    from diffstyle.networks.architecture import architecture_to_dict
-
+    known = known_batch(model, device, precision, resources, workers)
+    if known is not None:
+        return known
     architecture = load_model_config(model).unet_architecture
-    setting: dict[str, Any] = {
-        "device": device,
-        "precision": precision,
-        "machine": _machine(device, workers),
-        "torch": torch.__version__,
-    }
-    setting |= {"threads": resources.threads, "gpus": resources.num_gpus}
-    key = digest_of({"architecture": architecture_to_dict(architecture), **setting})
-    cache = cache_if_known()
-    place = cache / "batches.json" if cache else None
-    known = _read(place).get(key) if place else None
-    if isinstance(known, dict) and isinstance(known.get("batch"), int):
-        return known["batch"]
     measure = partial(measured, architecture, device, precision, resources)
     # Here, where torch and the model's file have been read; but the driver may be on a machine without a GPU.
     rates = on_a_worker(measure, resources, workers) if device == "cuda" else measure()
     batch = best_batch(rates, WORTH[device])
-    if place:
+    if place := _place():
+        key, setting = _setting(model, device, precision, resources, workers)
         _write(place, key, {"model": model, **setting, "pictures_per_second": rates, "batch": batch})
     return batch
+
+
+def known_batch(model: str, device: str, precision: str, resources: Resources, workers: Workers) -> int | None:
+    """The batch size for a model as remembered in the cache folder; None where it was not measured here."""
+    place = _place()
+    if place is None:
+        return None
+    key, _ = _setting(model, device, precision, resources, workers)
+    entry = _read(place).get(key)
+    return entry["batch"] if isinstance(entry, dict) and isinstance(entry.get("batch"), int) else None
+
+
+def _place() -> Path | None:
+    cache = cache_if_known()
+    return cache / "batches.json" if cache else None
+
+
+def _setting(
+    model: str, device: str, precision: str, resources: Resources, workers: Workers
+) -> tuple[str, dict[str, Any]]:
+    """What a measured batch holds for, and its key in the cache."""
+    from diffstyle.networks.architecture import architecture_to_dict
+
+    setting: dict[str, Any] = {
+        "device": device,
+        "precision": precision,
+        "machine": _machine(device, workers),
+        "torch": importlib.metadata.version("torch"),  # without importing it
+        "threads": resources.threads,
+        "gpus": resources.num_gpus,
+    }
+    architecture = load_model_config(model).unet_architecture
+    return digest_of({"architecture": architecture_to_dict(architecture), **setting}), setting
 
 
 def on_a_worker(measure: Callable[[], dict[str, float]], resources: Resources, workers: Workers) -> dict[str, float]:

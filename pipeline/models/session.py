@@ -17,7 +17,7 @@ from diffstyle.errors import CheckpointError
 from pipeline.models.accelerate import speed_up_halves, tuned
 from pipeline.models.config import WeightsChoice, load_model_config
 from pipeline.models.load import load_model
-from pipeline.workers.local import require_device
+from pipeline.workers.local import gpu_driver_is_there, require_device
 from pipeline.workers.unit import Device
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def resolve_device(device: Literal["auto"] | Device) -> Device:
     """``auto`` as cuda, mps or cpu: the first that is there."""
     if device != "auto":
         return device
+    if not gpu_driver_is_there():
+        return "cpu"
     import torch
 
     if torch.cuda.is_available():

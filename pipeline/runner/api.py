@@ -231,19 +231,27 @@ def job_of(run: str | os.PathLike[str]) -> Job:
 
 
 @masking_errors
-def preview(job: Job | str | os.PathLike[str]) -> Preview:
-    """What a job would do and write. It reads lists, descriptions and a few pictures; no model and no Ray.
+def preview(
+    job: Job | str | os.PathLike[str], *, retry_failed: bool = False, measure: bool = False, elsewhere: bool = False
+) -> Preview:
+    """What a job would do and write now, and why it can't run here. It reads lists, the output and a few pictures.
 
     Args:
         job: As :func:`load_job` returns it, or the path of a job file.
+        retry_failed: Count what failed before as still to be done.
+        measure: Measure the speed of the network by a few calls, for seconds to a minute; it is remembered in the cache
+            folder. Else the time is told where that was done before.
+        elsewhere: The job will run on other machines, so the devices of this one do not matter.
 
     Returns:
-        Counts of pictures, pairs, network calls and bytes; ``print(preview(job))`` shows them as the command does.
+        What is done already; counts of pictures, pairs, network calls and bytes; the time, as a range.
+        ``print(preview(job))`` shows them as the command does.
 
     Raises:
         DiffStyleError: For a job that can't run, as :func:`run` does.
     """
-    return preview_job(job if isinstance(job, Job) else load_job(job, check_inputs=True))
+    loaded = job if isinstance(job, Job) else load_job(job, check_inputs=True)
+    return preview_job(loaded, retry_failed, measure, elsewhere)
 
 
 @masking_errors

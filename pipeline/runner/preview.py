@@ -1,30 +1,37 @@
-"""``--dry-run``: what a job would do and write, without a model and without Ray. It reads lists, and a few pictures."""
+"""``--dry-run``: what a job would do and write now, and whether it can run here. No model runs, and no Ray.
+
+It reads lists, what is in the output already, and a few pictures.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.banks.description import BankDescription
+from pipeline.banks.index import read_description
 from pipeline.banks.payload import payload_bytes
-from pipeline.banks.reader import LatentBank
-from pipeline.jobfile.schema import BankSpec, Job, ListedPairs, RandomPairs, SampleSpec
+from pipeline.banks.tensors import BankError
+from pipeline.jobfile.schema import BankSpec, Job, ListedPairs, RandomPairs
 from pipeline.models.config import load_model_config
-from pipeline.models.session import ModelFacts
-from pipeline.results.pictures import encode
-from pipeline.runner.sides import Side, bank_description, check_apart, sides
-from pipeline.shards.decode import Undecodable, decode
-from pipeline.sources import open_source
+from pipeline.models.session import ModelFacts, model_facts
+from pipeline.monitoring.progress import duration
+from pipeline.results.manifest import Manifest
+from pipeline.runner import estimate, obstacles
+from pipeline.runner.estimate import Duration, Portion, Work
+from pipeline.runner.remaining import PairsState, SideState, pairs_states, side_state
+from pipeline.runner.sides import PlannedBank, Side, bank_description, check_apart, plan_bank, sides
+from pipeline.shards.decode import preparation
+from pipeline.shards.store import ShardStore
 from pipeline.stages.inject import shortened_dt_lambda
-from pipeline.stages.pairs import check_zip, read_list
 from pipeline.stages.recipe import edit_of, injection_plan, open_directions
 from pipeline.stages.walk import Walk
-
-# How many pictures of a side are encoded to judge the size of results.
-_TRIED = 4
-# Where there are none: what prepared photographs of 256 px took.
-_BYTES_A_PIXEL = {"png": 1.45, "jpeg": 0.43, "webp": 0.27}
-# A tar's two headers, the padding, and the JSON with the row of the manifest.
-_AROUND = {"folder": 0, "webdataset": 3 * 1024}
+from pipeline.storage.counts import count
+from pipeline.storage.errors import EXIT_DONE, EXIT_WRONG_INPUT
+from pipeline.storage.parts import DescriptionError, PartStore
+from pipeline.storage.place import Place
+from pipeline.workers.local import cores
 
 
 @dataclass(frozen=True)
@@ -35,15 +42,27 @@ class PreviewSide:
         name: ``content``, ``style`` or ``both``.
         pictures: How many there are.
         source: What they are, for people.
-        network_calls: Calls that make an entry of the bank; 0 for a bank that is made already.
+        to_prepare: How many of them would be read and prepared now.
+        rejected: How many could not be read before.
+        inverted: How many distinct pictures have their latents.
+        to_invert: How many would get theirs now.
+        failed: How many could not be inverted before.
+        network_calls: Calls that make an entry of the bank; 0 for a bank that is given.
+        decodes: Likewise, of the network's second half.
         h_timesteps: At how many timesteps the bank keeps h.
-        bank_bytes: Size of the bank that would be made.
+        bank_bytes: What the new entries of the bank would take.
     """
 
     name: str
     pictures: int
     source: str
+    to_prepare: int = 0
+    rejected: int = 0
+    inverted: int = 0
+    to_invert: int = 0
+    failed: int = 0
     network_calls: int = 0
+    decodes: int = 0
     h_timesteps: int = 0
     bank_bytes: int = 0
     makes_bank: bool = False
@@ -51,17 +70,21 @@ class PreviewSide:
     def lines(self) -> list[str]:
         """For people."""
         lines = [f"{self.name:<10} {self.pictures} {self.source}"]
-        if self.makes_bank:
-            kept = f", h at {self.h_timesteps} timesteps" if self.h_timesteps else ""
-            each = f"{_size(self.bank_bytes / self.pictures)} each" if self.pictures else "nothing"
-            calls = f"{self.pictures} x {self.network_calls} network calls"
-            lines.append(f"  bank     {calls}{kept}; {_size(self.bank_bytes)} ({each})")
+        if not self.makes_bank:
+            return lines
+        before = [f"{self.inverted} inverted already"] if self.inverted else []
+        before += [f"{self.rejected} rejected"] if self.rejected else []
+        before += [f"{self.failed} failed"] if self.failed else []
+        kept = f", h at {self.h_timesteps} timesteps" if self.h_timesteps else ""
+        each = f"{_size(self.bank_bytes / self.to_invert)} each" if self.to_invert else "nothing to add"
+        calls = f"{self.to_invert} x {self.network_calls} network calls{kept}; {_size(self.bank_bytes)} ({each})"
+        lines.append(f"  bank     {'; '.join([*before, calls])}")
         return lines
 
 
 @dataclass(frozen=True)
 class PreviewSettings:
-    """A point of the sweep: the steps of its walk, and what one pair takes of the network."""
+    """A point of the sweep: the steps of its walk, what one pair takes of the network, and how many pairs are left."""
 
     gamma: Any
     steps: int
@@ -69,29 +92,39 @@ class PreviewSettings:
     decodes: int
     injections: int
     edit: str | None = None  # the direction that is added to h, and its strength
+    pairs: PairsState = field(default=PairsState(0))
 
     def __str__(self) -> str:
         edit = f", {self.edit}" if self.edit else ""
+        state = self.pairs
+        before = f"; {state.done} of {count(state.wanted, 'pair')} made already" if state.done else ""
+        failed = f"; {state.failed} failed" if state.failed else ""
         return (
             f"gamma {self.gamma}{edit}: {self.steps} steps, {self.network_calls} network calls, "
-            f"{self.decodes} decodes, {self.injections} injections a pair"
+            f"{self.decodes} decodes, {self.injections} injections a pair{before}{failed}"
         )
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What a job would do and write; ``str()`` is what ``diffstyle plan`` prints.
+    """What a job would do and write now; ``str()`` is what ``diffstyle plan`` prints.
 
-    Counts are of listed pictures: copies and unreadable ones, which make the job smaller, are found only later. What an
-    earlier run of the job has made already is counted too.
+    Counts are of listed pictures: of those that no run has prepared yet, copies and unreadable ones, which make the job
+    smaller, are found only later.
 
     Attributes:
         model: Its name; ``family`` its architecture, ``image_size`` in px, ``h_shape`` (C, h, w).
         sides: Contents and styles.
         pairs: How many pairs each point of the sweep has, ``pair_rule`` says which.
         settings: The points of the sweep.
-        network_calls: Of the whole job, on one picture each.
-        bank_bytes, picture_bytes: What would be written; ``basis`` says what the size of a picture is judged by.
+        work: What a run would do now: pictures to prepare, inversions, pairs, encodes and decodes.
+        to_write: Bytes by kind: shards, banks, pictures, manifest, contact sheets. ``basis`` says what the size of a
+            picture is judged by.
+        seconds: How long that takes; None where the speed is not known.
+        speed: What the time is judged by, or how to find out, for people.
+        free: Bytes that are free on the output's disk; None for a store.
+        lost: How many pairs can't be made, since a picture of theirs can't be used.
+        obstacles: Why the job can't run here as it is; empty where it can.
         note: What to think about beforehand, or None.
     """
 
@@ -103,18 +136,37 @@ class Preview:
     pairs: int
     pair_rule: str
     settings: tuple[PreviewSettings, ...]
-    network_calls: int
-    bank_bytes: int
-    picture_bytes: float
+    work: Work
+    to_write: Mapping[str, float]
     picture_format: str
     basis: str
     output: str
+    seconds: Duration | None = None
+    speed: str = ""
+    free: int | None = None
+    lost: int = 0
+    obstacles: tuple[str, ...] = ()
     note: str | None = None
 
     @property
     def pictures(self) -> int:
-        """How many pictures would be made in all."""
-        return self.pairs * len(self.settings)
+        """How many pictures the job has in all, made or not."""
+        return sum(one.pairs.wanted for one in self.settings)
+
+    @property
+    def network_calls(self) -> int:
+        """Of what would be done now, on one picture each."""
+        return self.work.encodes
+
+    @property
+    def total_bytes(self) -> float:
+        """All that would be written."""
+        return sum(self.to_write.values())
+
+    @property
+    def exit_code(self) -> int:
+        """That of the command: 0 where the job can run here, 2 where it can't."""
+        return EXIT_WRONG_INPUT if self.obstacles else EXIT_DONE
 
     def lines(self) -> list[str]:
         """For people."""
@@ -124,119 +176,187 @@ class Preview:
             lines += side.lines()
         lines.append(f"pairs      {self.pairs} ({self.pair_rule}) x {len(self.settings)} settings")
         lines += [f"  {one}" for one in self.settings]
+        if self.lost:
+            lines.append(f"  {count(self.lost, 'pair')} can't be made, since a picture can't be used")
         if self.note is not None:
             lines.append(f"  note: {self.note}")
-        lines.append(f"calls      {self.network_calls:,} network calls on one picture")
+        lines.append(f"now        {self._now()}")
+        kinds = ", ".join(f"{kind} {_size(n)}" for kind, n in self.to_write.items())
         lines.append(
-            f"to write   banks {_size(self.bank_bytes)}; {self.pictures} pictures, about {_size(self.picture_bytes)} "
-            f"as {self.picture_format} ({self.basis})"
+            f"to write   about {_size(self.total_bytes)}: {kinds}; results as {self.picture_format} ({self.basis})"
         )
+        if self.free is not None:
+            lines.append(f"disk       {_size(self.free)} free")
+        if self.work:
+            lines.append(f"time       {self._time()}")
         lines.append(f"output     {self.output}")
+        lines += [f"can't run  {reason}" for reason in self.obstacles]
         return lines
+
+    def _now(self) -> str:
+        work = self.work
+        if not work:
+            return "nothing to do: all is done"
+        parts = [f"{count(work.pictures, 'picture')} to prepare"] if work.pictures else []
+        parts += [count(work.inversions, "inversion")] if work.inversions else []
+        parts.append(count(work.pairs, "pair"))
+        return f"{', '.join(parts)}: {work.encodes:,} network calls (encodes) and {work.decodes:,} decodes"
+
+    def _time(self) -> str:
+        if self.seconds is None:
+            return self.speed
+        one = self.seconds
+        return f"about {duration(one.expected)} ({duration(one.low)} to {duration(one.high)}) {self.speed}"
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
 
-def preview_job(job: Job) -> Preview:
+def preview_job(job: Job, retry: bool = False, measure: bool = False, elsewhere: bool = False) -> Preview:
     """See :func:`pipeline.preview`."""
-    check_apart(sides(job))
+    job_sides = sides(job)
+    check_apart(job_sides)
     config = load_model_config(job.model)
-    facts = ModelFacts(config.name, "0" * 32, config.size, config.unet_architecture.h_shape)
-    previewed: list[PreviewSide] = []
-    counts: dict[str, int] = {}
-    walks: dict[str, Walk] = {}
-    for side in sides(job):
-        n, source = _count(side)
-        counts[side.role] = n
-        if isinstance(side.spec, BankSpec):
-            walks[side.role] = Walk.of_bank(LatentBank.open(side.spec.bank).description)
-            previewed.append(PreviewSide(side.name, n, source))
-            continue
-        description = bank_description(job, side, facts)
-        walk = walks[side.role] = Walk.of_bank(description)
-        previewed.append(
-            PreviewSide(
-                side.name,
-                n,
-                source,
-                network_calls=walk.plan(keep=()).encodes,
-                h_timesteps=len(description.h_timesteps) if description.keeps_h else 0,
-                bank_bytes=payload_bytes(description, n, job.bank.part_size),
-                makes_bank=True,
-            )
-        )
-    n_pairs = _pairs(job, *(counts.get(role, counts.get("both", 0)) for role in ("content", "style")))
-    walk = walks.get("content") or walks["both"]
-    points: list[PreviewSettings] = []
-    directions = open_directions(job, facts.h_shape, None)
-    for settings in job.settings():
-        plan = injection_plan(settings, walk)
-        gamma = settings.to_dict()["gamma"]
-        edit = settings.edit
-        if edit is not None:
-            edit_of(edit, directions[edit.directions], plan)  # or a ConfigError
-        calls = len(plan.steps), plan.encodes, plan.decodes, len(plan.injections)
-        points.append(PreviewSettings(gamma, *calls, None if edit is None else str(edit)))
-    each_picture, basis = _picture_bytes(job, config.size)
+    output = Place.parse(job.output)
+    reasons = [obstacles.of_weights(job, config), obstacles.of_output(output)]
+    if not elsewhere:
+        reasons.append(obstacles.of_device(job))
+    facts = _facts(job, weights_here=reasons[0] is None)
+    refused = obstacles.of_job(job, job_sides, facts)
+    reasons.append(refused)
+    banks = [_bank(job, side, facts) for side in job_sides]
+    states = [
+        side_state(side, retry, _shards_are_of_use(side, config.size), bank.made)
+        for side, bank in zip(job_sides, banks, strict=True)
+    ]
+    previewed = [_side(job, state, bank.description) for state, bank in zip(states, banks, strict=True)]
+    contents, styles = states[0], states[-1]
+    walk = Walk.of_bank(banks[0].description)
+    ends = (banks[0].description, banks[-1].description) if refused is None else None
+    pairs, lost = pairs_states(job, facts, contents, styles, ends, retry)
+    points = _points(job, walk, facts, pairs)
+    work, stages = _work(previewed, points)
+    costs = estimate.picture_costs(job, job_sides, config.size)
+    workers, resources = estimate.crew_here(job)
+    batch, speed, basis = estimate.speed_here(job, workers, resources, measure)
+    preparing = work.pictures * costs.seconds / cores()
+    seconds = None if speed is None else estimate.duration_of(stages, speed, batch, workers, preparing)
+    per_call = None if speed is None else speed.encode + 2 * speed.decode
+    n_new = sum(side.to_invert for side in previewed)
+    banks_bytes = sum(side.bank_bytes for side in previewed) + estimate.bank_index_bytes(n_new, job.bank.part_size)
+    to_write = {
+        "shards": sum(estimate.shards_bytes(side.to_prepare, costs) for side in previewed),
+        "banks": banks_bytes,
+        "pictures": work.pairs * costs.result,
+        "manifest": estimate.manifest_bytes(job, work.pairs, batch, workers, per_call),
+        "contact sheets": estimate.sheets_bytes(
+            len(points), len(contents.entries), len(styles.entries), costs, config.size
+        ),
+    }
+    reasons.append(obstacles.of_disk(output, estimate.total_bytes(to_write)))
     return Preview(
         model=config.name,
         family=config.family,
         image_size=config.size,
         h_shape=facts.h_shape,
         sides=tuple(previewed),
-        pairs=n_pairs,
+        pairs=max((one.pairs.wanted for one in points), default=0),
         pair_rule=_pairs_words(job),
         settings=tuple(points),
-        network_calls=sum(side.pictures * side.network_calls for side in previewed)
-        + n_pairs * sum(point.network_calls for point in points),
-        bank_bytes=sum(side.bank_bytes for side in previewed),
-        picture_bytes=n_pairs * len(points) * each_picture,
+        work=work,
+        to_write=to_write,
         picture_format=job.pictures.format,
-        basis=basis,
+        basis=costs.basis,
         output=str(job.output),
+        seconds=seconds,
+        speed=basis,
+        free=obstacles.free_bytes(output),
+        lost=lost,
+        obstacles=tuple(reason for reason in reasons if reason is not None),
         note=shortened_dt_lambda(job),
     )
 
 
-def _count(side: Side) -> tuple[int, str]:
-    if isinstance(side.spec, BankSpec):
-        bank = LatentBank.open(side.spec.bank)
-        return len(set(bank.index["image"].to_pylist())), f"pictures in the bank {bank.place}"
-    if isinstance(side.spec, SampleSpec):
-        return side.spec.sample, "samples of the model"
-    source = open_source(side.spec)
-    return source.count(), f"pictures in {source.text}"
+def _facts(job: Job, weights_here: bool) -> ModelFacts:
+    """The model. Its fingerprint only where there are results to compare it with: by its weights, or, where these are
+    not here, as the results say themselves."""
+    config = load_model_config(job.model)
+    made = [store for side in sides(job) if (store := PartStore(side.bank)).exists()]
+    if weights_here and (made or Manifest(Place.parse(job.output)).store.exists()):
+        return model_facts(job.model, job.weights)
+    fingerprint = read_description(made[0])[0].model_fingerprint if made else "0" * 32
+    return ModelFacts(config.name, fingerprint, config.size, config.unet_architecture.h_shape)
 
 
-def _picture_bytes(job: Job, image_size: int) -> tuple[float, str]:
-    """(bytes of a result, what that is judged by): a few of the job's own pictures, as they would be written."""
-    sizes: list[int] = []
-    for side in sides(job):
-        if not side.needs_shards:
-            continue
-        blocks = open_source(side.spec.model_copy(update={"limit": min(side.spec.limit or _TRIED, _TRIED)})).blocks({})
-        for picture in (picture for block in blocks for picture in block.pictures()):
-            try:
-                pixels = decode(picture.data or b"", image_size).pixels
-            except Undecodable:  # the run itself will say so
-                continue
-            sizes.append(len(encode(pixels, job.pictures)) + _AROUND[job.pictures.to])
-    if sizes:
-        return sum(sizes) / len(sizes), f"judged by {len(sizes)} of the sources"
-    each = image_size**2 * _BYTES_A_PIXEL[job.pictures.format] + _AROUND[job.pictures.to]
-    return each, "as photographs usually take"
+def _bank(job: Job, side: Side, facts: ModelFacts) -> PlannedBank:
+    """The side's bank: as it is where it serves the job, else as the job would make it."""
+    try:
+        return plan_bank(job, side, facts)
+    except BankError:
+        if isinstance(side.spec, BankSpec):
+            raise
+        return PlannedBank(side.bank, bank_description(job, side, facts), False)
 
 
-def _pairs(job: Job, n_contents: int, n_styles: int) -> int:
-    if job.pairs == "all":
-        return n_contents * n_styles
-    if job.pairs == "zip":
-        check_zip(n_contents, n_styles)
-        return n_contents
-    if isinstance(job.pairs, RandomPairs):
-        return n_contents * min(job.pairs.random, n_styles)
-    return len({(row.content, row.style) for row in read_list(job.pairs.file)})
+def _shards_are_of_use(side: Side, size: int) -> bool:
+    """Whether the side's prepared pictures are there, and as the job wants them."""
+    if not side.needs_shards or not PartStore(side.shards).exists():
+        return False
+    try:
+        ShardStore(side.shards).check(preparation(size), side.spec.reading)
+    except DescriptionError:
+        return False
+    return True
+
+
+def _side(job: Job, state: SideState, description: BankDescription) -> PreviewSide:
+    given = isinstance(state.side.spec, BankSpec)
+    walk = None if given else Walk.of_bank(description).plan(keep=())
+    return PreviewSide(
+        state.side.name,
+        state.pictures,
+        state.source,
+        to_prepare=state.to_prepare,
+        rejected=state.rejected,
+        inverted=state.inverted,
+        to_invert=state.to_invert,
+        failed=state.failed,
+        network_calls=0 if walk is None else walk.encodes,
+        decodes=0 if walk is None else walk.decodes,
+        h_timesteps=len(description.h_timesteps) if description.keeps_h else 0,
+        bank_bytes=0 if given else payload_bytes(description, state.to_invert, job.bank.part_size),
+        makes_bank=not given,
+    )
+
+
+def _points(job: Job, walk: Walk, facts: ModelFacts, pairs: list[PairsState]) -> list[PreviewSettings]:
+    """The sweep. Raises ConfigError for settings that make no sense together."""
+    points = []
+    directions = open_directions(job, facts.h_shape, None)
+    for settings, state in zip(job.settings(), pairs, strict=True):
+        plan = injection_plan(settings, walk)
+        edit = settings.edit
+        if edit is not None:
+            edit_of(edit, directions[edit.directions], plan)  # or a ConfigError
+        calls = len(plan.steps), plan.encodes, plan.decodes, len(plan.injections)
+        gamma = settings.to_dict()["gamma"]
+        points.append(PreviewSettings(gamma, *calls, None if edit is None else str(edit), state))
+    return points
+
+
+def _work(previewed: list[PreviewSide], points: list[PreviewSettings]) -> tuple[Work, list[list[Portion]]]:
+    """What would be done now: in all, and stage by stage."""
+    stages = [[Portion(side.to_invert, side.network_calls, side.decodes)] for side in previewed]
+    stages.append([Portion(one.pairs.to_make, one.network_calls, one.decodes) for one in points])
+    portions = [portion for stage in stages for portion in stage]
+    work = Work(
+        pictures=sum(side.to_prepare for side in previewed),
+        inversions=sum(side.to_invert for side in previewed),
+        pairs=sum(one.pairs.to_make for one in points),
+        encodes=sum(portion.n * portion.encodes for portion in portions),
+        decodes=sum(portion.n * portion.decodes for portion in portions),
+    )
+    return work, stages
 
 
 def _pairs_words(job: Job) -> str:

@@ -301,7 +301,7 @@ class Run:
         for side, pictures in (("content", contents), ("style", styles)):
             if not len(pictures):
                 raise ConfigError(f"{side}: the bank has no pictures; see its rejects and failures")
-        sweep = recipes(self.job, self.facts, content_bank, style_bank, contents)
+        sweep = recipes(self.job, self.facts, content_bank.description, style_bank.description, contents)
         return PairPlan(sweep, contents, styles, wanted_pairs(self.job, contents, styles))
 
     def inject(self) -> None:

@@ -109,8 +109,10 @@ def mixed_precision(job: Job, content: LatentBank, style: LatentBank) -> str | N
     )
 
 
-def recipes(job: Job, facts: ModelFacts, content: LatentBank, style: LatentBank, contents: Entries) -> list[Recipe]:
-    """The job's sweep, resolved against its banks."""
+def recipes(
+    job: Job, facts: ModelFacts, content: BankDescription, style: BankDescription, contents: Entries
+) -> list[Recipe]:
+    """The job's sweep, resolved against its banks, which need not be made yet."""
     shared = {
         "model": facts.fingerprint,
         "content": _bank_identity(content, "h"),
@@ -126,16 +128,14 @@ def recipes(job: Job, facts: ModelFacts, content: LatentBank, style: LatentBank,
     sweep: list[Recipe] = []
     for settings in job.settings():
         masks: Masks = load_masks(settings, named, facts.image_size, facts.h_shape[1:], copies)
-        description = content.description
-        recipe = make_recipe(settings, Walk.of_bank(description), description.h_timesteps, shared, masks, directions)
+        recipe = make_recipe(settings, Walk.of_bank(content), content.h_timesteps, shared, masks, directions)
         # A mask may be written in two ways, as a rectangle and as a picture of it: one recipe, whose pairs count once.
         if masks.own is not None or recipe.digest not in {one.digest for one in sweep}:
             sweep.append(recipe)
     return sweep
 
 
-def _bank_identity(bank: LatentBank, tensor: str) -> dict[str, Any]:
-    description = bank.description
+def _bank_identity(description: BankDescription, tensor: str) -> dict[str, Any]:
     return {
         "inversion": description.inversion,
         "preprocessing": description.preprocessing,

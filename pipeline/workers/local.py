@@ -177,6 +177,15 @@ def require_device(device: str, field: str = "compute.device") -> None:
         )
 
 
+# What a driver of a GPU puts there: NVIDIA's on a machine of its own, under Windows, on a Jetson, and AMD's.
+_DRIVERS = ("nvidiactl", "nvidia0", "dxg", "nvhost-ctrl-gpu", "nvmap", "kfd")
+
+
+def gpu_driver_is_there() -> bool:
+    """Whether PyTorch could see a GPU here: asked before it is imported, which takes a second. True where unknown."""
+    return sys.platform != "linux" or any(Path("/dev", name).exists() for name in _DRIVERS)
+
+
 def cores() -> int:
     """The CPU cores that this process may use, whole ones: what the machine, its mask and its container leave."""
     count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

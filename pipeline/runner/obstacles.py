@@ -1,0 +1,83 @@
+"""Why a job can't run here as it is: weights, device, output, what an earlier job left in it, the disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffstyle.errors import DiffStyleError
+from pipeline.jobfile.schema import Job
+from pipeline.models.config import RANDOM_WEIGHTS, ModelConfig, WeightsChoice
+from pipeline.models.session import ModelFacts, resolve_device
+from pipeline.models.weights import missing_weights, weights_place
+from pipeline.runner.check import check_job
+from pipeline.runner.sides import Side
+from pipeline.storage.lock import holder_of
+from pipeline.storage.place import Place
+from pipeline.workers.local import require_device
+
+
+def of_weights(job: Job, config: ModelConfig) -> str | None:
+    """The model's weights are not on this machine."""
+    choice = job.weights.path if isinstance(job.weights, WeightsChoice) else job.weights
+    if choice is not None and RANDOM_WEIGHTS.fullmatch(os.fspath(choice)):
+        return None
+    return missing_weights(config, choice) if weights_place(config, choice) is None else None
+
+
+def of_device(job: Job) -> str | None:
+    """The device that the job asks for is not on this machine."""
+    try:
+        require_device(resolve_device(job.compute.device))
+    except DiffStyleError as error:
+        return f"{error}, or --address of a cluster that has one"
+    return None
+
+
+def of_output(output: Place) -> str | None:
+    """The output can't be written, or another run holds it. Of a store nothing is said: only a write would tell."""
+    if not output.is_local:
+        return None
+    folder = Path(output.path)
+    nearest = _nearest(folder)
+    if not nearest.is_dir():
+        return f"output: {nearest} is a file, where a folder should be; move it away, or give another output"
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return f"output: {nearest} can't be written by this user; change its rights, or give another output"
+    if folder.is_dir() and (holder := holder_of(output)) is not None:
+        return f"{output} is in use by {holder}; wait until it ends, or stop it"
+    return None
+
+
+def of_disk(output: Place, bytes_to_write: float) -> str | None:
+    """The disk of the output has less room than the job would take."""
+    free = free_bytes(output)
+    if free is None or free >= bytes_to_write:
+        return None
+    return (
+        f"the disk of {output} has {free / 1e9:.1f} GB free, and about {bytes_to_write / 1e9:.1f} GB would be "
+        "written; free some space, or give another output"
+    )
+
+
+def free_bytes(output: Place) -> int | None:
+    """What is free on the output's disk; None for a store."""
+    return shutil.disk_usage(_nearest(Path(output.path))).free if output.is_local else None
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder itself, or the first above it that is there."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def of_job(job: Job, sides: Sequence[Side], facts: ModelFacts) -> str | None:
+    """A run would refuse the job: what an earlier one left in the output does not fit it, or its settings no bank."""
+    try:
+        check_job(job, sides, ("shard", "precompute", "inject"), facts)
+    except DiffStyleError as error:
+        return str(error)
+    return None
