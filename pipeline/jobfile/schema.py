@@ -32,7 +32,7 @@ from pipeline.jobfile.fields import (
 from pipeline.jobfile.injection import Injection, InjectionSettings, Inversion
 from pipeline.models.config import RANDOM_WEIGHTS, WeightsChoice, is_config_name
 from pipeline.sources import SourceSpec
-from pipeline.storage.address import AS_WRITTEN, Address, InputAddress, local_or_word
+from pipeline.storage.address import AS_WRITTEN, Address, InputAddress, LocalInput, local_or_word
 from pipeline.storage.mistakes import shown
 from pipeline.storage.yamlcore import dump
 
@@ -179,6 +179,19 @@ Weights = Annotated[
 ]
 
 
+class ScoreSpec(Strict):
+    """Scores as a last stage, by the model itself and by networks of the user's."""
+
+    networks: Annotated[tuple[LocalInput, ...], BeforeValidator(as_list), Field(min_length=1)]
+    """files of networks that score the pictures too, see [scores](scores.md#by-networks-of-your-own)"""
+
+
+Score = Annotated[
+    Annotated[ScoreSpec, Tag("<ScoreSpec>")] | Annotated[bool, Tag("<switch>")],
+    Discriminator(lambda value: "<ScoreSpec>" if is_mapping(value) else "<switch>"),
+]
+
+
 class Job(Strict):
     """A job: one model, contents, styles, and what to make of them."""
 
@@ -204,13 +217,18 @@ class Job(Strict):
     and so on; or one of the forms [below](#pairs)"""
     bank: Bank = Bank()
     pictures: Pictures = Pictures()
-    score: bool = False
-    """score every picture as a last stage: content kept, style kept, sanity ([scores](scores.md))"""
+    score: Score = False
+    """`true`: score every picture as a last stage: content kept, style kept, sanity ([scores](scores.md))"""
     compute: Compute = Compute()
 
     @field_serializer("seed")
     def _as_written(self, values: tuple[int, ...]) -> Any:
         return plain_if_single(values)
+
+    @property
+    def score_networks(self) -> tuple[str, ...]:
+        """The files of the networks that score the pictures, besides the model itself."""
+        return self.score.networks if isinstance(self.score, ScoreSpec) else ()
 
     def settings(self) -> list[InjectionSettings]:
         """The sweep: every combination of the listed values, each once, in the lists' order, seed varying fastest."""

@@ -144,12 +144,15 @@ class LoadedModel:
         done = self.in_batches(len(x), one)
         return torch.stack([end for end, _ in done]).numpy(), torch.stack([h for _, h in done]).numpy()
 
-    def in_batches(self, n: int, run: Callable[[Sequence[int]], list[T]]) -> list[T]:
-        """``run`` over 0 .. n - 1 in lists of ``self.batch`` indices, the last filled up by repeating its last item."""
+    def in_batches(self, n: int, run: Callable[[Sequence[int]], list[T]], fill: bool = True) -> list[T]:
+        """``run`` over 0 .. n - 1 in lists of ``self.batch`` indices, the last filled up by repeating its last item.
+
+        ``fill``: False where the last may be shorter, for networks whose last digits need not be the same.
+        """
         done: list[T] = []
         while len(done) < n:
             wanted = list(range(len(done), min(n, len(done) + self.batch)))
-            filled = wanted + [wanted[-1]] * (self.batch - len(wanted))
+            filled = wanted + [wanted[-1]] * (self.batch - len(wanted) if fill else 0)
             results = self._within_memory(functools.partial(run, filled))
             if results is None:
                 self._halve()

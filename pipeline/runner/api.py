@@ -11,10 +11,12 @@ from diffstyle.errors import ConfigError
 from pipeline.banks.reader import LatentBank
 from pipeline.jobfile.load import load_job
 from pipeline.jobfile.schema import Job
+from pipeline.models.config import load_model_config
 from pipeline.monitoring.status import NoRunError, Status, read_status
 from pipeline.monitoring.summary import RunCounts, summary_lines
 from pipeline.results.manifest import Manifest
 from pipeline.results.scores import Scores
+from pipeline.runner.network_scoring import network_specs
 from pipeline.runner.preview import Preview, preview_job
 from pipeline.runner.run import Options, Run
 from pipeline.runner.scoring import score
@@ -134,6 +136,7 @@ def run(
     local: bool = False,
     workers: Workers | None = None,
     stages: Sequence[str] | None = None,
+    networks: Sequence[str | os.PathLike[str]] = (),
     retry_failed: bool = False,
     max_failures: int | None = None,
     quiet: bool = False,
@@ -147,7 +150,8 @@ def run(
         workers: Compute on these, a ``RayWorkers`` or ``LocalWorkers``, instead of what ``address`` or ``local`` say.
             They are left open: a Ray that they started serves the next run, until ``workers.close()``.
         stages: Which of ``shard``, ``precompute``, ``inject`` and ``score`` to run; they run in this order. Default:
-            the first three, and the last where the job says ``score: true``.
+            the first three, and the last where the job says ``score``.
+        networks: Files of networks that score the pictures too, besides those of the job.
         retry_failed: Try again what failed before.
         max_failures: Stop after more failed pictures or pairs than this; default: the job's ``compute.max_failures``.
         quiet: Show no progress.
@@ -171,6 +175,9 @@ def run(
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise ConfigError(f"stages: {unknown[0]!r} is none of {', '.join(STAGES)}")
     chosen = tuple(stage for stage in STAGES if stage in stages)
+    judges = []
+    if "score" in chosen and (files := [*loaded.score_networks, *networks]):
+        judges = network_specs(list(dict.fromkeys(files)), load_model_config(loaded.model).size)
     with ExitStack() as stack:
         if own:
             stack.callback(workers.close)
@@ -179,7 +186,7 @@ def run(
         running = stack.enter_context(prepared)
         for stage in chosen:
             if stage == "score":
-                score(running)
+                score(running, judges)
             else:
                 getattr(running, stage)()
             if stage == "inject":

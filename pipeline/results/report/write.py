@@ -23,7 +23,6 @@ from diffstyle.errors import ConfigError
 from pipeline.results.pictures import EXTENSIONS, inside
 from pipeline.results.report.sheets import Result, Sheets, Source, cell_size, make_sheets
 from pipeline.results.report.tables import ReportTables, cost, read_tables
-from pipeline.results.scores import SCORES
 from pipeline.storage.identity import digest
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Place
@@ -94,7 +93,7 @@ def write_report(run: Place, out: Path | None = None, tell: Callable[[str], None
         "side": _side(tables),
         "settings": tables.settings,
         "own_parameters": tables.own_parameters,
-        "scores": [{"name": name, "better": SCORES[name][0], "says": SCORES[name][1]} for name in tables.scores],
+        "scores": [{"name": name, "better": one.better, "says": one.says} for name, one in tables.scores.items()],
         "rejects": tables.rejects,
         "folders": list(dict.fromkeys(pairs["folder"])),
         "extensions": extensions,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,11 @@ import yaml
 import diffstyle
 from pipeline.results.manifest import MANIFEST_SCHEMA
 from pipeline.results.pictures import EXTENSIONS
-from pipeline.results.scores import SCORES
+from pipeline.results.scores import ScoreColumn
 from pipeline.results.select.choose import Choice
 from pipeline.results.select.formats import Form, webdataset_features
 from pipeline.results.select.licences import licence_id
+from pipeline.results.select.pairs import score_columns
 
 FILE = "README.md"
 
@@ -61,7 +62,7 @@ def write_card(
         _splits(choice),
         "## How they were chosen",
         "\n".join(f"- {line}" for line in choice.lines()),
-        _columns(pictures, schema),
+        _columns(pictures, schema, score_columns(choice.table)),
         _settings(choice.table),
         _scores(choice.table),
         _sources(choice.table),
@@ -109,15 +110,18 @@ def _splits(choice: Choice) -> str:
     return _table(("split", "pairs", "contents", "styles"), rows)
 
 
-def _columns(pictures: Sequence[str], schema: pa.Schema) -> str:
+def _columns(pictures: Sequence[str], schema: pa.Schema, scores: Mapping[str, ScoreColumn]) -> str:
     meanings = {"image": "the result", "content": "the content, as the model saw it", "style": "the style, likewise"}
     lines = [f"- `{name}`: {meanings[name]}" for name in pictures]
-    lines += [f"- `{field.name}`{_says(field.name)}" for field in schema]
+    lines += [f"- `{field.name}`{_says(scores.get(field.name))}" for field in schema]
     return "## Columns\n\n" + "\n".join(lines)
 
 
-def _says(name: str) -> str:
-    return f": {SCORES[name][1]}" if name in SCORES else ""
+def _says(score: ScoreColumn | None) -> str:
+    if score is None:
+        return ""
+    network = f"; network {score.network}, SHA-256 `{score.hash}`" if score.network else ""
+    return f": {score.says}{network}"
 
 
 def _settings(table: pa.Table) -> str:
@@ -136,11 +140,11 @@ def _settings(table: pa.Table) -> str:
 
 def _scores(table: pa.Table) -> str:
     rows = []
-    for name, (better, _) in SCORES.items():
-        if name in table.column_names and table[name].null_count < len(table):
+    for name, score in score_columns(table).items():
+        if table[name].null_count < len(table):
             values = table[name].drop_null().cast(pa.float64()).to_numpy()
             numbers = np.quantile(values, (0, 0.1, 0.5, 0.9, 1))
-            words = {True: "more", False: "less", None: "-"}[better]
+            words = {True: "more", False: "less", None: "-"}[score.better]
             rows.append((name, words, *(f"{number:.3g}" for number in numbers), f"{len(values):,}"))
     if not rows:
         return ""
