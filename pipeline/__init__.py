@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.runner.try_pair import Trial, try_pair
     from pipeline.sources import open_source
     from pipeline.workers.local import LocalWorkers
-    from pipeline.workers.ray_pool import RayWorkers
+    from pipeline.workers.ray_workers import RayWorkers
 
 #: Public name -> the module that holds it; it is imported when the name is first asked for.
 _WHERE = {
@@ -31,7 +31,7 @@ _WHERE = {
     "LocalWorkers": "pipeline.workers.local",
     "Manifest": "pipeline.results.manifest",
     "Preview": "pipeline.runner.preview",
-    "RayWorkers": "pipeline.workers.ray_pool",
+    "RayWorkers": "pipeline.workers.ray_workers",
     "Result": "pipeline.runner.api",
     "Status": "pipeline.monitoring.status",
     "Trial": "pipeline.runner.try_pair",

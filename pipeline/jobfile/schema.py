@@ -23,6 +23,7 @@ from pipeline.jobfile.fields import (
     AutoSwitch,
     Count,
     Number,
+    Seconds,
     Strict,
     Whole,
     as_list,
@@ -170,6 +171,10 @@ class Compute(Strict):
     """stop after so many failed pictures or pairs; `null` never stops for that"""
     tile_seconds: Annotated[Number, Field(gt=0)] = 120.0
     """how long a worker should compute between two commits; a kill costs at most about that"""
+    unit_timeout: Seconds | None = None
+    """how long a worker may give no result (seconds, or `30m`): then it is taken for hung and replaced, and what it
+    was at is tried again alone, halved and named, as after a death. Several times `tile_seconds`; `null` waits for
+    ever. Not with `--local`, where nothing can end a unit"""
 
 
 Weights = Annotated[

@@ -28,7 +28,7 @@ from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 from pipeline.workers.base import Workers
 from pipeline.workers.local import LocalWorkers
-from pipeline.workers.ray_pool import RayWorkers
+from pipeline.workers.ray_workers import RayWorkers
 
 #: The stages of a job, in their order.
 STAGES = ("shard", "precompute", "inject", "score")

@@ -53,7 +53,7 @@ from pipeline.storage.lock import OutputLock
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 from pipeline.workers.base import Pool, Workers
-from pipeline.workers.ray_pool import RayWorkers
+from pipeline.workers.ray_workers import RayWorkers
 from pipeline.workers.unit import Outcome
 
 __all__ = ["Options", "Run", "RunCounts", "Side", "bank_description", "sides"]
@@ -197,7 +197,8 @@ class Run:
 
         def decoders() -> Pool:
             self.begin()
-            return self.workers.decoders(on_event=self._on_event, check=self.lock.check)
+            limit = self.job.compute.unit_timeout
+            return self.workers.decoders(on_event=self._on_event, check=self.lock.check, unit_timeout=limit)
 
         with PoolOnDemand(decoders) as pool:
             for side in self.sides:
