@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from pipeline.banks.reader import LatentBank
     from pipeline.jobfile.load import load_job
     from pipeline.jobfile.schema import Job
-    from pipeline.monitoring.status import Status
+    from pipeline.monitoring.status import Status, status
     from pipeline.results.manifest import Manifest
-    from pipeline.runner.api import FailedItem, Result, preview, run, status
+    from pipeline.runner.api import FailedItem, Result, preview, run
     from pipeline.runner.preview import Preview
     from pipeline.runner.try_pair import Trial, try_pair
     from pipeline.sources import open_source
@@ -39,7 +39,7 @@ _WHERE = {
     "open_source": "pipeline.sources",
     "preview": "pipeline.runner.api",
     "run": "pipeline.runner.api",
-    "status": "pipeline.runner.api",
+    "status": "pipeline.monitoring.status",
     "try_pair": "pipeline.runner.try_pair",
 }
 

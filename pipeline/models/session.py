@@ -16,6 +16,7 @@ import numpy as np
 from diffstyle.errors import CheckpointError
 from pipeline.models.accelerate import speed_up_halves, tuned
 from pipeline.models.config import WeightsChoice, load_model_config
+from pipeline.models.known_models import recalled, remember
 from pipeline.models.load import load_model
 from pipeline.workers.local import gpu_driver_is_there, require_device
 from pipeline.workers.unit import Device
@@ -41,9 +42,14 @@ class ModelFacts:
 
 
 def model_facts(model: str, weights: str | WeightsChoice | None) -> ModelFacts:
-    """Load a model once, strictly, to learn its fingerprint. CheckpointError as ``load_model``."""
+    """What a model is, as known from before, or by loading it strictly. CheckpointError as ``load_model``."""
     config = load_model_config(model)
+    known = recalled(config, weights)
+    if known is not None:
+        shape = config.unet_architecture.h_shape
+        return ModelFacts(config.name, known["fingerprint"], config.size, shape, known["weights"])
     unet = load_model(config, weights)
+    remember(config, weights, {"fingerprint": unet.fingerprint, "weights": unet.weights})
     return ModelFacts(config.name, unet.fingerprint, unet.image_size, unet.h_shape, unet.weights)
 
 

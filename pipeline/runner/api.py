@@ -12,7 +12,7 @@ from pipeline.banks.reader import LatentBank
 from pipeline.jobfile.load import load_job
 from pipeline.jobfile.schema import Job
 from pipeline.models.config import load_model_config
-from pipeline.monitoring.status import NoRunError, Status, read_status
+from pipeline.monitoring.status import NoRunError
 from pipeline.monitoring.summary import RunCounts, summary_lines
 from pipeline.results.manifest import Manifest
 from pipeline.results.scores import Scores
@@ -259,22 +259,3 @@ def preview(
     """
     loaded = job if isinstance(job, Job) else load_job(job, check_inputs=True)
     return preview_job(loaded, retry_failed, measure, elsewhere)
-
-
-@masking_errors
-def status(output: str | os.PathLike[str] | Place | Job) -> Status:
-    """How far a run is, from its files alone: on any machine, while it runs elsewhere, or long after.
-
-    Args:
-        output: The output folder or its address on S3 or GCS, a job file that names it, or a job.
-
-    Returns:
-        Counts of pairs, the rate, why pairs failed; ``print(status(output))`` shows them as the command does.
-
-    Raises:
-        NoRunError: No job was run there.
-    """
-    place = Place.parse(output.output if isinstance(output, Job) else output)
-    if place.is_local and place.is_file():
-        place = Place.parse(load_job(place.path).output)
-    return read_status(place)

@@ -5,6 +5,7 @@ Each stage reads what the one before committed and does what is missing, so runn
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import platform
 import time
@@ -216,7 +217,7 @@ class Run:
                         retry_failed=self.options.retry_failed,
                     )
                 self.counts.prepared += summary.done
-                self.counts.rejected += len(open_shards(side.shards).rejects())
+                self.counts.rejected += len(open_shards(side.shards).rejected())
                 if (line := summary.passed_over.line()) is not None:
                     log.warning("%s: %s", side.name, line)
                 for reason, n in summary.passed_over.items():
@@ -406,12 +407,9 @@ class Run:
 
 def versions() -> dict[str, str]:
     """Versions of what can change numbers, for a bank's description."""
-    import numpy
-    import torch
-
     return {
         "diffstyle": diffstyle.__version__,
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
+        "torch": importlib.metadata.version("torch"),  # without importing it
+        "numpy": importlib.metadata.version("numpy"),
         "python": platform.python_version(),
     }

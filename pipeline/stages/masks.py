@@ -47,11 +47,11 @@ def load_masks(
     path) of files with the same picture as one of ``contents``: a picture is made once, so a mask of theirs must be the
     same too. Raises ConfigError naming what is missing, or differs.
     """
-    from diffstyle.masks import rectangle_mask, reference_mask, to_h_grid
-
     mask = settings.mask
     if mask is None:
         return Masks()
+    from diffstyle.masks import rectangle_mask, reference_mask, to_h_grid  # with torch
+
     if mask == "reference":
         return Masks(to_h_grid(reference_mask(), *h_grid)[0].numpy())
     if mask.rectangle is not None:

@@ -20,8 +20,8 @@ from pipeline.banks.reader import LatentBank
 from pipeline.cli.bank import _in_blocks
 from pipeline.cli.bank import bank as command
 from pipeline.cli.main import main
+from pipeline.shards.rows import INDEX_SCHEMA, REJECTS_SCHEMA
 from pipeline.shards.store import ShardStore
-from pipeline.shards.write import INDEX_SCHEMA, REJECTS_SCHEMA
 from pipeline.storage.lock import OutputLock
 from pipeline.storage.place import Place
 
