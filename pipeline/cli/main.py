@@ -36,6 +36,7 @@ COMMANDS = {
     "inject": ("pipeline.cli.inject:inject", "Stage 3: make the pairs' pictures and the manifest."),
     "score": ("pipeline.cli.score:score", "Stage 4: score every picture: content kept, style kept, sanity."),
     "select": ("pipeline.cli.select:select", "Choose pairs by their scores and write them as a data set."),
+    "again": ("pipeline.cli.again:again", "Make one row of a data set or a run again, and compare."),
     "report": ("pipeline.cli.report:report", "Write a page, for a browser, that shows every pair with its scores."),
     "status": ("pipeline.cli.status:status", "Say what of a run is done, failed and left."),
     "verify": ("pipeline.cli.verify:verify", "Check that all of a run's output is as it was written; --repair it."),

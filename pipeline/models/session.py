@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -78,7 +78,8 @@ class ModelLoader:
             )
         unet = tuned(unet, self.device)
         speed_up = functools.partial(speed_up_halves, unet, self.device, compiled=self.compiled)
-        return LoadedModel(unet, self.device, self.batch, speed_up if self.device == "cuda" else None)
+        speed_up_on_a_gpu = speed_up if self.device == "cuda" else None
+        return LoadedModel(unet, self.device, self.batch, speed_up_on_a_gpu, compiled=self.compiled)
 
 
 def resolve_device(device: Literal["auto"] | Device) -> Device:
@@ -98,12 +99,21 @@ class LoadedModel:
     """The model on a device. ``batch`` is halved, for good, when the device runs out of memory.
 
     ``speed_up`` is called with the batch, now and when it changes; ``note`` is what there is to say for the log.
+    ``compiled``: whether it compiles.
     """
 
-    def __init__(self, unet: UNet, device: str, batch: int, speed_up: Callable[[int], str] | None = None) -> None:
+    def __init__(
+        self,
+        unet: UNet,
+        device: str,
+        batch: int,
+        speed_up: Callable[[int], str] | None = None,
+        compiled: bool = False,
+    ) -> None:
         self.unet = unet
         self.device = device
         self.batch = batch
+        self.compiled = compiled
         self.note = ""
         self._speed_up = speed_up
         self._get_fast()
@@ -136,6 +146,18 @@ class LoadedModel:
         self.batch //= 2
         torch.cuda.empty_cache()
         self.note = f"out of device memory: going on with batches of {self.batch}"
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """What besides the settings decides the last bits of what is computed now: JSON-able, the batch not in it."""
+        import torch
+
+        facts: dict[str, Any] = {"device": self.device, "torch": torch.__version__}
+        if self.device == "cuda":
+            return {**facts, "chip": torch.cuda.get_device_name(), "compile": self.compiled}
+        if self.device == "cpu":
+            return {**facts, "chip": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
+        return facts
 
     def walk(self, x: torch.Tensor, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
         """DDIM along ``plan`` for (N, 3, H, W) float32: the ends (N, 3, H, W) and the kept h (N, K, C, h, w)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,40 @@ def load_masks(
                 f"({files[image]} and {file}); a picture is made once, so keep one of them"
             )
     return Masks(own=own)
+
+
+def mask_again(
+    settings: InjectionSettings,
+    content: tuple[str, str],
+    image_size: int,
+    h_grid: tuple[int, int],
+    is_it: Callable[[str], bool],
+) -> Masks:
+    """The mask that one content had, also where its path is not known any more.
+
+    Args:
+        settings: With the mask.
+        content: Its image and its name, without folders and suffix.
+        image_size: Side of the prepared pictures, in pixels.
+        h_grid: Rows and columns of h.
+        is_it: Whether a mask of its own is the one, by the mask's hash.
+
+    Raises:
+        ConfigError: It is missing, or changed.
+    """
+    mask = settings.mask
+    if mask is None or mask == "reference" or mask.folder is None:
+        return load_masks(settings, {}, image_size, h_grid)
+    image, name = content
+    files = [file for path, file in _masks_by_path(Place.parse(mask.folder)).items() if path[-1] == name]
+    for file in files:
+        own = _mask_picture(file, image_size, h_grid)
+        if is_it(digest(own.tobytes())):
+            return Masks(own={image: own})
+    changed = f"{files[0]} is another one now" if files else "there is none of that name"
+    raise ConfigError(
+        f"injection.mask.folder: {mask.folder} no longer has the mask that {name} was made with: {changed}; put it back"
+    )
 
 
 def _masks_by_path(root: Place) -> dict[tuple[str, ...], Place]:

@@ -20,13 +20,16 @@ from pipeline.results.select.choose import Choice
 from pipeline.results.select.formats import Form, webdataset_features
 from pipeline.results.select.licences import licence_id
 from pipeline.results.select.pairs import score_columns
+from pipeline.storage.place import Place
 
 FILE = "README.md"
+SELECTION = "selection.json"
+SELECTION_KIND = "diffstyle-selection"
 
 #: Columns of the manifest that say which pair and which file a row is, and how it went. The others are settings.
 _NO_SETTINGS = {
     *("pair", "status", "error", "picture", "picture_hash", "picture_bytes", "format", "settings"),
-    *("network_calls", "seconds", "created"),
+    *("recipe", "made_with", "network_calls", "seconds", "created"),
 }
 _SHOWN = 12
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -175,10 +178,19 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def write_selection(folder: Path, choice: Choice, form: Form, command: str) -> None:
-    """Write ``selection.json``: the same for programs, and the mark of a data set that may be replaced."""
+def write_selection(folder: Path, run: Place, choice: Choice, form: Form, command: str, job: str | None) -> None:
+    """Write ``selection.json``: the same for programs, and the mark of a data set that may be replaced.
+
+    Args:
+        folder: Of the data set.
+        run: The output folder that the pairs were chosen from.
+        choice: The chosen pairs.
+        form: The data set's form.
+        command: The command that chose them.
+        job: The run's job file, as text; None where the run has none.
+    """
     selection = {
-        "kind": "diffstyle-selection",
+        "kind": SELECTION_KIND,
         "diffstyle": diffstyle.__version__,
         "command": command,
         "format": form.name,
@@ -186,8 +198,7 @@ def write_selection(folder: Path, choice: Choice, form: Form, command: str) -> N
         "left_out": [{"rule": one.rule, "pairs": one.pairs, "why": one.why} for one in choice.left_out],
         "pairs": len(choice.table),
         "splits": choice.splits,
+        "run": str(run),
+        "job": job,
     }
     (folder / SELECTION).write_text(json.dumps(selection, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-SELECTION = "selection.json"

@@ -12,8 +12,8 @@ from pipeline.results.scores import SCORES, ScoreColumn
 from pipeline.results.select.licences import rights_of
 from pipeline.storage.place import Place
 
-#: Of the manifest's, those that are the same in each row here.
-_SAME = {"status", "error"}
+#: Of the manifest's, those that are the same in each row here, and one that is long: of a million rows a gigabyte.
+_OMITTED = {"status", "error", "recipe"}
 
 
 def pairs_of(run: Place) -> pa.Table:
@@ -23,8 +23,8 @@ def pairs_of(run: Place) -> pa.Table:
         run: The output folder, or its address on S3 or GCS.
 
     Returns:
-        The manifest's columns, ``content_licence``, ``content_attribution``, ``style_licence``, ``style_attribution``,
-        and the scores' where the run was scored; a picture that has no scores has nulls there.
+        The manifest's columns but ``recipe``, ``content_licence``, ``content_attribution``, ``style_licence``,
+        ``style_attribution``, and the scores' where the run was scored; a picture that has no scores has nulls there.
 
     Raises:
         ConfigError: There are no pictures.
@@ -34,7 +34,7 @@ def pairs_of(run: Place) -> pa.Table:
         raise ConfigError(f"{run}: no results here; give the output folder of a job that was run")
     table = manifest.table()
     table = table.filter(pc.equal(table["status"], "ok"))
-    table = table.select([name for name in MANIFEST_SCHEMA.names if name not in _SAME])
+    table = table.select([name for name in MANIFEST_SCHEMA.names if name not in _OMITTED])
     if len(table) == 0:
         raise ConfigError(f"{run}: no pictures here yet; run the job first")
     for side in ("content", "style"):
