@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,6 @@ class Recipe:
     digest: str
     slug: str
     edit: np.ndarray | None = None  # (K, C, h, w), what is added to h at each of plan.content_timesteps
-    identity: str = ""  # JSON: what ``digest`` is the digest of
 
 
 def make_recipe(
@@ -119,8 +118,7 @@ def make_recipe(
     if settings.edit is not None:
         edit = edit_of(settings.edit, (directions or {})[settings.edit.directions], plan)
         values["edit"] = digest(str(edit.shape), edit.tobytes())
-    identity = {"injection": values, "plan": digest_of(plan.to_dict()), **shared_identity}
-    identifier = digest_of(identity)
+    identifier = digest_of({"injection": values, "plan": digest_of(plan.to_dict()), **shared_identity})
     gamma = settings.gamma if isinstance(settings.gamma, float | int) else settings.gamma.kind
     return Recipe(
         settings,
@@ -130,22 +128,14 @@ def make_recipe(
         identifier,
         recipe_slug(gamma, identifier),
         edit,
-        as_json(identity),
     )
 
 
 def open_directions(job: Job, h_shape: Sequence[int], fingerprint: str | None) -> dict[str, Directions]:
-    """The files of directions that a job names; as :func:`directions_of`."""
-    return directions_of(job.injection.edit_points, h_shape, fingerprint)
-
-
-def directions_of(
-    points: Iterable[EditPoint | None], h_shape: Sequence[int], fingerprint: str | None
-) -> dict[str, Directions]:
-    """The files of directions that edits name, by their paths.
+    """The files of directions that a job names, by their paths.
 
     Args:
-        points: the edits, such as ``job.injection.edit_points``.
+        job: the job.
         h_shape: (C, h, w) of its model.
         fingerprint: of its model; None: not known, and not compared.
 
@@ -153,7 +143,7 @@ def directions_of(
         ConfigError: a file is missing, damaged, or of another model.
     """
     opened: dict[str, Directions] = {}
-    for point in points:
+    for point in job.injection.edit_points:
         if point is None or point.directions in opened:
             continue
         try:
