@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup test test-short lint run clean
+.PHONY: setup test test-short lint run docs clean
 
 setup: $(BIN)/diffstyle
 
@@ -27,6 +27,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site: build/docs/index.html.
+docs: setup
+	$(BIN)/python docs/fill_tables.py
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs build/docs
 
 clean:
 	rm -rf $(VENV) results build dist *.egg-info

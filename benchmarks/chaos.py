@@ -99,7 +99,7 @@ def drive(job: str, address: str, seconds: float, retry_failed: bool) -> int:
 
     from pipeline.jobfile.load import load_job
     from pipeline.runner.run import Options, Run
-    from pipeline.workers.ray_pool import RayWorkers
+    from pipeline.workers.ray_workers import RayWorkers
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with Run(load_job(job), Options(retry_failed, True), RayWorkers(address, Slowly(seconds))) as run:

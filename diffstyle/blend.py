@@ -28,7 +28,7 @@ def blend(h: Tensor, h_content: Tensor, gamma: Tensor, mask: Tensor | None = Non
 def slerp(gamma: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Spherical interpolation from u (gamma = 0) to v (gamma = 1), per image: (B, C, h, w) (Shoemake 1985).
 
-    The angle is taken from the half-chords (2 atan2(|û - v̂|, |û + v̂|)), which is exact where arccos is not: near 0.
+    The angle is taken from the half-chords (``2 atan2(|û - v̂|, |û + v̂|)``), which is exact where arccos is not: near 0.
     Where the sphere gives no direction (parallel, opposite or zero vectors) it is a plain lerp.
 
     Args:

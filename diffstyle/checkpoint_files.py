@@ -51,6 +51,20 @@ def read_weight_sets(path: Path) -> tuple[list[WeightSet], Architecture | None]:
     return sets, None
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` file or a state dict of ``torch.save``, under the names that they have there.
+
+    Raises:
+        CheckpointError: the file is missing, unreadable, cut off, or no flat state dict. One line, with the cure.
+    """
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)[0]
+    content = _read_torch(path)
+    if not isinstance(content, Mapping) or not all(isinstance(one, Tensor) for one in content.values()):
+        raise CheckpointError(f"{path} holds no state dict: {_outline(content)}; save the network's state dict alone")
+    return {str(name): tensor for name, tensor in content.items()}
+
+
 def _read_diffusers(folder: Path) -> tuple[list[WeightSet], Architecture]:
     roots = [root for root in (folder, folder / "unet_ema", folder / "unet") if (root / CONFIG).is_file()]
     if not roots:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def seeded_noise(seeds: Sequence[int], t: int, shape: Sequence[int]) -> Tensor:
-    """Standard normal noise (B, *shape), float32 on the CPU: one counter-based stream for each (seed, t).
+    """Standard normal noise of shape ``(B, *shape)``, float32 on the CPU: one counter-based stream for each (seed, t).
 
     Philox (Salmon et al. 2011) keyed by seed and timestep, so that nothing has to be drawn in order.
 

@@ -10,20 +10,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pipeline.storage.system import unsupported_system
-
 if TYPE_CHECKING:
     from pipeline.banks.reader import LatentBank
     from pipeline.jobfile.load import load_job
     from pipeline.jobfile.schema import Job
-    from pipeline.monitoring.status import Status
+    from pipeline.monitoring.status import Status, status
     from pipeline.results.manifest import Manifest
-    from pipeline.runner.api import FailedItem, Result, preview, run, status
+    from pipeline.runner.api import FailedItem, Result, preview, run
     from pipeline.runner.preview import Preview
     from pipeline.runner.try_pair import Trial, try_pair
     from pipeline.sources import open_source
     from pipeline.workers.local import LocalWorkers
-    from pipeline.workers.ray_pool import RayWorkers
+    from pipeline.workers.ray_workers import RayWorkers
 
 #: Public name -> the module that holds it; it is imported when the name is first asked for.
 _WHERE = {
@@ -33,7 +31,7 @@ _WHERE = {
     "LocalWorkers": "pipeline.workers.local",
     "Manifest": "pipeline.results.manifest",
     "Preview": "pipeline.runner.preview",
-    "RayWorkers": "pipeline.workers.ray_pool",
+    "RayWorkers": "pipeline.workers.ray_workers",
     "Result": "pipeline.runner.api",
     "Status": "pipeline.monitoring.status",
     "Trial": "pipeline.runner.try_pair",
@@ -41,7 +39,7 @@ _WHERE = {
     "open_source": "pipeline.sources",
     "preview": "pipeline.runner.api",
     "run": "pipeline.runner.api",
-    "status": "pipeline.runner.api",
+    "status": "pipeline.monitoring.status",
     "try_pair": "pipeline.runner.try_pair",
 }
 
@@ -68,8 +66,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if (refusal := unsupported_system()) is not None:
-        raise ImportError(refusal)
     value = getattr(importlib.import_module(_WHERE[name]), name)
     globals()[name] = value
     return value

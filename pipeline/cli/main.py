@@ -25,7 +25,6 @@ from diffstyle import __version__
 from diffstyle.errors import DiffStyleError
 from pipeline.storage.errors import EXIT_BUG, EXIT_DONE, EXIT_STOPPED, EXIT_WRONG_INPUT, BugError
 from pipeline.storage.masking import masked_output
-from pipeline.storage.system import unsupported_system
 
 #: name -> (module:attribute, help). The help stands here so that ``diffstyle --help`` imports no command.
 COMMANDS = {
@@ -37,6 +36,7 @@ COMMANDS = {
     "inject": ("pipeline.cli.inject:inject", "Stage 3: make the pairs' pictures and the manifest."),
     "score": ("pipeline.cli.score:score", "Stage 4: score every picture: content kept, style kept, sanity."),
     "select": ("pipeline.cli.select:select", "Choose pairs by their scores and write them as a data set."),
+    "again": ("pipeline.cli.again:again", "Make one row of a data set or a run again, and compare."),
     "report": ("pipeline.cli.report:report", "Write a page, for a browser, that shows every pair with its scores."),
     "status": ("pipeline.cli.status:status", "Say what of a run is done, failed and left."),
     "verify": ("pipeline.cli.verify:verify", "Check that all of a run's output is as it was written; --repair it."),
@@ -48,28 +48,6 @@ COMMANDS = {
     "quality": ("pipeline.cli.quality:quality", "Score a model and settings on pictures with known answers."),
     "bench": ("pipeline.cli.bench:bench", "Measure speed on this machine."),
 }
-
-
-#: Holds a word where this call of the command is to show tracebacks.
-_VERBOSE: set[str] = set()
-
-
-def _verbose_option() -> click.Option:
-    def note(ctx: click.Context, option: click.Parameter, given: bool) -> None:
-        if given:
-            _VERBOSE.add("verbose")
-
-    return click.Option(
-        ["-v", "--verbose"], is_flag=True, expose_value=False, is_eager=True, callback=note, help="Show tracebacks."
-    )
-
-
-def _take_verbose(command: click.Command) -> None:
-    """Let a command, and those in it, take ``-v`` too, so that it may be written anywhere."""
-    if not any("-v" in parameter.opts for parameter in command.params):
-        command.params.append(_verbose_option())
-    for inner in command.commands.values() if isinstance(command, click.Group) else ():
-        _take_verbose(inner)
 
 
 class LazyGroup(click.Group):
@@ -87,7 +65,6 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = self.table[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
-        _take_verbose(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -100,15 +77,13 @@ class LazyGroup(click.Group):
         """Run, and leave with the exit codes of this module's docstring."""
         if not standalone_mode:
             return super().main(args, prog_name, standalone_mode=False, **kw)
-        if (refusal := unsupported_system()) is not None:
-            _say(f"error: {refusal}")
-            sys.exit(EXIT_WRONG_INPUT)
-        _VERBOSE.clear()
+        given = list(args if args is not None else sys.argv[1:])
+        verbose = bool({"-v", "--verbose"} & set(given[: next((i for i, a in enumerate(given) if a[:1] != "-"), None)]))
         with _stopping_in_order(), _output_that_may_close(), masked_output():
             try:
                 result = super().main(args, prog_name, standalone_mode=False, **kw)
             except BaseException as error:  # noqa: BLE001 - the one place where every error ends; none is swallowed
-                _leave(error, bool(_VERBOSE))
+                _leave(error, verbose)
         sys.exit(result if isinstance(result, int) else EXIT_DONE)
 
 
@@ -254,8 +229,8 @@ def _say(text: str) -> None:
 
 @click.group(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="diffstyle")
-def main() -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Show tracebacks of errors.")
+@click.pass_context
+def main(ctx: click.Context, verbose: bool) -> None:
     """Style transfer for whole data sets: every content in every style, by frozen diffusion models, on Ray."""
-
-
-main.params.append(_verbose_option())
+    ctx.obj = {"verbose": verbose}

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import click
 
-from pipeline.cli.options import job_argument
-
 
 @click.command()
-@job_argument
+@click.argument("job", metavar="JOB.yaml")
 @click.option(
     "--set",
     "overrides",

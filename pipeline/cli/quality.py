@@ -6,11 +6,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import job_argument
-
 
 @click.command()
-@job_argument
+@click.argument("job", metavar="JOB.yaml")
 @click.option(
     "--data", required=True, help="Held-out pictures with known answers: demo/heldout.parquet of the source tree."
 )

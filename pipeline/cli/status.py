@@ -18,7 +18,7 @@ def status(run: str, as_json: bool) -> int:
 
     Exit codes: 0 all done, 3 done with failures, 4 something is left.
     """
-    from pipeline.runner.api import status as status_of
+    from pipeline.monitoring.status import status as status_of
 
     state = status_of(run)
     click.echo(json.dumps(state.to_dict(), indent=2) if as_json else str(state))

@@ -95,6 +95,21 @@ Whole = Annotated[int, BeforeValidator(_not_bool), Field(ge=-(2**63), lt=2**63)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 Timestep = Annotated[Whole, Field(ge=0, le=T_MAX)]
 Count = Annotated[Whole, Field(ge=1)]
+_SECONDS_IN = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _seconds(value: Any) -> Any:
+    """``90``, ``90s``, ``30m``, ``6h`` and ``30d`` as seconds."""
+    if isinstance(value, str):
+        number, unit = value.strip()[:-1], value.strip()[-1:]
+        try:
+            return float(number) * _SECONDS_IN[unit]
+        except (KeyError, ValueError):
+            raise ValueError(f"must be seconds, or a text like 90s, 30m, 6h or 30d, not {shown(value)}") from None
+    return value
+
+
+Seconds = Annotated[Number, BeforeValidator(_seconds), Field(gt=0)]
 AutoCount = Annotated[
     Annotated[Literal["auto"], only("auto", "auto or a whole number"), Tag("<word>")]
     | Annotated[Annotated[Whole, Field(ge=1, le=4096)], Tag("<number>")],

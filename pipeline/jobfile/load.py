@@ -16,7 +16,7 @@ from pipeline.storage.masking import masking_errors
 from pipeline.storage.mistakes import Loc, unknown
 from pipeline.storage.paths import expand_home
 from pipeline.storage.shipped import is_shipped_job, shipped_files
-from pipeline.storage.yamlfile import Document, MistakesError, read_yaml
+from pipeline.storage.yamlfile import Document, MistakesError, parse_yaml, read_yaml
 
 _SOURCES: tuple[Loc, ...] = (("content",), ("style",))
 _SOURCE_PATHS = ("folder", "webdataset", "parquet", "list", "lmdb", "any", "bank")
@@ -71,6 +71,24 @@ def _validated(document: Document, overrides: Sequence[str], base: Path, check_i
     if mistakes := _model_mistakes(job):
         raise MistakesError(document.report(mistakes))
     return job
+
+
+def parse_job(text: str, name: str, overrides: Sequence[str] = ()) -> Job:
+    """The job that a run or a data set keeps as text, its paths absolute. Nothing is looked for.
+
+    Args:
+        text: A job file as a run writes it.
+        name: What messages call it.
+        overrides: As for :func:`load_job`.
+
+    Raises:
+        MistakesError: It is not valid.
+        ConfigError: It can't be read as YAML.
+    """
+    document = parse_yaml(text, name)
+    for assignment in overrides:
+        document.override(assignment, _shorthand)
+    return document.validate(Job, {BASE: Path.cwd(), CHECK_INPUTS: False})
 
 
 def _find(path: str | os.PathLike[str]) -> tuple[Path, Path]:

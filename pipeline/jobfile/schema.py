@@ -23,6 +23,7 @@ from pipeline.jobfile.fields import (
     AutoSwitch,
     Count,
     Number,
+    Seconds,
     Strict,
     Whole,
     as_list,
@@ -32,7 +33,7 @@ from pipeline.jobfile.fields import (
 from pipeline.jobfile.injection import Injection, InjectionSettings, Inversion
 from pipeline.models.config import RANDOM_WEIGHTS, WeightsChoice, is_config_name
 from pipeline.sources import SourceSpec
-from pipeline.storage.address import AS_WRITTEN, Address, InputAddress, local_or_word
+from pipeline.storage.address import AS_WRITTEN, Address, InputAddress, LocalInput, local_or_word
 from pipeline.storage.mistakes import shown
 from pipeline.storage.yamlcore import dump
 
@@ -170,12 +171,29 @@ class Compute(Strict):
     """stop after so many failed pictures or pairs; `null` never stops for that"""
     tile_seconds: Annotated[Number, Field(gt=0)] = 120.0
     """how long a worker should compute between two commits; a kill costs at most about that"""
+    unit_timeout: Seconds | None = None
+    """how long a worker may give no result (seconds, or `30m`): then it is taken for hung and replaced, and what it
+    was at is tried again alone, halved and named, as after a death. Several times `tile_seconds`; `null` waits for
+    ever. Not with `--local`, where nothing can end a unit"""
 
 
 Weights = Annotated[
     Annotated[WeightsChoice, Tag("<WeightsChoice>")]
     | Annotated[str, *local_or_word(RANDOM_WEIGHTS.fullmatch, reads=True), Tag("<word>")],
     Discriminator(lambda value: "<WeightsChoice>" if is_mapping(value) else "<word>"),
+]
+
+
+class ScoreSpec(Strict):
+    """Scores as a last stage, by the model itself and by networks of the user's."""
+
+    networks: Annotated[tuple[LocalInput, ...], BeforeValidator(as_list), Field(min_length=1)]
+    """files of networks that score the pictures too, see [scores](scores.md#by-networks-of-your-own)"""
+
+
+Score = Annotated[
+    Annotated[ScoreSpec, Tag("<ScoreSpec>")] | Annotated[bool, Tag("<switch>")],
+    Discriminator(lambda value: "<ScoreSpec>" if is_mapping(value) else "<switch>"),
 ]
 
 
@@ -204,13 +222,18 @@ class Job(Strict):
     and so on; or one of the forms [below](#pairs)"""
     bank: Bank = Bank()
     pictures: Pictures = Pictures()
-    score: bool = False
-    """score every picture as a last stage: content kept, style kept, sanity ([scores](scores.md))"""
+    score: Score = False
+    """`true`: score every picture as a last stage: content kept, style kept, sanity ([scores](scores.md))"""
     compute: Compute = Compute()
 
     @field_serializer("seed")
     def _as_written(self, values: tuple[int, ...]) -> Any:
         return plain_if_single(values)
+
+    @property
+    def score_networks(self) -> tuple[str, ...]:
+        """The files of the networks that score the pictures, besides the model itself."""
+        return self.score.networks if isinstance(self.score, ScoreSpec) else ()
 
     def settings(self) -> list[InjectionSettings]:
         """The sweep: every combination of the listed values, each once, in the lists' order, seed varying fastest."""

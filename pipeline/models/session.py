@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 from diffstyle.errors import CheckpointError
 from pipeline.models.accelerate import speed_up_halves, tuned
 from pipeline.models.config import WeightsChoice, load_model_config
+from pipeline.models.known_models import recalled, remember
 from pipeline.models.load import load_model
 from pipeline.workers.local import gpu_driver_is_there, require_device
 from pipeline.workers.unit import Device
@@ -41,9 +42,14 @@ class ModelFacts:
 
 
 def model_facts(model: str, weights: str | WeightsChoice | None) -> ModelFacts:
-    """Load a model once, strictly, to learn its fingerprint. CheckpointError as ``load_model``."""
+    """What a model is, as known from before, or by loading it strictly. CheckpointError as ``load_model``."""
     config = load_model_config(model)
+    known = recalled(config, weights)
+    if known is not None:
+        shape = config.unet_architecture.h_shape
+        return ModelFacts(config.name, known["fingerprint"], config.size, shape, known["weights"])
     unet = load_model(config, weights)
+    remember(config, weights, {"fingerprint": unet.fingerprint, "weights": unet.weights})
     return ModelFacts(config.name, unet.fingerprint, unet.image_size, unet.h_shape, unet.weights)
 
 
@@ -72,7 +78,8 @@ class ModelLoader:
             )
         unet = tuned(unet, self.device)
         speed_up = functools.partial(speed_up_halves, unet, self.device, compiled=self.compiled)
-        return LoadedModel(unet, self.device, self.batch, speed_up if self.device == "cuda" else None)
+        speed_up_on_a_gpu = speed_up if self.device == "cuda" else None
+        return LoadedModel(unet, self.device, self.batch, speed_up_on_a_gpu, compiled=self.compiled)
 
 
 def resolve_device(device: Literal["auto"] | Device) -> Device:
@@ -92,12 +99,21 @@ class LoadedModel:
     """The model on a device. ``batch`` is halved, for good, when the device runs out of memory.
 
     ``speed_up`` is called with the batch, now and when it changes; ``note`` is what there is to say for the log.
+    ``compiled``: whether it compiles.
     """
 
-    def __init__(self, unet: UNet, device: str, batch: int, speed_up: Callable[[int], str] | None = None) -> None:
+    def __init__(
+        self,
+        unet: UNet,
+        device: str,
+        batch: int,
+        speed_up: Callable[[int], str] | None = None,
+        compiled: bool = False,
+    ) -> None:
         self.unet = unet
         self.device = device
         self.batch = batch
+        self.compiled = compiled
         self.note = ""
         self._speed_up = speed_up
         self._get_fast()
@@ -131,6 +147,18 @@ class LoadedModel:
         torch.cuda.empty_cache()
         self.note = f"out of device memory: going on with batches of {self.batch}"
 
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """What besides the settings decides the last bits of what is computed now: JSON-able, the batch not in it."""
+        import torch
+
+        facts: dict[str, Any] = {"device": self.device, "torch": torch.__version__}
+        if self.device == "cuda":
+            return {**facts, "chip": torch.cuda.get_device_name(), "compile": self.compiled}
+        if self.device == "cpu":
+            return {**facts, "chip": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
+        return facts
+
     def walk(self, x: torch.Tensor, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
         """DDIM along ``plan`` for (N, 3, H, W) float32: the ends (N, 3, H, W) and the kept h (N, K, C, h, w)."""
         import torch
@@ -144,12 +172,15 @@ class LoadedModel:
         done = self.in_batches(len(x), one)
         return torch.stack([end for end, _ in done]).numpy(), torch.stack([h for _, h in done]).numpy()
 
-    def in_batches(self, n: int, run: Callable[[Sequence[int]], list[T]]) -> list[T]:
-        """``run`` over 0 .. n - 1 in lists of ``self.batch`` indices, the last filled up by repeating its last item."""
+    def in_batches(self, n: int, run: Callable[[Sequence[int]], list[T]], fill: bool = True) -> list[T]:
+        """``run`` over 0 .. n - 1 in lists of ``self.batch`` indices, the last filled up by repeating its last item.
+
+        ``fill``: False where the last may be shorter, for networks whose last digits need not be the same.
+        """
         done: list[T] = []
         while len(done) < n:
             wanted = list(range(len(done), min(n, len(done) + self.batch)))
-            filled = wanted + [wanted[-1]] * (self.batch - len(wanted))
+            filled = wanted + [wanted[-1]] * (self.batch - len(wanted) if fill else 0)
             results = self._within_memory(functools.partial(run, filled))
             if results is None:
                 self._halve()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -24,9 +25,13 @@ from pipeline.storage.counts import count
 from pipeline.storage.identity import digest_of
 from pipeline.storage.layout import SIDES, OutputLayout
 from pipeline.storage.lock import Holder, holder_of
+from pipeline.storage.masking import masking_errors
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 from pipeline.storage.tables import DamagedError
+
+if TYPE_CHECKING:
+    from pipeline.jobfile.schema import Job
 
 # The rate is that of the pairs made in so many seconds before the last one.
 LATELY = 900.0
@@ -157,6 +162,36 @@ class Status:
         return {"output": str(self.output), "running": holder, **figures, "errors": dict(self.errors)}
 
 
+@masking_errors
+def status(output: str | os.PathLike[str] | Place | Job) -> Status:
+    """How far a run is, from its files alone: on any machine, while it runs elsewhere, or long after.
+
+    Args:
+        output: The output folder or its address on S3 or GCS, a job file that names it, or a job.
+
+    Returns:
+        Counts of pairs, the rate, why pairs failed; ``print(status(output))`` shows them as the command does.
+
+    Raises:
+        NoRunError: No job was run there.
+    """
+    return read_status(output_of(output))
+
+
+def output_of(run: str | os.PathLike[str] | Place | Job) -> Place:
+    """The output folder of a run, given as that folder, its address, a job or a job file that names it.
+
+    Raises:
+        DiffStyleError: The job file can't be read.
+    """
+    place = Place.parse(run if isinstance(run, str | os.PathLike | Place) else run.output)
+    if place.is_local and place.is_file():
+        from pipeline.jobfile.load import load_job  # with pydantic, which a folder has no need of
+
+        place = Place.parse(load_job(place.path).output)
+    return place
+
+
 def read_status(output: Place) -> Status:
     """The status of the run in ``output``. Changes nothing; raises NoRunError where no job was run."""
     if not OutputLayout(output).job.is_file():
@@ -201,7 +236,7 @@ def _sides(status: Status, of_this_job: Collection[str]) -> None:
         shards, bank = layout.shards(name), layout.bank(name)
         if PartStore(shards).exists():
             store = open_shards(shards)
-            rejected = len(store.rejects())
+            rejected = len(store.rejected())
             status.rejected += rejected if name in of_this_job else 0
             parts.append(f"{len(store.rows(['key']))} prepared" + (f", {rejected} rejected" if rejected else ""))
         if PartStore(bank).exists():

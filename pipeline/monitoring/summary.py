@@ -60,7 +60,9 @@ class RunCounts:
     pairs_repeated: int = 0  # rows that ask for a pair once more
     scored: int = 0
     scored_before: int = 0
+    scored_by: dict[str, tuple[int, int]] = field(default_factory=dict)  # network -> scored, scored before
     not_scored: int = 0  # pictures that can't be read
+    notes: list[str] = field(default_factory=list)  # what else there is to say of the scores
     failures_now: int = 0  # of all kinds, in this run
     seconds: dict[str, float] = field(default_factory=dict)
     busy: dict[str, Utilization] = field(default_factory=dict)
@@ -86,8 +88,8 @@ def summary_lines(counts: RunCounts, output: Place, stages: Sequence[str], sheet
     if "inject" in stages:
         seconds = counts.seconds.get("inject", 0)
         rate = f" in {seconds:.1f} s ({counts.pairs_made / seconds:.2f} pairs/s)" if counts.pairs_made else ""
-        before = count(counts.pairs_there, "", "was/were")
-        lines.append(f"made {count(counts.pairs_made, 'pair')}{rate}; {before} there already")
+        already = count(counts.pairs_there, "", "was/were")
+        lines.append(f"made {count(counts.pairs_made, 'pair')}{rate}; {already} there already")
         busy = counts.busy["inject"].share if "inject" in counts.busy else None
         if busy is not None:
             lines.append(f"the model was busy for {100 * busy:.1f} % of its workers' time")
@@ -96,6 +98,9 @@ def summary_lines(counts: RunCounts, output: Place, stages: Sequence[str], sheet
         lines += [f"contact sheet: {sheet}" for sheet in sheets]
     if "score" in stages:
         lines.append(f"scored {count(counts.scored, 'picture')}; {counts.scored_before} had scores already")
+        for name, (now, before) in counts.scored_by.items():
+            lines.append(f"network {name}: scored {count(now, 'picture')}; {before} had its scores already")
+        lines += counts.notes
         lines.append(f"scores: {OutputLayout(output).scores}")
     if counts.rejected:
         unread = count(counts.rejected, "picture")

@@ -104,18 +104,22 @@ def read_picture(output: Place, picture: str, written: str | None = None) -> np.
     Raises:
         DamagedError: The picture is missing or not as it was written.
     """
+    return decode_picture(output / source_parts(picture)[0], read_bytes(output, picture), written, output)
+
+
+def read_bytes(output: Place, picture: str) -> bytes:
+    """The bytes of a result's file; as :func:`read_picture`."""
     path, member = source_parts(picture)
     place = output / path
     cure = f"run `diffstyle verify {output} --repair`, then the job again"
     if not inside(path):
         raise DamagedError(f"{output}: the manifest names {picture!r}, which is no picture of a run; {cure}")
     try:
-        data = place.read_bytes() if member is None else _member(place, member)
+        return place.read_bytes() if member is None else _member(place, member)
     except FileNotFoundError as error:
         raise DamagedError(f"{place}: missing, though the manifest names it; {cure}") from error
     except (tarfile.TarError, KeyError) as error:
         raise DamagedError(f"{place}: {member} can't be read; {cure}") from error
-    return decode_picture(place, data, written, output)
 
 
 def decode_picture(place: Place, data: bytes, written: str | None, output: Place) -> np.ndarray:

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.storage.counts import count
 from pipeline.storage.identity import digest
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.parts import PartStore
@@ -40,6 +39,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("height", pa.int32()),
         *[(f"{side}_{name}", pa.string()) for side in ("content", "style") for name in _SIDE],
         ("settings", pa.string()),  # digest of all that the pairs of a recipe share
+        ("recipe", pa.string()),  # JSON: what ``settings`` is the digest of
         ("gamma", pa.float64()),  # null where gamma is a schedule
         ("gamma_schedule", pa.string()),  # JSON
         ("t_edit", pa.int32()),
@@ -58,6 +58,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("model", pa.string()),
         ("model_fingerprint", pa.string()),
         ("algorithm", pa.int32()),
+        ("made_with", pa.string()),  # JSON: device, batch and versions, which decide the last bits
         ("seconds", pa.float64()),  # this pair's share of its batch
         ("created", pa.timestamp("us", tz="UTC")),
     ]
@@ -66,8 +67,8 @@ MANIFEST_SCHEMA = pa.schema(
 _IDENTITY = {"kind": "results", "format_version": MANIFEST_FORMAT_VERSION}
 _FAILED = "failed-"
 
-# Columns that differ between two runs of the same job; everything else is a function of the inputs.
-TIMING_COLUMNS = ("seconds", "created")
+# Columns that may differ between two runs of the same job; everything else is a function of the inputs.
+TIMING_COLUMNS = ("seconds", "created", "made_with")
 
 
 def side_columns(side: str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,12 +152,22 @@ class Manifest:
         """
         return self.table(columns).to_pandas()
 
+    def recipes(self) -> dict[str, str]:
+        """The column ``settings`` -> the column ``recipe``, of those rows that have one."""
+        recipes: dict[str, str] = {}
+        for part in self.store.parts():  # all rows at once would be a kilobyte each
+            table = self.store.part_rows(part, MANIFEST_SCHEMA, ["settings", "recipe"])
+            for row in table.group_by(["settings", "recipe"]).aggregate([]).to_pylist():
+                if row["recipe"] is not None:
+                    recipes[row["settings"]] = row["recipe"]
+        return recipes
+
     def __len__(self) -> int:
         return sum(self.counts())
 
     def __repr__(self) -> str:
         done, failed = self.counts()
-        return f"<Manifest {self.output}: {count(done, 'pair')}, {failed} failed>"
+        return f"<Manifest {self.output}: {done} pairs, {failed} failed>"
 
     def known(self) -> tuple[set[str], set[str]]:
         """The ids of the pairs that are done, and of those that failed."""

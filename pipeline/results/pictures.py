@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.jobfile.schema import Pictures
+from pipeline.results.manifest import TIMING_COLUMNS
 from pipeline.storage.identity import digest, source_text
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Place
@@ -62,9 +63,7 @@ def write_pictures(
                 row = _described(picture, source_text(shard.relative_to(output), f"{picture.name}.{extension}"), spec)
                 tar.add(f"{picture.name}.{extension}", picture.data)
                 sample = {
-                    name: value
-                    for name, value in row.items()
-                    if value is not None and name not in ("seconds", "created")
+                    name: value for name, value in row.items() if value is not None and name not in TIMING_COLUMNS
                 }
                 tar.add(f"{picture.name}.json", json.dumps(sample, sort_keys=True, ensure_ascii=False).encode())
                 rows.append(row)

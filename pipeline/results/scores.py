@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -32,10 +33,50 @@ SCORES: Mapping[str, tuple[bool | None, str]] = {
     "dark": (False, "share of black pixels, beyond that of the sources; near 1: a black frame"),
 }
 
+
+@dataclass(frozen=True)
+class ScoreColumn:
+    """What a column of scores is.
+
+    Attributes:
+        better: Whether more is better; None where neither end is good by itself.
+        says: What it says, in words.
+        network: The name of the network that the user brought for it; empty where there is none.
+        hash: SHA-256 of that network's files.
+    """
+
+    better: bool | None
+    says: str
+    network: str = ""
+    hash: str = ""
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """For the column's field in a schema; :meth:`of` reads it."""
+        words = {True: "more", False: "less", None: ""}[self.better]
+        return {
+            "better": words,
+            "says": self.says,
+            **({"network": self.network, "hash": self.hash} if self.network else {}),
+        }
+
+    @classmethod
+    def of(cls, field: pa.Field) -> ScoreColumn | None:
+        """What a field's metadata say; None where it is no score."""
+        stored = {name.decode(): value.decode() for name, value in (field.metadata or {}).items()}
+        if "better" not in stored:
+            return None
+        better = {"more": True, "less": False}.get(stored["better"])
+        return cls(better, stored.get("says", ""), stored.get("network", ""), stored.get("hash", ""))
+
+
+#: The same with the columns' own class.
+OWN_COLUMNS: Mapping[str, ScoreColumn] = {name: ScoreColumn(better, text) for name, (better, text) in SCORES.items()}
+
 SCORES_SCHEMA = pa.schema(
     [
         ("pair", pa.string()),  # the manifest's
-        *[(name, pa.float32()) for name in SCORES],
+        *[pa.field(name, pa.float32(), metadata=column.metadata) for name, column in OWN_COLUMNS.items()],
         ("phash", pa.binary(8)),  # 64-bit difference hash: near-duplicates differ in few bits
         ("error", pa.string()),  # why there are no scores: the picture is missing or can't be read
         ("seconds", pa.float64()),  # this pair's share of its batch

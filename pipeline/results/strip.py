@@ -11,18 +11,19 @@ from PIL import Image, ImageDraw, ImageFont
 #: Pixels a side that a picture has at least; smaller ones are shown larger, pixel by pixel.
 CELL = 144
 _GAP, _MARGIN = 4, 14
-_INK, _SOFT = (20, 22, 26), (90, 95, 105)
+_INK, _SOFT, _MISSING = (20, 22, 26), (90, 95, 105), (235, 236, 239)
 
 
-def strip(groups: Sequence[Sequence[tuple[str, np.ndarray]]], title: str) -> Image.Image:
-    """Draw pictures of one size from left to right.
+def strip(groups: Sequence[Sequence[tuple[str, np.ndarray | None]]], title: str) -> Image.Image:
+    """Draw pictures from left to right, all as large as the largest of them.
 
     Args:
-        groups: Labels with their pictures, uint8 (S, S, 3); between two groups there is more room.
+        groups: Labels with their pictures, uint8 (S, S, 3), None: not there, which is said in its place; between two
+            groups there is more room.
         title: The line above all.
     """
     cells = [cell for group in groups for cell in group]
-    size = cells[0][1].shape[0]
+    size = max(pixels.shape[0] for _, pixels in cells if pixels is not None)
     larger = -(-CELL // size)
     side = size * larger
     width = 2 * _MARGIN + sum(len(group) * (side + _GAP) - _GAP for group in groups) + _MARGIN * (len(groups) - 1)
@@ -37,7 +38,13 @@ def strip(groups: Sequence[Sequence[tuple[str, np.ndarray]]], title: str) -> Ima
     x = _MARGIN
     for group in groups:
         for label, pixels in group:
-            drawn.paste(Image.fromarray(pixels.repeat(larger, 0).repeat(larger, 1)), (x, top))
+            if pixels is None:
+                pen.rectangle((x, top, x + side - 1, top + side - 1), _MISSING)
+                pen.text((x + 8, top + 8), "not kept", _SOFT, small)
+            elif pixels.shape[0] == size:
+                drawn.paste(Image.fromarray(pixels.repeat(larger, 0).repeat(larger, 1)), (x, top))
+            else:  # a thumbnail
+                drawn.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC), (x, top))
             for n, line in enumerate(reversed(labels[label])):  # upwards from the picture
                 pen.text((x, top - 20 - 17 * n), line, _SOFT, small)
             x += side + _GAP

@@ -19,7 +19,7 @@ _TELLING = (
     *("t_edit", "t_boost", "events", "dt_lambda", "dt_end", "omega", "mask", "edit", "plan", "inversion"),
     *("precision", "model", "model_fingerprint", "format"),
 )
-_ALWAYS = ("t_edit", "omega")
+_ALWAYS = ("t_edit", "omega", "mask", "edit")
 
 
 def setting_words(settings: Sequence[Mapping[str, Any]], all_of_one: bool = False) -> list[str]:

@@ -11,15 +11,16 @@ from diffstyle.errors import ConfigError
 from pipeline.banks.reader import LatentBank
 from pipeline.jobfile.load import load_job
 from pipeline.jobfile.schema import Job
-from pipeline.monitoring.status import NoRunError, Status, read_status
+from pipeline.models.config import load_model_config
+from pipeline.monitoring.status import NoRunError
 from pipeline.monitoring.summary import RunCounts, summary_lines
 from pipeline.results.manifest import Manifest
 from pipeline.results.scores import Scores
+from pipeline.runner.network_scoring import network_specs
 from pipeline.runner.preview import Preview, preview_job
 from pipeline.runner.run import Options, Run
 from pipeline.runner.scoring import score
 from pipeline.shards.store import open_shards
-from pipeline.storage.counts import count
 from pipeline.storage.errors import EXIT_DONE, EXIT_FAILURES
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.masking import masking_errors
@@ -27,7 +28,7 @@ from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 from pipeline.workers.base import Workers
 from pipeline.workers.local import LocalWorkers
-from pipeline.workers.ray_pool import RayWorkers
+from pipeline.workers.ray_workers import RayWorkers
 
 #: The stages of a job, in their order.
 STAGES = ("shard", "precompute", "inject", "score")
@@ -124,8 +125,7 @@ class Result:
     def __repr__(self) -> str:
         counts = self.counts
         pairs = counts.pairs_made + counts.pairs_there
-        made = f"{count(pairs, 'pair')}, {count(counts.failed, 'failure')}"
-        return f"<Result {self.output}: {', '.join(self.stages)}; {made}>"
+        return f"<Result {self.output}: {', '.join(self.stages)}; {pairs} pairs, {counts.failed} failures>"
 
 
 @masking_errors
@@ -136,6 +136,7 @@ def run(
     local: bool = False,
     workers: Workers | None = None,
     stages: Sequence[str] | None = None,
+    networks: Sequence[str | os.PathLike[str]] = (),
     retry_failed: bool = False,
     max_failures: int | None = None,
     quiet: bool = False,
@@ -149,7 +150,8 @@ def run(
         workers: Compute on these, a ``RayWorkers`` or ``LocalWorkers``, instead of what ``address`` or ``local`` say.
             They are left open: a Ray that they started serves the next run, until ``workers.close()``.
         stages: Which of ``shard``, ``precompute``, ``inject`` and ``score`` to run; they run in this order. Default:
-            the first three, and the last where the job says ``score: true``.
+            the first three, and the last where the job says ``score``.
+        networks: Files of networks that score the pictures too, besides those of the job.
         retry_failed: Try again what failed before.
         max_failures: Stop after more failed pictures or pairs than this; default: the job's ``compute.max_failures``.
         quiet: Show no progress.
@@ -173,6 +175,9 @@ def run(
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise ConfigError(f"stages: {unknown[0]!r} is none of {', '.join(STAGES)}")
     chosen = tuple(stage for stage in STAGES if stage in stages)
+    judges = []
+    if "score" in chosen and (files := [*loaded.score_networks, *networks]):
+        judges = network_specs(list(dict.fromkeys(files)), load_model_config(loaded.model).size)
     with ExitStack() as stack:
         if own:
             stack.callback(workers.close)
@@ -181,7 +186,7 @@ def run(
         running = stack.enter_context(prepared)
         for stage in chosen:
             if stage == "score":
-                score(running)
+                score(running, judges)
             else:
                 getattr(running, stage)()
             if stage == "inject":
@@ -254,22 +259,3 @@ def preview(
     """
     loaded = job if isinstance(job, Job) else load_job(job, check_inputs=True)
     return preview_job(loaded, retry_failed, measure, elsewhere)
-
-
-@masking_errors
-def status(output: str | os.PathLike[str] | Place | Job) -> Status:
-    """How far a run is, from its files alone: on any machine, while it runs elsewhere, or long after.
-
-    Args:
-        output: The output folder or its address on S3 or GCS, a job file that names it, or a job.
-
-    Returns:
-        Counts of pairs, the rate, why pairs failed; ``print(status(output))`` shows them as the command does.
-
-    Raises:
-        NoRunError: No job was run there.
-    """
-    place = Place.parse(output.output if isinstance(output, Job) else output)
-    if place.is_local and place.is_file():
-        place = Place.parse(load_job(place.path).output)
-    return read_status(place)

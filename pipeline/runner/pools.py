@@ -93,7 +93,9 @@ def model_pool(
         batch = _batch_of_output(job, device, resources, workers, on_event)
     load = ModelLoader(job.model, job.weights, facts.fingerprint, device, compute.precision, batch, compiled)
     on_event("workers", n=n, device=device, batch=batch, compile=compiled, **vars(resources))
-    return workers.pool(n, load, resources, batch=batch, on_event=on_event, check=check)
+    return workers.pool(
+        n, load, resources, batch=batch, on_event=on_event, check=check, unit_timeout=compute.unit_timeout
+    )
 
 
 def _batch_of_output(

@@ -5,6 +5,7 @@ Each stage reads what the one before committed and does what is missing, so runn
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import platform
 import time
@@ -53,7 +54,7 @@ from pipeline.storage.lock import OutputLock
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 from pipeline.workers.base import Pool, Workers
-from pipeline.workers.ray_pool import RayWorkers
+from pipeline.workers.ray_workers import RayWorkers
 from pipeline.workers.unit import Outcome
 
 __all__ = ["Options", "Run", "RunCounts", "Side", "bank_description", "sides"]
@@ -197,7 +198,8 @@ class Run:
 
         def decoders() -> Pool:
             self.begin()
-            return self.workers.decoders(on_event=self._on_event, check=self.lock.check)
+            limit = self.job.compute.unit_timeout
+            return self.workers.decoders(on_event=self._on_event, check=self.lock.check, unit_timeout=limit)
 
         with PoolOnDemand(decoders) as pool:
             for side in self.sides:
@@ -215,7 +217,7 @@ class Run:
                         retry_failed=self.options.retry_failed,
                     )
                 self.counts.prepared += summary.done
-                self.counts.rejected += len(open_shards(side.shards).rejects())
+                self.counts.rejected += len(open_shards(side.shards).rejected())
                 if (line := summary.passed_over.line()) is not None:
                     log.warning("%s: %s", side.name, line)
                 for reason, n in summary.passed_over.items():
@@ -405,12 +407,9 @@ class Run:
 
 def versions() -> dict[str, str]:
     """Versions of what can change numbers, for a bank's description."""
-    import numpy
-    import torch
-
     return {
         "diffstyle": diffstyle.__version__,
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
+        "torch": importlib.metadata.version("torch"),  # without importing it
+        "numpy": importlib.metadata.version("numpy"),
         "python": platform.python_version(),
     }

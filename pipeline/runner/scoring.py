@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,13 +12,14 @@ import pyarrow.compute as pc
 from diffstyle.errors import ConfigError
 from pipeline.banks.columns import read_columns
 from pipeline.banks.reader import LatentBank
+from pipeline.models.network_spec import NetworkSpec
 from pipeline.results.manifest import Manifest
 from pipeline.results.scores import Scores
+from pipeline.runner.network_scoring import score_by_networks
 from pipeline.runner.run import Run
 from pipeline.stages.reconstruct import missing_rows, reconstruct
 from pipeline.stages.score import Sources, missing_scores, score_stage, scores_identity
 from pipeline.stages.walk import Walk
-from pipeline.storage.counts import count
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +27,12 @@ log = logging.getLogger(__name__)
 RETURNS_SHARE = 0.04
 
 
-def score(run: Run) -> None:
+def score(run: Run, networks: Sequence[NetworkSpec] = ()) -> None:
     """Score what lacks scores; ``run`` holds the output's lock. Killed at any moment, the next call goes on.
+
+    Args:
+        run: The run.
+        networks: Those that score the pictures too, besides the run's own model.
 
     Raises:
         ConfigError: There are no pictures yet.
@@ -40,13 +47,19 @@ def score(run: Run) -> None:
     scored = scores.scored()
     todo = missing_scores(manifest, scored)
     run.counts.scored_before += len(scored)
-    sources = {side.name: Sources.of(side.shards) for side in run.sides if side.needs_shards} if len(todo) else {}
-    returns = _style_returns(run, manifest, todo, sources.get(run.sides[-1].name)) if len(todo) else {}
+
+    @functools.cache
+    def sources() -> dict[str, Sources]:
+        return {side.name: Sources.of(side.shards) for side in run.sides if side.needs_shards}
+
+    returns = _style_returns(run, manifest, todo, sources().get(run.sides[-1].name)) if len(todo) else {}
     with run.stage("score", len(todo), "picture", scores.store.remove_uncommitted) as on_done:
         pool = run.pool if len(todo) else None
-        done, failed = score_stage(pool, scores, todo, list(sources.values()), returns, run.share(len(todo)), on_done)
+        sides = list(sources().values()) if len(todo) else []
+        done, failed = score_stage(pool, scores, todo, sides, returns, run.share(len(todo)), on_done)
     run.counts.scored += done
     run.counts.not_scored += failed
+    score_by_networks(run, networks, sources)
 
 
 def _style_returns(run: Run, manifest: Manifest, todo: pa.Table, sources: Sources | None) -> dict[str, float]:
@@ -63,8 +76,8 @@ def _style_returns(run: Run, manifest: Manifest, todo: pa.Table, sources: Source
         needed, made = len(rows) * steps, pc.sum(manifest.table(["network_calls"])["network_calls"]).as_py() or 0
         if needed > RETURNS_SHARE * made:
             log.warning(
-                f"style_returns is empty for {count(len(rows), 'style')}: finding it takes {needed:,} network calls, "
-                f"the pictures took {made:,}; `diffstyle reconstruct {side.bank}` before the first `score` fills it in"
+                f"style_returns stays empty for {len(rows)} styles: finding it takes {needed:,} network calls, the "
+                f"pictures took {made:,}; `diffstyle reconstruct {side.bank}` before the first `score` fills it in"
             )
         elif rows:
             with run.stage("reconstruct styles", len(rows), "picture", lambda: None) as on_done:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+
 from diffstyle.errors import DiffStyleError
 from pipeline.banks import verify as banks
 from pipeline.monitoring.status import NoRunError, read_plan
 from pipeline.results.manifest import Manifest
+from pipeline.results.network_scores import SOURCES_SCHEMA, networks_of
 from pipeline.results.scores import SCORES_SCHEMA, Scores
 from pipeline.results.verify import ResultsReport, check_results, drop_damaged
 from pipeline.shards.verify import ShardsReport, check_shards, drop_parts
-from pipeline.storage.counts import count, data_size
+from pipeline.storage.counts import count
 from pipeline.storage.layout import SIDES, OutputLayout
 from pipeline.storage.parts import DescriptionError, PartStore
 from pipeline.storage.place import Place
@@ -43,7 +46,7 @@ class RunReport:
     banks: dict[Place, banks.BankReport] = field(default_factory=dict)
     seals: list[Place] = field(default_factory=list)
     plan: bool = True
-    scores: list[str] = field(default_factory=list)
+    scores: list[tuple[PartStore, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -57,7 +60,7 @@ class RunReport:
         pictures = sum(report.pictures for report in self.shards.values())
         images = sum(report.images for report in self.banks.values())
         checked = (
-            f"{count(self.results.pairs, 'pair')} ({data_size(self.results.bytes)} of pictures), "
+            f"{count(self.results.pairs, 'pair')} ({self.results.bytes / 1e6:,.1f} MB of pictures), "
             f"{count(pictures, 'prepared picture')} in {count(len(self.shards), 'shard store')}, "
             f"{count(images, 'image')} in {count(len(self.banks), 'bank')}"
         )
@@ -83,7 +86,8 @@ def verify_run(output: Place, progress: Progress = lambda line: None) -> RunRepo
     bank_places = [layout.bank(side) for side in SIDES if PartStore(layout.bank(side)).exists()]
     if not (layout.job.is_file() or manifest.store.exists() or shards or bank_places):
         raise NoRunError(f"{output}: nothing of a run is here; give a job's output folder")
-    stores = [manifest.store, Scores(output).store, *map(PartStore, shards + bank_places)]
+    networks = [store for one in networks_of(output) for store in (one.store, one.sources)]
+    stores = [manifest.store, Scores(output).store, *networks, *map(PartStore, shards + bank_places)]
     if seals := {place: why for store in stores for place, why in store.damaged_seals().items()}:
         return RunReport(output, ResultsReport(), seals=list(seals), problems=list(seals.values()))
     progress(f"{layout.manifest} and {layout.pictures}")
@@ -95,6 +99,7 @@ def verify_run(output: Place, progress: Progress = lambda line: None) -> RunRepo
         report.plan = False
         report.problems.append(str(error))
     _check_scores(report)
+    _check_networks(report)
     for place in shards:
         progress(str(place))
         try:
@@ -126,11 +131,27 @@ def _check_scores(report: RunReport) -> None:
     except DescriptionError as error:
         report.kept.append(f"{error}; or delete it and {OutputLayout(report.output).scores}, and score the run again")
         return
-    for part in scores.store.parts():
+    _check_parts(report, scores.store, SCORES_SCHEMA)
+
+
+def _check_networks(report: RunReport) -> None:
+    for network in networks_of(report.output):
         try:
-            scores.store.part_rows(part, SCORES_SCHEMA, ["pair"])
+            schema = network.schema
+        except (DescriptionError, KeyError) as error:
+            folder = OutputLayout(report.output).networks
+            report.kept.append(f"{error}; or delete it and {folder / network.name}, and score the run again")
+            continue
+        _check_parts(report, network.store, schema)
+        _check_parts(report, network.sources, SOURCES_SCHEMA)
+
+
+def _check_parts(report: RunReport, store: PartStore, schema: pa.Schema) -> None:
+    for part in store.parts():
+        try:
+            store.part_rows(part, schema, schema.names[:1])
         except DamagedError as error:
-            report.scores.append(part)
+            report.scores.append((store, part))
             report.problems.append(str(error).partition("; run ")[0])
 
 
@@ -146,8 +167,8 @@ def repair_run(report: RunReport) -> None:
     drop_damaged(Manifest(report.output), report.results)
     if not report.plan:
         OutputLayout(report.output).plan.delete()
-    for part in report.scores:
-        Scores(report.output).store.drop(part)
+    for store, part in report.scores:
+        store.drop(part)
     for place, shards in report.shards.items():
         drop_parts(place, shards.broken)
     for place, bank in report.banks.items():

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 import diffstyle
 from diffstyle.errors import DiffStyleError, one_line
-from pipeline.shards.write import INDEX_SCHEMA, REJECTS_SCHEMA, read_png
+from pipeline.shards.rows import INDEX_SCHEMA, REJECTS_SCHEMA, read_png
 from pipeline.storage.masking import without_variables
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
@@ -95,6 +95,11 @@ class ShardStore:
 
     def rejects(self) -> pa.Table:
         """What could not be read and why (``REJECTS_SCHEMA``); a source that could be read since is left out."""
+        rows = [dict(zip(REJECTS_SCHEMA.names, row, strict=True)) for row in self.rejected()]
+        return pa.Table.from_pylist(rows, REJECTS_SCHEMA)
+
+    def rejected(self) -> list[tuple[str, str, str]]:
+        """The rows of :meth:`rejects`: (source, its version, reason), by source."""
         indexed = self.rows(["source", "source_version"])
         good = _newest(indexed)
         rejected: dict[str, tuple[str, str]] = {}
@@ -108,14 +113,13 @@ class ShardStore:
                     continue
                 if source not in rejected or _time(version) >= _time(rejected[source][0]):
                     rejected[source] = (version, reason)
-        rows = [(source, *rejected[source]) for source in sorted(rejected)]
-        return pa.Table.from_pylist([dict(zip(REJECTS_SCHEMA.names, row, strict=True)) for row in rows], REJECTS_SCHEMA)
+        return [(source, *rejected[source]) for source in sorted(rejected)]
 
     def known(self, retry_failed: bool = False) -> dict[str, str]:
         """source -> version of all that need not be read again; ``retry_failed`` leaves the rejects out."""
         known = _newest(self.rows(["source", "source_version"]))
         if not retry_failed:
-            known |= _newest(self.rejects())
+            known |= {source: version for source, version, _ in self.rejected()}
         return known
 
     # ---- pictures ----

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.shards.rows import INDEX_SCHEMA, REJECTS_SCHEMA, read_png
 from pipeline.shards.store import ShardStore
-from pipeline.shards.write import INDEX_SCHEMA, REJECTS_SCHEMA, described, read_png
+from pipeline.shards.write import described
 from pipeline.storage.damage import Damage, tar_members
 from pipeline.storage.place import Place
 from pipeline.storage.png import whole_png

@@ -3,42 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
-from PIL import Image
 
 from pipeline.shards.decode import PIXEL_LIMIT, Decoded, Undecodable, decode
-from pipeline.sources import Block, RawPicture
+from pipeline.shards.rows import INDEX_SCHEMA, REJECTS_SCHEMA
 from pipeline.storage.identity import KEY_DIGITS, digest, image_hash, picture_key
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 from pipeline.storage.png import png
 from pipeline.storage.tar import TarWriter
 
-INDEX_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("image", pa.string()),
-        ("source", pa.string()),
-        ("source_version", pa.string()),
-        ("source_hash", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("label", pa.string()),
-        ("caption", pa.string()),
-        ("meta", pa.string()),
-        ("notes", pa.string()),  # what was ignored in the file, as an ICC profile that can't be read
-        ("data", pa.string()),  # the part whose tar holds the picture, so that a row says all by itself
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-    ]
-)
-REJECTS_SCHEMA = pa.schema([("source", pa.string()), ("source_version", pa.string()), ("reason", pa.string())])
+if TYPE_CHECKING:
+    from pipeline.sources import Block, RawPicture
 
 
 def write_block(
@@ -108,12 +88,3 @@ def described(row: Mapping[str, Any]) -> bytes:
     fields = {name: value for name, value in row.items() if name not in ("data", "offset", "size")}
     fields["meta"] = json.loads(row["meta"]) if row["meta"] else None
     return json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()
-
-
-def read_png(data: bytes, row: Mapping[str, Any]) -> np.ndarray:
-    """The pixels of a row's PNG, uint8 (S, S, 3). ValueError or OSError where it is not what the row says."""
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-        pixels = np.asarray(image)
-    if "image" in row and image_hash(pixels) != row["image"]:
-        raise ValueError(f"{row.get('key')} is not the picture that the index says")
-    return pixels

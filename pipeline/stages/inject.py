@@ -150,6 +150,7 @@ def manifest_columns(job: Job, facts: ModelFacts, recipe: Recipe, content: Laten
     values = settings.to_dict()
     return {
         "settings": recipe.digest,
+        "recipe": recipe.identity,
         "gamma": number,
         "gamma_schedule": None if number is not None else as_json(values["gamma"]),
         **{name: values[name] for name in ("t_edit", "t_boost", "dt_lambda", "dt_end", "omega")},

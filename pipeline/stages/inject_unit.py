@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from pipeline.jobfile.schema import Pictures
 from pipeline.models.session import LoadedModel
 from pipeline.results.manifest import manifest_rows, side_columns
 from pipeline.results.pictures import Encoded, encode, write_pictures
-from pipeline.stages.recipe import Recipe
+from pipeline.stages.recipe import Recipe, as_json
 from pipeline.storage.identity import digest, pair_seed
 from pipeline.storage.parts import now
 from pipeline.storage.place import Place
@@ -35,6 +35,74 @@ class Pair:
     def name(self) -> str:
         name = f"{self.content['key']}__{self.style['key']}"
         return f"{name}__{self.mask[:8]}" if self.mask else name
+
+
+class Made(NamedTuple):
+    """A result: uint8 pixels (H, W, 3), None where it is not finite; its share of seconds; how, as JSON."""
+
+    pixels: np.ndarray | None
+    seconds: float
+    made_with: str
+
+
+def make_pairs(
+    context: LoadedModel,
+    recipe: Recipe,
+    pairs: Sequence[Pair],
+    h: Mapping[str, np.ndarray],
+    x_T: Mapping[str, np.ndarray],
+) -> list[Made]:
+    """Inject contents into styles.
+
+    Args:
+        context: The model on its device.
+        recipe: How.
+        pairs: Those to be made.
+        h: Content image -> (K, C, h, w), one slice for each of the recipe's content timesteps.
+        x_T: Style image -> (3, H, W).
+
+    Returns:
+        The result of each pair, in their order.
+    """
+    import torch
+
+    from diffstyle.images import to_uint8
+    from diffstyle.noise import seeded_noise
+    from diffstyle.sampling import inject
+
+    settings = recipe.settings
+    gamma = torch.tensor([recipe.gammas], dtype=torch.float32) if recipe.gammas else 0.0
+    edit = None if recipe.edit is None else torch.from_numpy(recipe.edit).to(context.device)
+
+    def one(indices: Sequence[int]) -> list[Made]:
+        begun = time.perf_counter()
+        chosen = [pairs[i] for i in indices]
+        style = torch.from_numpy(np.stack([x_T[pair.style["image"]] for pair in chosen])).float()
+        content = torch.from_numpy(np.stack([h[pair.content["image"]] for pair in chosen])).float()
+        masks = [recipe.masks.of(pair.content["image"]) for pair in chosen]
+        mask = torch.from_numpy(np.stack(masks)).to(context.device) if masks[0] is not None else None  # type: ignore[arg-type]
+        seeds = [pair_seed(settings.seed or 0, pair.content["image"], pair.style["image"]) for pair in chosen]
+        results = inject(
+            context.unet,
+            style.to(context.device),
+            content.to(context.device),
+            recipe.plan.content_timesteps,
+            recipe.plan,
+            gamma,
+            omega=settings.omega,
+            mask=mask,
+            edit=edit,
+            noise=lambda t: seeded_noise(seeds, t, style.shape[1:]),
+        ).cpu()
+        finite = torch.isfinite(results).flatten(1).all(1)
+        seconds = (time.perf_counter() - begun) / len(set(indices))
+        made_with = as_json({**context.made_with, "batch": len(indices)})
+        return [
+            Made(to_uint8(result) if ok else None, seconds, made_with)
+            for result, ok in zip(results, finite, strict=True)
+        ]
+
+    return context.in_batches(len(pairs), one)
 
 
 @dataclass(frozen=True)
@@ -63,50 +131,15 @@ class InjectUnit:
         x_T = {entry.image: entry.tensors["x_t"] for entry in style_bank.get_many(styles, ("x_t",))}
         return h, x_T
 
-    def compute(self, context: LoadedModel, loaded: tuple[dict, dict]) -> list[tuple[np.ndarray | None, float]]:
-        """For each pair its uint8 pixels (H, W, 3), None where the result is not finite, and its share of seconds."""
-        import torch
+    def compute(self, context: LoadedModel, loaded: tuple[dict, dict]) -> list[Made]:
+        """The result of each pair."""
+        return make_pairs(context, self.recipe, self.pairs, *loaded)
 
-        from diffstyle.images import to_uint8
-        from diffstyle.noise import seeded_noise
-        from diffstyle.sampling import inject
-
-        h, x_T = loaded
-        recipe, settings = self.recipe, self.recipe.settings
-        gamma = torch.tensor([recipe.gammas], dtype=torch.float32) if recipe.gammas else 0.0
-        edit = None if recipe.edit is None else torch.from_numpy(recipe.edit).to(context.device)
-
-        def one(indices: Sequence[int]) -> list[tuple[np.ndarray | None, float]]:
-            begun = time.perf_counter()
-            chosen = [self.pairs[i] for i in indices]
-            style = torch.from_numpy(np.stack([x_T[pair.style["image"]] for pair in chosen])).float()
-            content = torch.from_numpy(np.stack([h[pair.content["image"]] for pair in chosen])).float()
-            masks = [recipe.masks.of(pair.content["image"]) for pair in chosen]
-            mask = torch.from_numpy(np.stack(masks)).to(context.device) if masks[0] is not None else None  # type: ignore[arg-type]
-            seeds = [pair_seed(settings.seed or 0, pair.content["image"], pair.style["image"]) for pair in chosen]
-            results = inject(
-                context.unet,
-                style.to(context.device),
-                content.to(context.device),
-                recipe.plan.content_timesteps,
-                recipe.plan,
-                gamma,
-                omega=settings.omega,
-                mask=mask,
-                edit=edit,
-                noise=lambda t: seeded_noise(seeds, t, style.shape[1:]),
-            ).cpu()
-            finite = torch.isfinite(results).flatten(1).all(1)
-            seconds = (time.perf_counter() - begun) / len(set(indices))
-            return [(to_uint8(result) if ok else None, seconds) for result, ok in zip(results, finite, strict=True)]
-
-        return context.in_batches(len(self.pairs), one)
-
-    def save(self, computed: list[tuple[np.ndarray | None, float]]) -> tuple[pa.Table | None, list[dict]]:
+    def save(self, computed: list[Made]) -> tuple[pa.Table | None, list[dict]]:
         """(manifest rows of the pictures written, rows of the pairs that failed)."""
         pictures, failed = [], []
-        for pair, (pixels, seconds) in zip(self.pairs, computed, strict=True):
-            row = self.row(pair, seconds)
+        for pair, (pixels, seconds, made_with) in zip(self.pairs, computed, strict=True):
+            row = {**self.row(pair, seconds), "made_with": made_with}
             if pixels is None:
                 failed.append({**row, "status": "failed", "error": "the result is not finite"})
                 continue

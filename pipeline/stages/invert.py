@@ -42,10 +42,7 @@ class InvertUnit:
         return open_shards(self.shards).read_many(list(self.rows))
 
     def compute(self, context: LoadedModel, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        from diffstyle.images import to_tensor
-
-        plan = Walk.of_bank(self.description).plan(keep=self.description.h_timesteps)
-        return context.walk(to_tensor(pixels), plan)
+        return invert_pictures(context, self.description, pixels)
 
     def save(self, computed: tuple[np.ndarray, np.ndarray]) -> tuple[pa.Table | None, list[dict[str, Any]]]:
         # The walk keeps h in its own order, which ascends; so do a description's timesteps.
@@ -57,6 +54,25 @@ class InvertUnit:
 
     def split(self) -> Sequence[InvertUnit]:
         return [replace(self, rows=half) for half in halves(self.rows)]
+
+
+def invert_pictures(
+    context: LoadedModel, description: BankDescription, pixels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Invert pictures as a bank's description says.
+
+    Args:
+        context: The model on its device.
+        description: Of the bank.
+        pixels: uint8 (N, S, S, 3).
+
+    Returns:
+        x_T (N, 3, S, S) and h (N, K, C, h, w) at the description's timesteps.
+    """
+    from diffstyle.images import to_tensor
+
+    plan = Walk.of_bank(description).plan(keep=description.h_timesteps)
+    return context.walk(to_tensor(pixels), plan)
 
 
 def open_bank(root: Place, description: BankDescription, about: dict[str, Any]) -> BankWriter:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,6 @@ from diffstyle.errors import ConfigError
 from pipeline.jobfile.injection import InjectionSettings
 from pipeline.shards.decode import Undecodable, decode
 from pipeline.sources.recognise import is_picture
-from pipeline.storage.counts import count
 from pipeline.storage.identity import digest, source_parts
 from pipeline.storage.place import Place
 
@@ -48,11 +47,11 @@ def load_masks(
     path) of files with the same picture as one of ``contents``: a picture is made once, so a mask of theirs must be the
     same too. Raises ConfigError naming what is missing, or differs.
     """
-    from diffstyle.masks import rectangle_mask, reference_mask, to_h_grid
-
     mask = settings.mask
     if mask is None:
         return Masks()
+    from diffstyle.masks import rectangle_mask, reference_mask, to_h_grid  # with torch
+
     if mask == "reference":
         return Masks(to_h_grid(reference_mask(), *h_grid)[0].numpy())
     if mask.rectangle is not None:
@@ -72,6 +71,40 @@ def load_masks(
                 f"({files[image]} and {file}); a picture is made once, so keep one of them"
             )
     return Masks(own=own)
+
+
+def mask_again(
+    settings: InjectionSettings,
+    content: tuple[str, str],
+    image_size: int,
+    h_grid: tuple[int, int],
+    is_it: Callable[[str], bool],
+) -> Masks:
+    """The mask that one content had, also where its path is not known any more.
+
+    Args:
+        settings: With the mask.
+        content: Its image and its name, without folders and suffix.
+        image_size: Side of the prepared pictures, in pixels.
+        h_grid: Rows and columns of h.
+        is_it: Whether a mask of its own is the one, by the mask's hash.
+
+    Raises:
+        ConfigError: It is missing, or changed.
+    """
+    mask = settings.mask
+    if mask is None or mask == "reference" or mask.folder is None:
+        return load_masks(settings, {}, image_size, h_grid)
+    image, name = content
+    files = [file for path, file in _masks_by_path(Place.parse(mask.folder)).items() if path[-1] == name]
+    for file in files:
+        own = _mask_picture(file, image_size, h_grid)
+        if is_it(digest(own.tobytes())):
+            return Masks(own={image: own})
+    changed = f"{files[0]} is another one now" if files else "there is none of that name"
+    raise ConfigError(
+        f"injection.mask.folder: {mask.folder} no longer has the mask that {name} was made with: {changed}; put it back"
+    )
 
 
 def _masks_by_path(root: Place) -> dict[tuple[str, ...], Place]:
@@ -120,7 +153,7 @@ def _own_masks(folder: str, masks: Mapping[tuple[str, ...], Place], contents: Ma
             chosen[image], used[file] = file, content
     if missing:
         raise ConfigError(
-            f"injection.mask.folder: {folder} has no mask for {len(missing)} of {count(len(contents), 'content')} "
+            f"injection.mask.folder: {folder} has no mask for {len(missing)} of {len(contents)} contents "
             f"(e.g. {missing[0]}.png)"
         )
     return chosen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,7 @@ class Recipe:
     digest: str
     slug: str
     edit: np.ndarray | None = None  # (K, C, h, w), what is added to h at each of plan.content_timesteps
+    identity: str = ""  # JSON: what ``digest`` is the digest of
 
 
 def make_recipe(
@@ -118,7 +119,8 @@ def make_recipe(
     if settings.edit is not None:
         edit = edit_of(settings.edit, (directions or {})[settings.edit.directions], plan)
         values["edit"] = digest(str(edit.shape), edit.tobytes())
-    identifier = digest_of({"injection": values, "plan": digest_of(plan.to_dict()), **shared_identity})
+    identity = {"injection": values, "plan": digest_of(plan.to_dict()), **shared_identity}
+    identifier = digest_of(identity)
     gamma = settings.gamma if isinstance(settings.gamma, float | int) else settings.gamma.kind
     return Recipe(
         settings,
@@ -128,14 +130,22 @@ def make_recipe(
         identifier,
         recipe_slug(gamma, identifier),
         edit,
+        as_json(identity),
     )
 
 
 def open_directions(job: Job, h_shape: Sequence[int], fingerprint: str | None) -> dict[str, Directions]:
-    """The files of directions that a job names, by their paths.
+    """The files of directions that a job names; as :func:`directions_of`."""
+    return directions_of(job.injection.edit_points, h_shape, fingerprint)
+
+
+def directions_of(
+    points: Iterable[EditPoint | None], h_shape: Sequence[int], fingerprint: str | None
+) -> dict[str, Directions]:
+    """The files of directions that edits name, by their paths.
 
     Args:
-        job: the job.
+        points: the edits, such as ``job.injection.edit_points``.
         h_shape: (C, h, w) of its model.
         fingerprint: of its model; None: not known, and not compared.
 
@@ -143,7 +153,7 @@ def open_directions(job: Job, h_shape: Sequence[int], fingerprint: str | None) -
         ConfigError: a file is missing, damaged, or of another model.
     """
     opened: dict[str, Directions] = {}
-    for point in job.injection.edit_points:
+    for point in points:
         if point is None or point.directions in opened:
             continue
         try:

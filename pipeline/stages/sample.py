@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +24,40 @@ def sample_source(seed: int, number: int) -> str:
     return source_text(f"sample:{seed}", f"{number:06d}")
 
 
+def sample_of(source: str) -> tuple[int, int] | None:
+    """(seed, number) of a sampled picture by its ``source``; None for any other."""
+    match = re.fullmatch(r"sample:(\d+)#(\d+)", source)
+    return None if match is None else (int(match[1]), int(match[2]))
+
+
+def draw_samples(
+    context: LoadedModel, description: BankDescription, seed: int, numbers: Sequence[int]
+) -> tuple[np.ndarray, ...]:
+    """Draw samples from the model.
+
+    Args:
+        context: The model on its device.
+        description: Of the bank that keeps them.
+        seed: Of the samples.
+        numbers: Which of them.
+
+    Returns:
+        x_T (N, 3, S, S), h (N, K, C, h, w) in the description's order, uint8 pixels (N, S, S, 3), and whether each is
+        finite.
+    """
+    import torch
+
+    from diffstyle.images import to_uint8
+    from diffstyle.noise import seeded_noise
+
+    walk = Walk.of_bank(description)
+    seeds = [int(digest(str(seed), str(n))[:16], 16) >> 1 for n in numbers]
+    x_T = seeded_noise(seeds, walk.t_0, (3, description.image_size, description.image_size))
+    x_0, h = context.walk(x_T, walk.plan(keep=description.h_timesteps))
+    pixels = to_uint8(torch.from_numpy(np.nan_to_num(x_0)))
+    return x_T.numpy(), h[:, ::-1], pixels, np.isfinite(x_0).all((1, 2, 3))  # sampling descends
+
+
 @dataclass(frozen=True)
 class SampleUnit:
     """Some samples of one seed, by number, to be drawn into one part of a bank."""
@@ -40,19 +75,7 @@ class SampleUnit:
         return None
 
     def compute(self, context: LoadedModel, loaded: None) -> tuple[np.ndarray, ...]:
-        """(x_T, h, uint8 pixels) of each sample, the h in the description's order."""
-        from diffstyle.images import to_uint8
-        from diffstyle.noise import seeded_noise
-
-        description = self.description
-        walk = Walk.of_bank(description)
-        seeds = [int(digest(str(self.seed), str(n))[:16], 16) >> 1 for n in self.numbers]
-        x_T = seeded_noise(seeds, walk.t_0, (3, description.image_size, description.image_size))
-        x_0, h = context.walk(x_T, walk.plan(keep=description.h_timesteps))
-        import torch
-
-        pixels = to_uint8(torch.from_numpy(np.nan_to_num(x_0)))
-        return x_T.numpy(), h[:, ::-1], pixels, np.isfinite(x_0).all((1, 2, 3))  # sampling descends
+        return draw_samples(context, self.description, self.seed, self.numbers)
 
     def save(self, computed: tuple[np.ndarray, ...]) -> tuple[pa.Table | None, list[dict[str, Any]]]:
         items = []

@@ -71,6 +71,22 @@ class Sources:
         return dict(zip(self.rows, pixels, strict=True))
 
 
+def read_pixels(
+    output: Place, pairs: Sequence[Mapping[str, Any]], sources: Sequence[Sources]
+) -> tuple[list[np.ndarray | str], dict[str, np.ndarray]]:
+    """The results' pixels, or why one can't be read, and the pixels of the sources by image."""
+    pixels: dict[str, np.ndarray] = {}
+    for side in sources:
+        pixels.update(side.read())
+    results: list[np.ndarray | str] = []
+    for pair in pairs:
+        try:
+            results.append(read_picture(output, pair["picture"], pair["picture_hash"]))
+        except DamagedError as error:
+            results.append(str(error))
+    return results, pixels
+
+
 @dataclass(frozen=True)
 class ScoreUnit:
     """Some results to be scored.
@@ -92,17 +108,8 @@ class ScoreUnit:
         return f"score-{digest(*(pair['pair'] for pair in self.pairs))[:20]}"
 
     def load(self) -> tuple[list[np.ndarray | str], dict[str, np.ndarray]]:
-        """The results' pixels, or why one can't be read, and the pixels of the sources by image."""
-        pixels: dict[str, np.ndarray] = {}
-        for side in self.sources:
-            pixels.update(side.read())
-        results: list[np.ndarray | str] = []
-        for pair in self.pairs:
-            try:
-                results.append(read_picture(self.output, pair["picture"], pair["picture_hash"]))
-            except DamagedError as error:
-                results.append(str(error))
-        return results, pixels
+        """As :func:`read_pixels` gives them."""
+        return read_pixels(self.output, self.pairs, self.sources)
 
     def compute(
         self, model: LoadedModel, loaded: tuple[list[np.ndarray | str], dict[str, np.ndarray]]

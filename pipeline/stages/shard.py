@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from pipeline.shards.decode import PIXEL_LIMIT, preparation
 from pipeline.shards.passed_over import read_passed_over, total, write_passed_over
+from pipeline.shards.rows import INDEX_SCHEMA, REJECTS_SCHEMA
 from pipeline.shards.store import ShardError, ShardStore
-from pipeline.shards.write import INDEX_SCHEMA, REJECTS_SCHEMA, write_block
+from pipeline.shards.write import write_block
 from pipeline.sources import Block, Source
 from pipeline.sources.passed_over import PassedOver
 from pipeline.stages.commit import OnDone, commit_outcomes

@@ -21,6 +21,7 @@ class OutputLayout:
     PICTURES: ClassVar[str] = "pictures"
     MANIFEST: ClassVar[str] = "manifest"
     SCORES: ClassVar[str] = "scores"
+    NETWORKS: ClassVar[str] = "networks"
     DESCRIPTION: ClassVar[str] = "output.json"
     SCORES_DESCRIPTION: ClassVar[str] = "scores.json"
     _BANKS: ClassVar[str] = "banks"
@@ -80,6 +81,11 @@ class OutputLayout:
     def scores(self) -> Place:
         """The folder of the scores' parts."""
         return self.root / self.SCORES
+
+    @property
+    def networks(self) -> Place:
+        """The folder of what networks that the user brought say of the pictures."""
+        return self.root / self.NETWORKS
 
     @property
     def contact_sheets(self) -> Place:

@@ -32,6 +32,7 @@ import pyarrow as pa
 from diffstyle.errors import DiffStyleError, one_line
 from pipeline.storage.conditional import create
 from pipeline.storage.identity import digest_of
+from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Entry, Place
 from pipeline.storage.tables import DamagedError, read_table, write_table
 
@@ -61,6 +62,8 @@ class PartStore:
     def cure(self) -> str:
         """What to do about a damaged file of the store; the end of an error's line."""
         output = self.root.parent.parent if self.root.parent.name in ("shards", "banks") else self.root
+        if self.root.name == OutputLayout.NETWORKS:
+            output = self.root.parent
         if output == self.root and self._description.name == "description.json":  # shards or a bank that stand alone
             return "delete the files of its part, in index/ first, and make them again"
         return f"run `diffstyle verify {output} --repair`, which drops it, then the job again"

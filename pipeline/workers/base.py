@@ -89,6 +89,7 @@ class Workers(Protocol):
         batch: int = 1,
         on_event: OnEvent = no_event,
         check: Callable[[], None] = no_check,
+        unit_timeout: float | None = None,
     ) -> Pool:
         """A pool of workers that hold a model.
 
@@ -99,14 +100,22 @@ class Workers(Protocol):
             batch: pictures that go through the network at once.
             on_event: called with (name, fields) for what should be logged.
             check: called before each outcome; may raise to end the run.
+            unit_timeout: seconds without a result after which a worker is taken for hung; None: never.
         """
 
-    def decoders(self, *, on_event: OnEvent = no_event, check: Callable[[], None] = no_check) -> Pool:
+    def decoders(
+        self,
+        *,
+        on_event: OnEvent = no_event,
+        check: Callable[[], None] = no_check,
+        unit_timeout: float | None = None,
+    ) -> Pool:
         """A pool of workers without a model, for reading and decoding.
 
         Args:
             on_event: as :meth:`pool` takes it.
             check: likewise.
+            unit_timeout: likewise.
         """
 
     def given_batch(self, device: str) -> int | None:

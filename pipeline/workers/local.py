@@ -7,6 +7,7 @@ reading and writing do not overlap with computing.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,8 @@ from pipeline.workers.queue import Queue
 from pipeline.workers.unit import Device, Failure, Outcome, Resources
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 # Of the memory that is free, what a run may plan with: as Ray does, it leaves room for what nobody counts.
 _SHARE = 0.7
@@ -124,12 +127,21 @@ class LocalWorkers:
         batch: int = 1,
         on_event: OnEvent = no_event,
         check: Callable[[], None] = no_check,
+        unit_timeout: float | None = None,
     ) -> LocalPool:
         """The one worker there is, whatever ``n``."""
+        if unit_timeout is not None:
+            log.warning("compute.unit_timeout is ignored: a unit that hangs in this process can't be ended; run on Ray")
         make_context = opening(load, self.open_model)
         return LocalPool(make_context, resources.threads, batch=batch, on_event=on_event, check=check)
 
-    def decoders(self, *, on_event: OnEvent = no_event, check: Callable[[], None] = no_check) -> LocalPool:
+    def decoders(
+        self,
+        *,
+        on_event: OnEvent = no_event,
+        check: Callable[[], None] = no_check,
+        unit_timeout: float | None = None,
+    ) -> LocalPool:
         """One worker without a model."""
         return LocalPool(on_event=on_event, check=check)
 

@@ -20,6 +20,7 @@ class Ticket:
     deaths: int = 0  # workers that died while running it alone
     errors: int = 0  # exceptions it raised
     losses: int = 0  # workers that were lost with their node or network while running it: not its fault
+    given: float = 0.0  # when it was given to a worker, by time.monotonic()
 
 
 class Queue:

@@ -6,10 +6,8 @@ import atexit
 import contextlib
 import logging
 import os
-import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,19 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from diffstyle.errors import ConfigError
+from pipeline.storage.errors import headline
 from pipeline.workers import ray_watcher
+from pipeline.workers.ray_address import check_here, no_cluster, resolved, set_authentication, wants_token
 from pipeline.workers.unit import Device, Resources
 
 log = logging.getLogger(__name__)
-
-# How long the head of a cluster may take to answer. Ray's own patience is minutes, and then it ends the process.
-ANSWER_WITHIN = 5.0
-
 
 # Ray's sockets lie in its temporary folder. A socket's path has 107 bytes at most: 64 are Ray's, 12 the folder's name.
 LONGEST_TEMPORARY_FOLDER = 31
 # The folders of the embedded Rays that this process started and that have not ended, with what watches over each.
 _EMBEDDED: dict[Path, subprocess.Popen[bytes]] = {}
+# The modes of authentication that were set before those that a Ray was started or joined with.
+_MODES_BEFORE: list[str | None] = []
 # What Ray starts for a cluster, for people who look at it: a service for scaling, one for logs, the dashboard.
 _FOR_CLUSTERS = ("start_monitor", "start_log_monitor", "start_api_server")
 
@@ -49,22 +47,37 @@ def start_ray(address: str | None = None) -> bool:
 
     if ray.is_initialized():
         return False
-    if address is not None:
-        _check_answers(address)
     _silence_raylet()
     try:
         with _signal_handlers_kept():
             if address is None:
                 _start_embedded()
             else:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                _join(address)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise _no_cluster(address or "local", str(error).splitlines()[0]) from error
+        raise no_cluster(address or "local", headline(error)) from error
     except OSError as error:
         raise ConfigError(
             f"Ray can't start: {error.strerror} ({error.filename}); set TMPDIR and HOME to folders that can be written"
         ) from error
     return True
+
+
+def _join(address: str) -> None:
+    """Join the cluster at ``address``, with a token where it wants one."""
+    import ray
+
+    place = resolved(address)
+    if place.startswith("ray://"):
+        raise ConfigError(
+            f"--address {address}: Ray's own client can't run a job; give HOST:PORT of the head from one of the "
+            "cluster's nodes, or send the job there with `diffstyle submit`"
+        )
+    mode = "token" if wants_token(place) else "disabled"
+    check_here(place)
+    _forget_token()
+    with _authentication(mode):
+        ray.init(address=place, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def _start_embedded() -> None:
@@ -85,7 +98,7 @@ def _start_embedded() -> None:
     atexit.register(_end_at_exit, folder)  # after Ray's own, so it runs before it
     # Ray listens on the address that other machines see, unless it is told that there is no cluster to be had.
     ray_constants.ENABLE_RAY_CLUSTER = False
-    with _only_what_runs_work(), _token_of_its_own():
+    with _only_what_runs_work(), _token_of_its_own(), _authentication("token"):
         ray.init(
             address="local",
             include_dashboard=False,
@@ -114,6 +127,17 @@ def _only_what_runs_work() -> Iterator[None]:
     finally:
         for name, method in before.items():
             setattr(Node, name, method)
+
+
+@contextlib.contextmanager
+def _authentication(mode: str) -> Iterator[None]:
+    """Start or join a Ray inside with this mode; it stays until :func:`stop_ray`, or until that fails."""
+    _MODES_BEFORE.append(set_authentication(mode))
+    try:
+        yield
+    except BaseException:
+        set_authentication(_MODES_BEFORE.pop())
+        raise
 
 
 @contextlib.contextmanager
@@ -175,6 +199,9 @@ def stop_ray() -> None:
     ray.shutdown()
     for folder in list(_EMBEDDED):
         _end_embedded(folder)
+    _forget_token()
+    while _MODES_BEFORE:
+        set_authentication(_MODES_BEFORE.pop())
 
 
 def _end_embedded(folder: Path) -> None:
@@ -204,23 +231,6 @@ def _signal_handlers_kept() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _no_cluster(address: str, why: str) -> ConfigError:
-    return ConfigError(
-        f"--address {address}: no Ray cluster there ({why}); fix the address, or omit --address for an embedded Ray"
-    )
-
-
-def _check_answers(address: str) -> None:
-    """See whether something answers at ``HOST:PORT`` or ``ray://HOST:PORT``; other words are Ray's to judge."""
-    host_and_port = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address)
-    if not host_and_port:
-        return
-    try:
-        socket.create_connection((host_and_port[1], int(host_and_port[2])), timeout=ANSWER_WITHIN).close()
-    except (OSError, OverflowError) as error:
-        raise _no_cluster(address, getattr(error, "strerror", None) or str(error)) from error
 
 
 def _silence_raylet() -> None:

@@ -16,17 +16,14 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from pipeline.storage.errors import Stopped, headline
 from pipeline.storage.place import FENCES
 from pipeline.workers.actor import Worker
-from pipeline.workers.base import OnEvent, OpenModel, no_check, no_event, opening
+from pipeline.workers.base import OnEvent, no_check, no_event
 from pipeline.workers.queue import Queue, Ticket
-from pipeline.workers.ray_cluster import plan_workers, start_ray, stop_ray
-from pipeline.workers.unit import Device, Failure, Outcome, Resources, Timing
-
-T = TypeVar("T")
+from pipeline.workers.unit import Failure, Outcome, Resources, Timing
 
 
 @dataclass
@@ -41,6 +38,14 @@ class _Slot:
     actor: Any = None
     ready: bool = False
     running: dict[Any, Ticket] = field(default_factory=dict)
+    heard: float = 0.0  # when it last gave an outcome, or was given a unit while idle, by time.monotonic()
+
+    def give(self, ticket: Ticket) -> None:
+        """Run a ticket's unit."""
+        ticket.given = time.monotonic()
+        if not self.running:
+            self.heard = ticket.given
+        self.running[self.actor.run.remote(ticket.unit)] = ticket
 
 
 class RayPool:
@@ -53,6 +58,7 @@ class RayPool:
     depth         units under way in a worker at once (1: no overlap)
     on_event      called with (name, fields) for what should be logged: worker_started, worker_died, unit_retried, ...
     check         called before each outcome is handed over
+    unit_timeout  seconds without a result after which a worker is taken for hung, and replaced; None: never
     """
 
     # A worker that can't even start, this many times in a row, is not bad luck.
@@ -71,6 +77,7 @@ class RayPool:
         depth: int = 3,
         on_event: OnEvent = no_event,
         check: Callable[[], None] = no_check,
+        unit_timeout: float | None = None,
     ) -> None:
         import ray
 
@@ -84,6 +91,7 @@ class RayPool:
         self.batch = batch
         self._on_event = on_event
         self._check = check
+        self._unit_timeout = unit_timeout
         self._slots = [_Slot(number) for number in range(n)]
         self._start_failures = 0
         self._pids: dict[int, int] = {}
@@ -131,7 +139,8 @@ class RayPool:
                 if not waiting or (queue.empty and not busy):
                     finished = True  # perhaps a worker is still starting; the next run may have use for it
                     return
-                ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=10)
+                patience = min(10.0, self._unit_timeout or 10.0)
+                ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=patience)
                 if not ready and not any(slot.ready for slot in self._slots):
                     self._on_event(
                         "waiting_for_workers",
@@ -143,6 +152,9 @@ class RayPool:
                     for outcome in self._collect(ref, waiting[ref], queue):
                         self._check()
                         yield outcome
+                for outcome in self._end_hung(queue):
+                    self._check()
+                    yield outcome
         finally:
             # Left early (an error, Ctrl-C, or the caller stopped): nothing may go on writing behind the driver's back.
             # All workers go, since an interrupt may have come between handing a unit over and noting that.
@@ -175,7 +187,7 @@ class RayPool:
                     continue
                 ticket = queue.next(alone=not slot.running)
                 if ticket is not None:
-                    slot.running[slot.actor.run.remote(ticket.unit)] = ticket
+                    slot.give(ticket)
         for slot in self._slots:
             if slot.actor is None and queue.has(starting + 1):
                 slot.actor = self._actor_class.remote(self._make_context, self._resources.threads, dict(FENCES))
@@ -211,6 +223,7 @@ class RayPool:
             yield from self._worker_died(slot, error, queue)
             return
         del slot.running[ref]
+        slot.heard = time.monotonic()
         if ticket.unit is None:
             self._set_up(slot, value)
             return
@@ -262,6 +275,32 @@ class RayPool:
             if (outcome := queue.failed(ticket, f"the worker died ({why})")) is not None:
                 yield outcome
 
+    def _end_hung(self, queue: Queue) -> Iterator[Outcome]:
+        """Replace workers that gave no result for too long.
+
+        A unit waits for as many others as a worker has under way, so its own limit is that many times longer; it is
+        reached by one that hangs beside others that go on.
+        """
+        limit = self._unit_timeout
+        if limit is None:
+            return
+        for slot in self._slots:
+            now = time.monotonic()
+            tickets = list(slot.running.values())
+            silent = now - slot.heard > limit
+            old = any(now - ticket.given > self._depth * limit for ticket in tickets)
+            # What the driver has only not fetched yet, since it was busy itself, is a result.
+            if not slot.ready or not tickets or not (silent or old) or self._ray.wait([*slot.running], timeout=0)[0]:
+                continue
+            self._discard(slot)
+            why = f"no result within {limit:g} s (compute.unit_timeout)"
+            self._on_event("worker_died", worker=slot.number, units=[t.unit.name for t in tickets], error=why)
+            for ticket in tickets:
+                ticket.suspect = True
+                ticket.errors += len(tickets) == 1  # it would mostly hang again, so it is tried only once more
+                if (outcome := queue.failed(ticket, why)) is not None:
+                    yield outcome
+
 
 def _why_died(error: BaseException) -> str:
     """Ray's account of a worker's end without the half-page around it."""
@@ -278,89 +317,3 @@ def _node_lost(error: BaseException, exceptions: Any) -> bool:
     if isinstance(error, exceptions.ActorUnavailableError | exceptions.ObjectLostError | exceptions.NodeDiedError):
         return True
     return getattr(error, "preempted", False) or "node has died" in str(error)
-
-
-class RayWorkers:
-    """Workers that are actors of Ray: see :class:`pipeline.workers.base.Workers`. Ray is started or joined on need.
-
-    Args:
-        address: Of a Ray cluster, ``HOST:PORT`` or ``auto``; None: a Ray of this process's own.
-        open_model: Opens a worker's model instead of its loader, which it is called with. It must be picklable.
-    """
-
-    def __init__(self, address: str | None = None, open_model: OpenModel | None = None) -> None:
-        self.address = address
-        self.open_model = open_model
-        self._started = False
-
-    def check_device(self, device: Device) -> None:
-        """Nothing yet: :meth:`plan` looks at the cluster, once Ray runs."""
-
-    def plan(self, device: Device, actors: int | None, threads: int | None) -> tuple[int, Resources]:
-        """As many as the cluster has room for; see :func:`pipeline.workers.ray_cluster.plan_workers`."""
-        self._start()
-        return plan_workers(device, actors, threads)
-
-    def pool(
-        self,
-        n: int,
-        load: Callable[[], Any] | None,
-        resources: Resources,
-        *,
-        batch: int = 1,
-        on_event: OnEvent = no_event,
-        check: Callable[[], None] = no_check,
-    ) -> RayPool:
-        """Actors; they start when units come."""
-        self._start()
-        make_context = opening(load, self.open_model)
-        return RayPool(n, make_context, resources, batch=batch, on_event=on_event, check=check)
-
-    def decoders(self, *, on_event: OnEvent = no_event, check: Callable[[], None] = no_check) -> RayPool:
-        """An actor for each CPU of the cluster: beside a GPU's workers there are CPUs to use."""
-        self._start()
-        n = max(1, int(self._resources().get("CPU", 1)))
-        return RayPool(n, None, Resources(num_cpus=1.0, threads=None), on_event=on_event, check=check)
-
-    def given_batch(self, device: str) -> int | None:
-        """Measured, but for a model of the caller's own."""
-        return None if self.open_model is None else 1
-
-    def memory(self) -> float:
-        """What Ray counts as memory of the cluster."""
-        return float(self._resources().get("memory", 4 << 30))
-
-    def gpus(self) -> str:
-        """The kinds of GPU in the cluster, by Ray's names."""
-        return ", ".join(sorted(name for name in self._resources() if name.startswith("accelerator_type:")))
-
-    def call(self, function: Callable[[], T], resources: Resources) -> T:
-        """In a process of Ray's that ends after it: it would keep a GPU's memory."""
-        import ray
-
-        self._start()
-
-        def run() -> T:
-            return function()
-
-        remote: Any = ray.remote(num_cpus=resources.num_cpus, num_gpus=resources.num_gpus, max_calls=1)(run)
-        try:
-            result: T = ray.get(remote.remote())
-        except ray.exceptions.RayError as error:
-            raise Stopped(str(error).strip().splitlines()[-1]) from error
-        return result
-
-    def close(self) -> None:
-        """End the Ray that was started, or leave the cluster that was joined, for these workers."""
-        if self._started:
-            stop_ray()
-            self._started = False
-
-    def _start(self) -> None:
-        self._started = start_ray(self.address) or self._started
-
-    def _resources(self) -> dict[str, float]:
-        import ray
-
-        self._start()
-        return ray.cluster_resources()

@@ -351,3 +351,16 @@ def test_more_threads_than_a_process_can_start_are_a_mistake(write):
     job = "model: m\noutput: o\ncontent: c\nstyle: s\ncompute: {threads: 100000}\n"
     with pytest.raises(MistakesError, match=r"compute\.threads: must be at most"):
         load_job(write(job))
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("6h", 21600), ("2d", 172800)])
+def test_durations(write, text, seconds):
+    job = load_job(write(BASE), [f"compute.unit_timeout={text}"])
+    assert job.compute.unit_timeout == seconds
+    assert load_job(write(job.to_yaml(), "again.yaml")) == job
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "6x", "h", "30 minutes", "true", ".nan", "-1h", "nanh", "infd"])
+def test_no_durations(write, text):
+    (line,) = mistakes_of(write(BASE), f"compute.unit_timeout={text}")
+    assert "compute.unit_timeout" in line

@@ -34,6 +34,7 @@ PATHS = {
     "injection.mask.picture": lambda job: job.injection.mask[0].picture,
     "injection.mask.folder": lambda job: job.injection.mask[0].folder,
     "injection.edit.directions": lambda job: job.injection.edit[0].directions,
+    "score.networks": lambda job: job.score.networks[0],
 }
 BASE = (
     f"model: {MODEL}\noutput: out\ncontent: contents\nstyle: {{any: styles}}\npairs: {{}}\ninjection: {{mask: {{}}}}\n"

@@ -17,7 +17,7 @@ from diffstyle.networks.architecture import DDPMArchitecture
 from pipeline.models import batch_size
 from pipeline.models.batch_size import batch_for, best_batch, measured, on_a_worker
 from pipeline.workers.local import LocalWorkers
-from pipeline.workers.ray_pool import RayWorkers
+from pipeline.workers.ray_workers import RayWorkers
 from pipeline.workers.unit import Resources
 
 SMALL = DDPMArchitecture(16, 32, (1, 2), 1, (8,))

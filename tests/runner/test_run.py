@@ -15,7 +15,7 @@ import webdataset as wds
 from PIL import Image
 from support.whole_jobs import CONTENTS, STYLES, manifest, run_job
 
-from pipeline.workers.ray_pool import RayWorkers
+from pipeline.workers.ray_workers import RayWorkers
 
 KINDS = [
     {"bank": {"format": "parquet"}, "pictures": {"to": "folder", "format": "png"}},

@@ -21,9 +21,10 @@ from support.s3 import s3_bucket, s3_endpoint  # noqa: F401 - fixtures
 
 from diffstyle.images import prepare
 from pipeline.shards.decode import preparation
+from pipeline.shards.rows import INDEX_SCHEMA, read_png
 from pipeline.shards.store import ShardError, ShardStore, open_shards
 from pipeline.shards.verify import check_shards
-from pipeline.shards.write import INDEX_SCHEMA, read_png, write_block
+from pipeline.shards.write import write_block
 from pipeline.sources import SourceError, open_source
 from pipeline.sources.base import Block, Item, RawPicture
 from pipeline.stages.shard import shard_stage

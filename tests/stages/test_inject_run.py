@@ -20,7 +20,7 @@ from pipeline.monitoring.prometheus import METRICS
 from pipeline.results.manifest import TIMING_COLUMNS
 from pipeline.runner.run import Options, Run
 from pipeline.storage.errors import Stopped
-from pipeline.workers.ray_pool import RayWorkers
+from pipeline.workers.ray_workers import RayWorkers
 
 JOB = {
     "content": {"folder": str(CONTENTS), "limit": 3},

@@ -17,8 +17,8 @@ from support.s3 import s3_bucket, s3_endpoint  # noqa: F401 - fixtures
 
 from pipeline.cli.main import main
 from pipeline.results.manifest import Manifest, manifest_rows
+from pipeline.shards.rows import INDEX_SCHEMA, REJECTS_SCHEMA
 from pipeline.shards.store import ShardStore
-from pipeline.shards.write import INDEX_SCHEMA, REJECTS_SCHEMA
 from pipeline.storage import lock as lock_module
 from pipeline.storage import place as place_module
 from pipeline.storage.errors import Stopped

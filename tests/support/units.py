@@ -41,6 +41,11 @@ def suffer(what: str) -> Any:
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)
+    if what == "hang":
+        time.sleep(3600)
+    if what == "freeze":  # all of the process, as one does that waits for a dead disk
+        os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(3600)
     if what == "full":
         raise OSError(errno.ENOSPC, "No space left on device", "/out/x.png")
     if what == "rights":

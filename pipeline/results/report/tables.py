@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffstyle.errors import ConfigError
+from pipeline.results.all_scores import AllScores
 from pipeline.results.manifest import Manifest
-from pipeline.results.scores import SCORES, Scores
+from pipeline.results.scores import ScoreColumn
 from pipeline.results.words import PARAMETERS, setting_words, short_name
 from pipeline.shards.store import ShardStore, open_shards
 from pipeline.storage.identity import source_parts
@@ -37,7 +38,7 @@ class ReportTables:
         contents: Of each content: name, key, image, source, label, caption, meta. ``styles``: the same.
         settings: Of each setting: id, words, gamma, and ``parameters`` that its pairs share.
         own_parameters: The parameters that differ within a setting.
-        scores: The scores that any pair has.
+        scores: The scores that any pair has: name -> what it is.
         scored: How many pairs have scores.
         rejects: side, source and reason of each picture that could not be read.
         stores: The shards of the run.
@@ -48,7 +49,7 @@ class ReportTables:
     styles: list[dict[str, Any]]
     settings: list[dict[str, Any]]
     own_parameters: list[str]
-    scores: list[str]
+    scores: dict[str, ScoreColumn]
     scored: int
     rejects: list[dict[str, str]]
     stores: list[ShardStore]
@@ -74,7 +75,7 @@ def read_tables(output: Place) -> ReportTables:
     pairs["setting"], pairs["content"], pairs["style"] = setting_numbers, content_numbers, style_numbers
     split = [_folder_and_name(picture) for picture in pairs["picture"]]
     pairs["folder"], pairs["name"] = [one[0] for one in split], [one[1] for one in split]
-    pairs, scores, scored = _with_scores(pairs, Scores(output))
+    pairs, scores, scored = _with_scores(pairs, AllScores(output))
     pairs = pairs.sort_values(["setting", "content", "style", "pair"], ignore_index=True)
     places = [OutputLayout(output).shards(side) for side in SIDES]
     stores = {place.name: open_shards(place) for place in places if PartStore(place).exists()}
@@ -145,17 +146,17 @@ def _folder_and_name(picture: str | None) -> tuple[str, str]:
     return f"{folder}/", name
 
 
-def _with_scores(pairs: pd.DataFrame, scores: Scores) -> tuple[pd.DataFrame, list[str], int]:
-    if not scores.exists():
-        return pairs.assign(score_error=None), [], 0
-    table = scores.table(["pair", *SCORES, "error", "created"]).to_pandas()
-    # A pair that was scored again, as after a repair, has its newest row.
-    table = table.sort_values("created", kind="stable").drop_duplicates("pair", keep="last")
-    table = table.drop(columns="created").rename(columns={"error": "score_error"})
-    joined = pairs.merge(table, on="pair", how="left", validate="one_to_one")
-    names = [name for name in SCORES if joined[name].notna().any()]
-    scored = int(joined[names].notna().any(axis=1).sum()) if names else 0
-    return joined.drop(columns=[name for name in SCORES if name not in names]), names, scored
+def _with_scores(pairs: pd.DataFrame, scores: AllScores) -> tuple[pd.DataFrame, dict[str, ScoreColumn], int]:
+    ids = pa.chunked_array([pa.array(pairs["pair"], pa.string())])
+    errors, columns = pd.Series(None, pairs.index, dtype=object), {}
+    for field, values in scores.of(ids, [*scores.columns, "error"]):
+        if field.name == "error":
+            errors = pd.Series(values.to_pylist(), pairs.index, dtype=object)
+        elif values.null_count < len(values):
+            columns[field.name] = values.to_numpy(zero_copy_only=False)
+    joined = pairs.assign(score_error=errors, **columns)
+    scored = int(joined[list(columns)].notna().any(axis=1).sum()) if columns else 0
+    return joined, {name: scores.columns[name] for name in columns}, scored
 
 
 def cost(pairs: pd.DataFrame, settings: list[Mapping[str, Any]] | list[dict[str, Any]]) -> dict[str, float]:

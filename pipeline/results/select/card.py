@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +15,21 @@ import yaml
 import diffstyle
 from pipeline.results.manifest import MANIFEST_SCHEMA
 from pipeline.results.pictures import EXTENSIONS
-from pipeline.results.scores import SCORES
+from pipeline.results.scores import ScoreColumn
 from pipeline.results.select.choose import Choice
 from pipeline.results.select.formats import Form, webdataset_features
 from pipeline.results.select.licences import licence_id
-from pipeline.storage.counts import count
+from pipeline.results.select.pairs import score_columns
+from pipeline.storage.place import Place
 
 FILE = "README.md"
+SELECTION = "selection.json"
+SELECTION_KIND = "diffstyle-selection"
 
 #: Columns of the manifest that say which pair and which file a row is, and how it went. The others are settings.
 _NO_SETTINGS = {
     *("pair", "status", "error", "picture", "picture_hash", "picture_bytes", "format", "settings"),
-    *("network_calls", "seconds", "created"),
+    *("recipe", "made_with", "network_calls", "seconds", "created"),
 }
 _SHOWN = 12
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -58,11 +61,11 @@ def write_card(
         f"# {name}",
         "Pictures that keep the content of one picture and take the style of another, made by "
         f"diffstyle {diffstyle.__version__} with a frozen diffusion model. "
-        f"{count(len(choice.table), 'pair')} of {choice.made:,} that were made.",
+        f"{len(choice.table):,} pairs of {choice.made:,} that were made.",
         _splits(choice),
         "## How they were chosen",
         "\n".join(f"- {line}" for line in choice.lines()),
-        _columns(pictures, schema),
+        _columns(pictures, schema, score_columns(choice.table)),
         _settings(choice.table),
         _scores(choice.table),
         _sources(choice.table),
@@ -110,15 +113,18 @@ def _splits(choice: Choice) -> str:
     return _table(("split", "pairs", "contents", "styles"), rows)
 
 
-def _columns(pictures: Sequence[str], schema: pa.Schema) -> str:
+def _columns(pictures: Sequence[str], schema: pa.Schema, scores: Mapping[str, ScoreColumn]) -> str:
     meanings = {"image": "the result", "content": "the content, as the model saw it", "style": "the style, likewise"}
     lines = [f"- `{name}`: {meanings[name]}" for name in pictures]
-    lines += [f"- `{field.name}`{_says(field.name)}" for field in schema]
+    lines += [f"- `{field.name}`{_says(scores.get(field.name))}" for field in schema]
     return "## Columns\n\n" + "\n".join(lines)
 
 
-def _says(name: str) -> str:
-    return f": {SCORES[name][1]}" if name in SCORES else ""
+def _says(score: ScoreColumn | None) -> str:
+    if score is None:
+        return ""
+    network = f"; network {score.network}, SHA-256 `{score.hash}`" if score.network else ""
+    return f": {score.says}{network}"
 
 
 def _settings(table: pa.Table) -> str:
@@ -137,11 +143,11 @@ def _settings(table: pa.Table) -> str:
 
 def _scores(table: pa.Table) -> str:
     rows = []
-    for name, (better, _) in SCORES.items():
-        if name in table.column_names and table[name].null_count < len(table):
+    for name, score in score_columns(table).items():
+        if table[name].null_count < len(table):
             values = table[name].drop_null().cast(pa.float64()).to_numpy()
             numbers = np.quantile(values, (0, 0.1, 0.5, 0.9, 1))
-            words = {True: "more", False: "less", None: "-"}[better]
+            words = {True: "more", False: "less", None: "-"}[score.better]
             rows.append((name, words, *(f"{number:.3g}" for number in numbers), f"{len(values):,}"))
     if not rows:
         return ""
@@ -153,7 +159,7 @@ def _sources(table: pa.Table) -> str:
     text = ["## Sources"]
     for side in ("content", "style"):
         n = pc.count_distinct(table[f"{side}_image"]).as_py()
-        lines = [f"- {count(n, f'{side} picture')}"]
+        lines = [f"- {n:,} {side} pictures"]
         for column, words in (("label", "labels"), ("licence", "licences"), ("attribution", "attributions")):
             counts = Counter(table[f"{side}_{column}"].to_pylist())
             stated = [(value, pairs) for value, pairs in counts.most_common() if value is not None]
@@ -162,7 +168,7 @@ def _sources(table: pa.Table) -> str:
                 rest = f" and {len(stated) - _SHOWN} more, in the rows" if len(stated) > _SHOWN else ""
                 lines.append(f"  - {words}, by pairs: {shown}{rest}")
             if column == "licence" and counts[None]:
-                lines.append(f"  - of {count(counts[None], 'pair')} the {side} states no licence")
+                lines.append(f"  - of {counts[None]:,} pairs the {side} states no licence")
         text.append("\n".join(lines))
     return "\n\n".join(text)
 
@@ -172,10 +178,19 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def write_selection(folder: Path, choice: Choice, form: Form, command: str) -> None:
-    """Write ``selection.json``: the same for programs, and the mark of a data set that may be replaced."""
+def write_selection(folder: Path, run: Place, choice: Choice, form: Form, command: str, job: str | None) -> None:
+    """Write ``selection.json``: the same for programs, and the mark of a data set that may be replaced.
+
+    Args:
+        folder: Of the data set.
+        run: The output folder that the pairs were chosen from.
+        choice: The chosen pairs.
+        form: The data set's form.
+        command: The command that chose them.
+        job: The run's job file, as text; None where the run has none.
+    """
     selection = {
-        "kind": "diffstyle-selection",
+        "kind": SELECTION_KIND,
         "diffstyle": diffstyle.__version__,
         "command": command,
         "format": form.name,
@@ -183,8 +198,7 @@ def write_selection(folder: Path, choice: Choice, form: Form, command: str) -> N
         "left_out": [{"rule": one.rule, "pairs": one.pairs, "why": one.why} for one in choice.left_out],
         "pairs": len(choice.table),
         "splits": choice.splits,
+        "run": str(run),
+        "job": job,
     }
     (folder / SELECTION).write_text(json.dumps(selection, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-SELECTION = "selection.json"

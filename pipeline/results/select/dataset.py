@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffstyle.errors import ConfigError
-from pipeline.results.select.card import SELECTION, licences_of, write_card, write_selection
+from pipeline.results.manifest import Manifest
+from pipeline.results.select.card import SELECTION, SELECTION_KIND, licences_of, write_card, write_selection
 from pipeline.results.select.choose import Choice
 from pipeline.results.select.croissant import write_croissant
 from pipeline.results.select.formats import FORMS, Form
@@ -78,7 +79,7 @@ def _is_ours(folder: Path) -> bool:
         selection = json.loads((folder / SELECTION).read_bytes())
     except (OSError, ValueError):
         return False
-    return not folder.is_symlink() and isinstance(selection, dict) and selection.get("kind") == "diffstyle-selection"
+    return not folder.is_symlink() and isinstance(selection, dict) and selection.get("kind") == SELECTION_KIND
 
 
 def write_dataset(
@@ -109,7 +110,8 @@ def write_dataset(
             f"--format {format}: its results must be of one kind, and these are {', '.join(sorted(endings))}; "
             f"choose one with --where \"format = '{sorted(endings)[0]}'\""
         )
-    rows = described(choice.table, with_splits=b"order" in (choice.table.schema.field("split").metadata or {}))
+    with_splits = b"order" in (choice.table.schema.field("split").metadata or {})
+    rows = described(_with_recipes(run, choice.table), with_splits)
     notes: list[str] = []
     if form.types_from_rows:
         rows = _typed(rows, choice, notes)
@@ -127,6 +129,13 @@ def write_dataset(
         size = sum(file.stat().st_size for file in draft.rglob("*") if file.is_file())
         _move(draft, folder)
     return Written(folder, len(choice.table), size, tuple(notes))
+
+
+def _with_recipes(run: Place, table: pa.Table) -> pa.Table:
+    """With the column ``recipe``, so that a row can be made again from what it says."""
+    recipes = Manifest(run).recipes()
+    column = pa.array([recipes.get(settings) for settings in table["settings"].to_pylist()], pa.string())
+    return table.add_column(table.column_names.index("settings") + 1, "recipe", column)
 
 
 def _plain(table: pa.Table) -> Iterator[dict[str, object]]:
@@ -163,7 +172,7 @@ def _describe(
     newest = pc.max(choice.table["created"]).as_py()
     day = newest.date() if newest is not None else date(1970, 1, 1)
     write_croissant(draft, name, form, list(choice.splits), schema, licences_of(choice.table), day)
-    write_selection(draft, choice, form, command)
+    write_selection(draft, run, choice, form, command, text)
 
 
 @contextmanager

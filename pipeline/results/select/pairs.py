@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffstyle.errors import ConfigError
+from pipeline.results.all_scores import AllScores
 from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
-from pipeline.results.scores import SCORES, SCORES_SCHEMA, Scores
+from pipeline.results.scores import SCORES, ScoreColumn
 from pipeline.results.select.licences import rights_of
 from pipeline.storage.place import Place
 
-#: Of the scores' own columns, those that say something of a picture.
-_SCORE_COLUMNS = [*SCORES, "phash"]
-#: Of the manifest's, those that are the same in each row here.
-_SAME = {"status", "error"}
+#: Of the manifest's, those that are the same in each row here, and one that is long: of a million rows a gigabyte.
+_OMITTED = {"status", "error", "recipe"}
 
 
 def pairs_of(run: Place) -> pa.Table:
@@ -27,8 +23,8 @@ def pairs_of(run: Place) -> pa.Table:
         run: The output folder, or its address on S3 or GCS.
 
     Returns:
-        The manifest's columns, ``content_licence``, ``content_attribution``, ``style_licence``, ``style_attribution``,
-        and the scores' where the run was scored; a picture that has no scores has nulls there.
+        The manifest's columns but ``recipe``, ``content_licence``, ``content_attribution``, ``style_licence``,
+        ``style_attribution``, and the scores' where the run was scored; a picture that has no scores has nulls there.
 
     Raises:
         ConfigError: There are no pictures.
@@ -38,29 +34,17 @@ def pairs_of(run: Place) -> pa.Table:
         raise ConfigError(f"{run}: no results here; give the output folder of a job that was run")
     table = manifest.table()
     table = table.filter(pc.equal(table["status"], "ok"))
-    table = table.select([name for name in MANIFEST_SCHEMA.names if name not in _SAME])
+    table = table.select([name for name in MANIFEST_SCHEMA.names if name not in _OMITTED])
     if len(table) == 0:
         raise ConfigError(f"{run}: no pictures here yet; run the job first")
     for side in ("content", "style"):
         licences, attributions = rights_of(table[f"{side}_meta"])
         table = table.append_column(f"{side}_licence", licences)
         table = table.append_column(f"{side}_attribution", attributions)
-    scores = Scores(run)
-    if scores.exists():
-        table = _with_scores(table, scores.table(["pair", *_SCORE_COLUMNS, "error"]))
+    scores = AllScores(run)
+    for field, values in scores.of(table["pair"], [field.name for field in scores.fields]):
+        table = table.append_column(field, values)
     return table.sort_by("pair").combine_chunks()
-
-
-def _with_scores(table: pa.Table, scores: pa.Table) -> pa.Table:
-    scores = scores.filter(pc.is_null(scores["error"]))
-    pairs = scores["pair"].to_numpy(zero_copy_only=False).astype(str)
-    _, first = np.unique(pairs, return_index=True)  # a pair that two runs scored at once has two rows
-    at = pc.index_in(table["pair"], scores["pair"].take(pa.array(first)).combine_chunks())
-    rows = pc.take(pa.array(first), at)
-    for name in _SCORE_COLUMNS:
-        column = scores[name].combine_chunks()
-        table = table.append_column(SCORES_SCHEMA.field(name), column.take(rows))
-    return table
 
 
 def has_scores(table: pa.Table) -> bool:
@@ -125,6 +109,7 @@ def column_of(table: pa.Table, name: str, option: str) -> pa.ChunkedArray:
     return table[name]
 
 
-def directions() -> Mapping[str, bool | None]:
-    """Score -> whether more is better; None where neither end is good by itself."""
-    return {name: better for name, (better, _) in SCORES.items()}
+def score_columns(table: pa.Table) -> dict[str, ScoreColumn]:
+    """The table's columns of scores: name -> what it is."""
+    columns = ((field.name, ScoreColumn.of(field)) for field in table.schema)
+    return {name: column for name, column in columns if column is not None}

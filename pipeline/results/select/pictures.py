@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from diffstyle.errors import ConfigError
 from pipeline.results.pictures import EXTENSIONS, inside
+from pipeline.shards.rows import read_png
 from pipeline.shards.store import ShardStore
-from pipeline.shards.write import read_png
 from pipeline.storage.identity import digest, source_parts
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Place

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffstyle.errors import ConfigError
-from pipeline.results.select.pairs import column_of, directions
+from pipeline.results.select.pairs import column_of, score_columns
 
 
 def best_first(table: pa.Table, best: str | None) -> np.ndarray:
@@ -30,7 +30,8 @@ def best_first(table: pa.Table, best: str | None) -> np.ndarray:
         return np.arange(len(table))
     sign, name = (best[0], best[1:]) if best[:1] in "+-" else ("", best)
     values = column_of(table, name, "--best").cast(pa.float64()).to_numpy(zero_copy_only=False)
-    more = directions().get(name)
+    column = score_columns(table).get(name)
+    more = None if column is None else column.better
     if more is None:
         if not sign:
             raise ConfigError(

@@ -1,0 +1,112 @@
+"""Models that were loaded before on this machine: what a driver needs to know of them, without torch and the weights.
+
+To learn a fingerprint is to read a whole checkpoint. A file that is where it was, with the size and the times it had,
+holds what it held; workers load it strictly all the same, and compare.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffstyle
+from diffstyle.networks.architecture import architecture_to_dict
+from pipeline.models.config import RANDOM_WEIGHTS, ModelConfig, WeightsChoice
+from pipeline.models.download import check_cached
+from pipeline.models.weights import cache_place_if_known, weights_place
+from pipeline.storage.cache import cache_if_known
+from pipeline.storage.identity import digest_of
+from pipeline.storage.place import Place
+
+log = logging.getLogger(__name__)
+
+# A file that changed so lately may change again within the same tick of its file system's clock.
+_SETTLED = 2.0
+
+
+def recalled(config: ModelConfig, weights: str | os.PathLike[str] | WeightsChoice | None) -> dict[str, str] | None:
+    """What was remembered of a model with these weights; None where it has to be loaded.
+
+    Args:
+        config: the model.
+        weights: as for :func:`pipeline.models.load.load_model`.
+
+    Raises:
+        CheckpointError: the weights are in the cache folder, and changed since they were fetched.
+    """
+    place, key = _place(), _key(config, weights)
+    entry = _read(place).get(key) if place and key else None
+    if not isinstance(entry, Mapping) or not all(isinstance(value, str) for value in entry.values()):
+        return None
+    if weights is None and weights_place(config) == cache_place_if_known(config):
+        check_cached(config)
+    return dict(entry)
+
+
+def remember(
+    config: ModelConfig, weights: str | os.PathLike[str] | WeightsChoice | None, facts: Mapping[str, str]
+) -> None:
+    """Keep what loading a model told, for :func:`recalled`.
+
+    Args:
+        config: the model.
+        weights: those that were loaded.
+        facts: what to keep.
+    """
+    place, key = _place(), _key(config, weights)
+    if place is None or key is None:
+        return
+    try:
+        known = {**_read(place), key: dict(facts)}
+        Place.parse(place).write_bytes(json.dumps(known, indent=1, sort_keys=True).encode())
+    except OSError as error:  # a cache that several machines share may be read-only
+        log.debug("%s can't be written (%s)", place, error)
+
+
+def _key(config: ModelConfig, weights: str | os.PathLike[str] | WeightsChoice | None) -> str | None:
+    """What a model is remembered under; None where its weights are not there, or changed just now."""
+    file: str | os.PathLike[str] | None
+    chosen: str | None
+    if isinstance(weights, WeightsChoice):
+        file, chosen = weights.path, weights.key
+    else:
+        file, chosen = weights, config.weights.key if weights is None else None
+    random = RANDOM_WEIGHTS.fullmatch(os.fspath(file)) if file is not None else None
+    facts: list[Any] = [str(random and random[0])]
+    if not random:
+        place = weights_place(config, file)
+        if place is None:
+            return None
+        roots = [place] if place.is_file() else [place, place / "unet_ema", place / "unet"]
+        files = [one for root in roots for one in ([root] if root.is_file() else _files(root))]
+        for one in files:
+            state = one.stat()
+            if time.time() - max(state.st_mtime, state.st_ctime) < _SETTLED:
+                return None
+            facts.append([str(one.absolute()), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino])
+    facts += [diffstyle.__version__, importlib.metadata.version("torch")]
+    return digest_of({"architecture": architecture_to_dict(config.unet_architecture), "key": chosen, "of": facts})
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(one for one in folder.iterdir() if one.is_file()) if folder.is_dir() else []
+
+
+def _place() -> Path | None:
+    cache = cache_if_known()
+    return cache / "fingerprints.json" if cache else None
+
+
+def _read(place: Path) -> dict[str, Any]:
+    """What is remembered; nothing where that can't be read: then the models are loaded, as if for the first time."""
+    try:
+        known = json.loads(place.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
