@@ -52,4 +52,5 @@ def test_the_layout_of_an_output_is_drawn_whole() -> None:
     properties = [name for name, value in vars(OutputLayout).items() if isinstance(value, property)]
     names = {str(getattr(layout, name).relative_to(layout.root)) for name in properties}
     names |= {str(place(side).relative_to(layout.root)) for side in SIDES for place in (layout.shards, layout.bank)}
+    names.add(str(layout.bank("content", "DIGEST").relative_to(layout.root)))
     assert drawn == names | {OutputLayout.DESCRIPTION, OutputLayout.SCORES_DESCRIPTION, ".lock"}

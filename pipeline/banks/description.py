@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.banks.tensors import BankError, TensorSpec, read_tensors
-from pipeline.storage.identity import digest
+from pipeline.storage.identity import digest, digest_of
 
 BANK_FORMAT_VERSION = 1
 
@@ -123,6 +123,11 @@ class BankDescription:
     def bytes_per_image(self) -> int:
         """Bytes of the tensors of one entry, without what a format adds (see ``payload.payload_bytes``)."""
         return sum(one.nbytes for one in self.tensors)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """The digest of all of this: banks with the same one can be merged."""
+        return digest_of(self.to_dict())
 
     # ---- the index ----
     @functools.cached_property

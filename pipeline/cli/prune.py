@@ -19,6 +19,7 @@ def prune(jobs: tuple[str, ...], yes: bool) -> None:
     from pipeline.results.manifest import Manifest
     from pipeline.results.prune import drop_leavings, find_leavings
     from pipeline.runner.run import Run
+    from pipeline.storage.layout import SIDES, OutputLayout
     from pipeline.storage.lock import OutputLock
     from pipeline.storage.place import Place
 
@@ -32,9 +33,15 @@ def prune(jobs: tuple[str, ...], yes: bool) -> None:
         raise ConfigError(f"{output}: no results here; run a job first")
     with OutputLock(output):
         wanted: set[str] = set()
+        banks: set[Place] = set()
         for job in loaded:
-            asked = Run(job).wanted()
+            run = Run(job)
+            asked = run.wanted()
             wanted.update(*(asked.ids(recipe) for recipe in asked.recipes))
+            banks.update(run.bank_places().values())
+        for bank in (bank for side in SIDES for bank in OutputLayout(output).banks(side) if bank not in banks):
+            size = sum(entry.size for entry in bank.list(recursive=True)) / 1e6
+            click.echo(f"note: {bank} ({size:.1f} MB) is of none of these jobs; it stays, as other jobs may name it")
         leavings = find_leavings(manifest, wanted)
         if not leavings:
             click.echo("nothing to drop: every pair is wanted")

@@ -56,7 +56,8 @@ GROUPS = ("content", "inversion", "injection", "pairs", "bank", "pictures", "com
 
 
 def _fields(model: type[BaseModel], prefix: str, form: str) -> Iterator[FieldOfJob]:
-    meanings = _docstrings(model)
+    bases = [one for one in model.__mro__ if issubclass(one, BaseModel) and one.__module__ == model.__module__]
+    meanings = {name: meaning for one in bases for name, meaning in _docstrings(one).items()}
     for name, field in model.model_fields.items():
         path = f"{prefix}{field.alias or name}"
         if path == "style":

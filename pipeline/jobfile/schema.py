@@ -197,8 +197,8 @@ Score = Annotated[
 ]
 
 
-class Job(Strict):
-    """A job: one model, contents, styles, and what to make of them."""
+class ModelChoice(Strict):
+    """A model, and the checkpoint that it takes."""
 
     model: Annotated[str, *local_or_word(is_config_name)]
     """name of a model (`diffstyle models` lists them), or the path of a [model's YAML file](#your-own-model) or of
@@ -206,6 +206,11 @@ class Job(Strict):
     weights: Weights | None = None
     """another checkpoint of the same architecture: a file, or a diffusers folder (float16 or in shards too);
     `null` is the model's own. `random:SEED` makes random weights, for trying things out"""
+
+
+class Job(ModelChoice):
+    """A job: one model, contents, styles, and what to make of them."""
+
     output: Address
     """folder for everything that the job makes; running the job again goes on where it stopped"""
     content: Source

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ def write_plan(
     known: tuple[int, int],
     rows: tuple[int, int],
     lost: int = 0,
-    sides: Sequence[str] = SIDES,
+    banks: Mapping[str, str] = {},
 ) -> None:
     """Note what the run that begins to inject wants, for :func:`read_status`.
 
@@ -56,7 +56,8 @@ def write_plan(
     rows   how many pairs of the manifest are; an earlier job may have made some that this one does not want. While
            this run holds the output only its own pairs come, so what is new in the manifest is progress
     lost   how many more pairs the job asks for that can't be made, since a picture of theirs can't be used
-    sides  the sides whose pictures this run prepares or inverts; an earlier job may have left others
+    banks  the sides whose pictures this run prepares or inverts -> the names of their banks; an earlier job may have
+           left others
     """
     plan: dict[str, Any] = {
         "wanted": wanted,
@@ -65,7 +66,8 @@ def write_plan(
         "manifest_done": rows[0],
         "manifest_failed": rows[1],
         "lost": lost,
-        "sides": list(sides),
+        "sides": list(banks),
+        "banks": dict(banks),
         "at": time.time(),
     }
     log("pairs_planned", **plan)
@@ -199,7 +201,7 @@ def read_status(output: Place) -> Status:
     status = Status(output, holder_of(output))
     manifest = Manifest(output)
     plan = read_plan(output)
-    _sides(status, SIDES if plan is None else plan.get("sides", SIDES))
+    _sides(status, SIDES if plan is None else plan.get("sides", SIDES), {} if plan is None else plan.get("banks", {}))
     if plan is not None:
         n_done, n_failed = manifest.counts()
         status.repeated = manifest.repeated()
@@ -228,12 +230,12 @@ def read_plan(output: Place) -> dict[str, Any] | None:
     return plan
 
 
-def _sides(status: Status, of_this_job: Collection[str]) -> None:
-    """What is prepared and inverted of each side; what failed counts for the sides of this job."""
+def _sides(status: Status, of_this_job: Collection[str], banks: Mapping[str, str]) -> None:
+    """What is prepared and inverted of each side; what failed counts for the sides, and their banks, of this job."""
     layout = OutputLayout(status.output)
     for name in SIDES:
         parts = []
-        shards, bank = layout.shards(name), layout.bank(name)
+        shards, bank = layout.shards(name), layout.bank(name).parent / banks.get(name, name)
         if PartStore(shards).exists():
             store = open_shards(shards)
             rejected = len(store.rejected())
@@ -246,6 +248,10 @@ def _sides(status: Status, of_this_job: Collection[str]) -> None:
             parts.append(f"{len(opened)} inverted" + (f", {failed} failed" if failed else ""))
         if parts:
             status.sides.append(f"{name:<8} {', '.join(parts)}")
+        for other in layout.banks(name):
+            if other != bank:
+                n = len(LatentBank.open(other))
+                status.sides.append(f"{'':<8} {n} inverted in {other.relative_to(layout.root)}")
         if (line := total(read_passed_over(shards)).line()) is not None:
             status.sides.append(f"{'':<8} {line}")
 

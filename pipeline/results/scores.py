@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.storage.layout import OutputLayout
-from pipeline.storage.parts import PartStore
+from pipeline.storage.parts import DescriptionError, PartStore
 from pipeline.storage.place import Place
 
 SCORES_FORMAT_VERSION = 1
@@ -107,6 +107,14 @@ class Scores:
 
     def check(self, identity: Mapping[str, Any]) -> None:
         """Refuse as :meth:`open` does, and write nothing."""
+        if self.exists():
+            stored = self.store.description().get("identity", {}).get("model_fingerprint")
+            if stored != identity["model_fingerprint"]:
+                raise DescriptionError(
+                    f"{self.output}: its scores were made with another model (fingerprint {str(stored)[:8]}; this "
+                    f"job's is {identity['model_fingerprint'][:8]}), and scores of two models can't be compared; run "
+                    "this job with score: false, or into another output folder"
+                )
         self.store.check(_identity(identity))
 
     def table(self, columns: Iterable[str] | None = None) -> pa.Table:

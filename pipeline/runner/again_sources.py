@@ -17,8 +17,8 @@ from pipeline.banks.tensors import BankError
 from pipeline.jobfile.schema import BankSpec, SampleSpec
 from pipeline.models.session import LoadedModel
 from pipeline.shards.decode import Undecodable, decode, preparation
+from pipeline.shards.rows import read_png
 from pipeline.shards.store import ShardError, ShardStore, open_shards
-from pipeline.shards.write import read_png
 from pipeline.sources import Block, open_source
 from pipeline.stages.invert import invert_pictures
 from pipeline.stages.sample import draw_samples, sample_of
@@ -108,7 +108,8 @@ class SideSearch:
 
     # ---- banks ----
     def _banks(self) -> Iterator[Place]:
-        places = [] if self.run is None else [OutputLayout(self.run).bank(name) for name in (self.side, "both")]
+        layout = None if self.run is None else OutputLayout(self.run)
+        places = [place for name in (self.side, "both") for place in (layout.banks(name) if layout else [])]
         if isinstance(self.spec, BankSpec):
             places.append(Place.parse(self.spec.bank))
         for place in dict.fromkeys(places):

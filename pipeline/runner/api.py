@@ -16,6 +16,7 @@ from pipeline.monitoring.status import NoRunError
 from pipeline.monitoring.summary import RunCounts, summary_lines
 from pipeline.results.manifest import Manifest
 from pipeline.results.scores import Scores
+from pipeline.runner.inverting import precompute
 from pipeline.runner.network_scoring import network_specs
 from pipeline.runner.preview import Preview, preview_job
 from pipeline.runner.run import Options, Run
@@ -187,6 +188,8 @@ def run(
         for stage in chosen:
             if stage == "score":
                 score(running, judges)
+            elif stage == "precompute":
+                precompute(running)
             else:
                 getattr(running, stage)()
             if stage == "inject":
@@ -197,7 +200,7 @@ def run(
         stages=chosen,
         contact_sheets=tuple(running.sheets),
         shard_places={side.name: side.shards for side in running.sides if side.needs_shards},
-        bank_places={side.name: side.bank for side in running.sides},
+        bank_places=running.bank_places(),
     )
 
 

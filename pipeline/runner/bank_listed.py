@@ -7,6 +7,7 @@ from pipeline.jobfile.schema import Job
 from pipeline.runner.sides import sides
 from pipeline.shards.store import open_shards
 from pipeline.sources import open_source
+from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Place
 
 
@@ -18,7 +19,7 @@ def images_listed(job: Job, bank: Place) -> set[str]:
     """
     prepared_sides = [side for side in sides(job) if side.needs_shards]
     for side in prepared_sides:
-        if side.bank == bank:
+        if OutputLayout.side_of_bank(bank) == side.name and OutputLayout.around_bank(bank) == OutputLayout(side.output):
             listed = {item.source for block in open_source(side.spec).blocks({}) for item in block.items}
             rows = open_shards(side.shards).current().select(["source", "image"]).to_pylist()
             return {row["image"] for row in rows if row["source"] in listed}

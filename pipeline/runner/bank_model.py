@@ -10,7 +10,7 @@ from diffstyle.errors import ConfigError
 from pipeline.banks.reader import LatentBank
 from pipeline.banks.tensors import BankError
 from pipeline.jobfile.load import load_job
-from pipeline.jobfile.schema import Compute, Job
+from pipeline.jobfile.schema import Compute, Job, ModelChoice
 from pipeline.models.accelerate import compiles
 from pipeline.models.batch_size import batch_for
 from pipeline.models.config import WeightsChoice, load_model_config
@@ -23,6 +23,7 @@ from pipeline.stages.walk import Walk
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.parts import PartStore, differences
 from pipeline.storage.place import Place
+from pipeline.storage.variables import expand
 from pipeline.workers.base import Pool, Workers
 from pipeline.workers.local import LocalWorkers
 
@@ -64,10 +65,12 @@ def find_model(
 ) -> BankModel:
     """The model of ``bank``: as given, else as the job says, else by the name in the bank's description.
 
-    ``job`` defaults to the ``job.yaml`` of the output folder that the bank lies in. Raises ConfigError where the model
-    can't be named, BankError where it is another one than the bank's, CheckpointError as loading does.
+    ``job`` defaults to the ``job.yaml`` of the output folder that the bank lies in; where that is of another model by
+    now, it is what the bank says of the job that made it. Raises ConfigError where the model can't be named, BankError
+    where it is another one than the bank's, CheckpointError as loading does.
     """
     description = bank.description
+    given = model or weights
     bank_job = _job_of(bank.place, job)
     if model is None and bank_job is not None:
         model, weights = bank_job.model, weights or bank_job.weights
@@ -81,6 +84,11 @@ def find_model(
             f"{bank.place} was made with model {name!r}, which is none of the shipped ones; give --model FILE or --job"
         ) from error
     facts = model_facts(name, weights)
+    other = facts.fingerprint != description.model_fingerprint
+    if other and not (given or job) and (maker := _maker_of(bank)) is not None:
+        # The output's last job was of another model; the bank knows the job that made it.
+        name, weights = maker.model, maker.weights
+        facts = model_facts(name, weights)
     if facts.fingerprint != description.model_fingerprint:
         raise BankError(
             f"{bank.place} was made with weights of fingerprint {description.model_fingerprint[:8]}, these of {name} "
@@ -91,6 +99,20 @@ def find_model(
     precision = Walk.of_bank(description).precision
     compute = (bank_job.compute if bank_job is not None else Compute()).model_copy(update={"precision": precision})
     return BankModel(name, weights, facts.fingerprint, description.image_size, compute)
+
+
+def _maker_of(bank: LatentBank) -> ModelChoice | None:
+    """The model of the job that made a bank of a run; None for one that stands alone, which may be a stranger's."""
+    written = bank.about.get("job")
+    if OutputLayout.around_bank(bank.place) is None or not isinstance(written, dict):
+        return None
+    return ModelChoice.model_validate(_expanded(written))
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _expanded(one) for name, one in value.items()}
+    return expand(value) if isinstance(value, str) else value
 
 
 def _job_of(bank: Place, job: str | None) -> Job | None:
@@ -127,7 +149,7 @@ def _beside(bank: Place) -> Place | None:
     layout = OutputLayout.around_bank(bank)
     if layout is None:
         return None
-    shards = layout.shards(bank.name)
+    shards = layout.shards(OutputLayout.side_of_bank(bank) or bank.name)
     return shards if PartStore(shards).exists() else None
 
 

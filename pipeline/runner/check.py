@@ -58,12 +58,18 @@ def check_job(job: Job, sides: Sequence[Side], stages: Sequence[str], facts: Mod
         return
     banks = [plan_bank(job, side, facts) for side in sides]
     if "precompute" not in stages:
-        for side, bank in zip(sides, banks, strict=True):
-            if not bank.made:
-                raise ConfigError(f"{side.bank}: no latent bank yet; run `diffstyle precompute` on the job first")
+        for bank in banks:
+            require_made(bank)
     if "inject" in stages:
         _check_pairs(job, sides)
         _check_injection(job, facts, banks[0], banks[-1])
+
+
+def require_made(bank: PlannedBank) -> None:
+    """ConfigError for a bank that is not there yet, where it is not to be made now."""
+    if not bank.made:
+        why = f" ({bank.instead_of})" if bank.instead_of else ""
+        raise ConfigError(f"{bank.place}: no latent bank yet{why}; run `diffstyle precompute` on the job first")
 
 
 def _check_data_set(job: Job, side: Side, stages: Sequence[str]) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.banks.description import BankDescription
 from pipeline.banks.index import read_description
 from pipeline.banks.payload import payload_bytes
 from pipeline.banks.tensors import BankError
@@ -29,6 +28,7 @@ from pipeline.stages.recipe import edit_of, injection_plan, open_directions
 from pipeline.stages.walk import Walk
 from pipeline.storage.counts import count
 from pipeline.storage.errors import EXIT_DONE, EXIT_WRONG_INPUT
+from pipeline.storage.layout import OutputLayout
 from pipeline.storage.parts import DescriptionError, PartStore
 from pipeline.storage.place import Place
 from pipeline.workers.local import cores
@@ -51,6 +51,7 @@ class PreviewSide:
         decodes: Likewise, of the network's second half.
         h_timesteps: At how many timesteps the bank keeps h.
         bank_bytes: What the new entries of the bank would take.
+        further_bank: Of a bank that would be made beside others: why the first of them does not serve.
     """
 
     name: str
@@ -66,6 +67,7 @@ class PreviewSide:
     h_timesteps: int = 0
     bank_bytes: int = 0
     makes_bank: bool = False
+    further_bank: str = ""
 
     def lines(self) -> list[str]:
         """For people."""
@@ -79,6 +81,8 @@ class PreviewSide:
         each = f"{_size(self.bank_bytes / self.to_invert)} each" if self.to_invert else "nothing to add"
         calls = f"{self.to_invert} x {self.network_calls} network calls{kept}; {_size(self.bank_bytes)} ({each})"
         lines.append(f"  bank     {'; '.join([*before, calls])}")
+        if self.further_bank:
+            lines.append(f"  note: {self.further_bank}")
         return lines
 
 
@@ -226,10 +230,10 @@ def preview_job(job: Job, retry: bool = False, measure: bool = False, elsewhere:
     reasons.append(refused)
     banks = [_bank(job, side, facts) for side in job_sides]
     states = [
-        side_state(side, retry, _shards_are_of_use(side, config.size), bank.made)
+        side_state(side, retry, _shards_are_of_use(side, config.size), bank)
         for side, bank in zip(job_sides, banks, strict=True)
     ]
-    previewed = [_side(job, state, bank.description) for state, bank in zip(states, banks, strict=True)]
+    previewed = [_side(job, state, bank) for state, bank in zip(states, banks, strict=True)]
     contents, styles = states[0], states[-1]
     walk = Walk.of_bank(banks[0].description)
     ends = (banks[0].description, banks[-1].description) if refused is None else None
@@ -281,7 +285,8 @@ def _facts(job: Job, weights_here: bool) -> ModelFacts:
     """The model. Its fingerprint only where there are results to compare it with: by its weights, or, where these are
     not here, as the results say themselves."""
     config = load_model_config(job.model)
-    made = [store for side in sides(job) if (store := PartStore(side.bank)).exists()]
+    layout = OutputLayout(Place.parse(job.output))
+    made = [PartStore(place) for side in sides(job) for place in layout.banks(side.name)]
     if weights_here and (made or Manifest(Place.parse(job.output)).store.exists()):
         return model_facts(job.model, job.weights)
     fingerprint = read_description(made[0])[0].model_fingerprint if made else "0" * 32
@@ -309,7 +314,8 @@ def _shards_are_of_use(side: Side, size: int) -> bool:
     return True
 
 
-def _side(job: Job, state: SideState, description: BankDescription) -> PreviewSide:
+def _side(job: Job, state: SideState, bank: PlannedBank) -> PreviewSide:
+    description = bank.description
     given = isinstance(state.side.spec, BankSpec)
     walk = None if given else Walk.of_bank(description).plan(keep=())
     return PreviewSide(
@@ -326,6 +332,7 @@ def _side(job: Job, state: SideState, description: BankDescription) -> PreviewSi
         h_timesteps=len(description.h_timesteps) if description.keeps_h else 0,
         bank_bytes=0 if given else payload_bytes(description, state.to_invert, job.bank.part_size),
         makes_bank=not given,
+        further_bank=bank.instead_of and f"{bank.instead_of}, so another bank is made beside it, {bank.place.name}",
     )
 
 

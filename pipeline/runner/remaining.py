@@ -13,7 +13,7 @@ from pipeline.banks.writer import BankWriter
 from pipeline.jobfile.schema import BankSpec, Job, ListedPairs, RandomPairs, SampleSpec
 from pipeline.models.session import ModelFacts
 from pipeline.results.manifest import Manifest
-from pipeline.runner.sides import Side
+from pipeline.runner.sides import PlannedBank, Side
 from pipeline.shards.store import ShardStore, open_shards
 from pipeline.sources import open_source
 from pipeline.stages.inject import PairPlan, all_remaining, recipes
@@ -57,23 +57,23 @@ class SideState:
         return self.inverted > 0 or self.rejected > 0 or self.to_prepare < self.pictures
 
 
-def side_state(side: Side, retry: bool, shards: bool, bank: bool) -> SideState:
+def side_state(side: Side, retry: bool, shards: bool, bank: PlannedBank) -> SideState:
     """How far a side is.
 
     Args:
         side: contents, styles or both.
         retry: whether what failed before is tried again.
         shards: whether its prepared pictures are there, and as the job wants them.
-        bank: whether its latent bank is there, and as the job wants it.
+        bank: its latent bank, as it is or would be made.
 
     Raises:
         DiffStyleError: its data set or its bank can't be read.
     """
     if isinstance(side.spec, BankSpec):
-        opened = LatentBank.open(side.bank)
+        opened = LatentBank.open(bank.place)
         made = entries(opened.index)
         return SideState(side, len(made), f"pictures in the bank {opened.place}", made, inverted=len(made))
-    writer = BankWriter(side.bank, LatentBank.open(side.bank).description) if bank else None
+    writer = BankWriter(bank.place, bank.description) if bank.made else None
     if isinstance(side.spec, SampleSpec):
         return _of_samples(side, side.spec, writer)
     return _of_data_set(side, writer, retry, shards)
@@ -83,7 +83,7 @@ def _of_samples(side: Side, spec: SampleSpec, writer: BankWriter | None) -> Side
     known = writer.known_sources() if writer else set()
     wanted = [sample_source(spec.seed, number) for number in range(spec.sample)]
     missing = [source for source in wanted if source not in known]
-    made = LatentBank.open(side.bank).index.select(_COLUMNS).to_pylist() if writer else []
+    made = LatentBank.open(writer.root).index.select(_COLUMNS).to_pylist() if writer else []
     rows = [*made, *(_unprepared(source) for source in missing)]
     return SideState(
         side,

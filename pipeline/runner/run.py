@@ -5,19 +5,18 @@ Each stage reads what the one before committed and does what is missing, so runn
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import diffstyle
 from diffstyle.errors import ConfigError
 from pipeline.banks.reader import LatentBank, cached_bank
-from pipeline.jobfile.schema import BankSpec, Job, SampleSpec
+from pipeline.jobfile.schema import BankSpec, Job
 from pipeline.models.config import load_model_config
 from pipeline.models.session import ModelFacts, model_facts, resolve_device
 from pipeline.monitoring.progress import Progress
@@ -26,11 +25,11 @@ from pipeline.monitoring.status import write_plan
 from pipeline.monitoring.summary import RunCounts, Utilization, summary_lines
 from pipeline.results.contact_sheets import COLUMNS, contact_sheets
 from pipeline.results.manifest import Manifest
-from pipeline.runner.check import check_job
+from pipeline.runner.check import check_job, require_made
 from pipeline.runner.journal import Journal
 from pipeline.runner.listing import listed_pictures
 from pipeline.runner.pools import PoolOnDemand, memory_of_a_tile, model_pool
-from pipeline.runner.sides import Side, bank_description, check_apart, sides
+from pipeline.runner.sides import PlannedBank, Side, bank_description, check_apart, plan_bank, sides
 from pipeline.shards.store import ShardStore, open_shards
 from pipeline.sources import open_source
 from pipeline.stages.inject import (
@@ -44,7 +43,6 @@ from pipeline.stages.inject import (
     shortened_dt_lambda,
     units,
 )
-from pipeline.stages.invert import invert_stage, missing_rows, missing_samples, open_bank, sample_stage
 from pipeline.stages.pairs import Listed, WantedPairs, entries, wanted_pairs
 from pipeline.stages.shard import shard_stage
 from pipeline.stages.tiles import Sizer, most_pairs
@@ -91,23 +89,25 @@ class Run:
         self._metrics = Metrics()
         self._deaths = 0  # of workers
         self._journal = Journal(self.output, job)
-        self._log = self._journal.log
+        self.log: Callable[..., None] = self._journal.log
         self._facts: ModelFacts | None = None
         self._listed: dict[str, list[Listed] | None] = {}
+        self._planned: dict[str, PlannedBank] = {}
 
     def check(self, stages: Sequence[str]) -> None:
         """Refuse what can be refused before anything is written, and before the lock is taken."""
-        self._log("run_started", diffstyle=diffstyle.__version__, host=platform.node(), job=self.job.to_yaml())
+        self.log("run_started", diffstyle=diffstyle.__version__, host=platform.node(), job=self.job.to_yaml())
         check_apart(self.sides)
         facts = None
         if set(stages) != {"shard"}:
             self.workers.check_device(resolve_device(self.job.compute.device))
             facts = self.facts
-            self._log("model_checked", **vars(facts))
+            self.log("model_checked", **vars(facts))
         check_job(self.job, self.sides, stages, facts)
 
     def __enter__(self) -> Run:
         self.lock = self._stack.enter_context(OutputLock(self.output))
+        self._planned.clear()  # another run may have made banks until now
         return self
 
     def begin(self) -> None:
@@ -116,7 +116,7 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         outcome = "done" if error is None else f"{kind.__name__ if kind else ''}: {error}"
-        self._log("run_ended", outcome=outcome, **self.counts.figures())
+        self.log("run_ended", outcome=outcome, **self.counts.figures())
         try:
             self._journal.close(refused=error is not None)
         finally:
@@ -132,14 +132,24 @@ class Run:
         """The model, loaded once and strictly: a wrong checkpoint ends the run before anything else starts."""
         if self._facts is None:
             self._facts = model_facts(self.job.model, self.job.weights)
-            self._log("model", **vars(self._facts))
+            self.log("model", **vars(self._facts))
             if self._facts.weights:
                 log.info("model %s: of the checkpoint's weights, the %s", self._facts.name, self._facts.weights)
         return self._facts
 
+    def bank(self, side: Side) -> PlannedBank:
+        """The bank that serves a side, looked for once; :meth:`bank_made` says that it is there now."""
+        if side.name not in self._planned:
+            self._planned[side.name] = plan_bank(self.job, side, self.facts)
+        return self._planned[side.name]
+
+    def bank_made(self, side: Side) -> None:
+        """The side's bank is there from now on."""
+        self._planned[side.name] = replace(self.bank(side), made=True)
+
     def _on_event(self, name: str, /, **fields: Any) -> None:
         self._deaths += name == "worker_died"
-        self._log(name, **fields)
+        self.log(name, **fields)
 
     @property
     def pool(self) -> Pool:
@@ -170,7 +180,7 @@ class Run:
                     part = {"part": outcome.unit.name, "worker": outcome.worker, **timing.said()}
                     busy = self.counts.busy.setdefault(name, Utilization())
                     busy.add(outcome.worker, timing.began, timing.compute)
-                self._log("part_done", stage=name, done=done, failed=failed, **part)
+                self.log("part_done", stage=name, done=done, failed=failed, **part)
                 limit = self.options.max_failures
                 limit = self.job.compute.max_failures if limit is None else limit
                 if limit is not None and self.counts.failures_now > limit:
@@ -185,7 +195,7 @@ class Run:
             tidy()
         seconds = time.perf_counter() - begun
         self.counts.seconds[name] = self.counts.seconds.get(name, 0) + seconds
-        self._log("stage_done", stage=name, seconds=seconds)
+        self.log("stage_done", stage=name, seconds=seconds)
 
     # ---- the stages ----
 
@@ -221,7 +231,7 @@ class Run:
                 if (line := summary.passed_over.line()) is not None:
                     log.warning("%s: %s", side.name, line)
                 for reason, n in summary.passed_over.items():
-                    self._log("passed_over", side=side.name, reason=reason, n=n)
+                    self.log("passed_over", side=side.name, reason=reason, n=n)
 
     def _listing(self, side: Side) -> list[Listed] | None:
         """The pictures as the side's source lists them now, also those that can't be read; None for a bank or samples.
@@ -238,42 +248,14 @@ class Run:
     def _roots(self, side: Side) -> tuple[str, ...]:
         return open_source(side.spec).roots if side.needs_shards else ()
 
-    def _wanted(self, side: Side) -> set[str] | None:
+    def wanted_images(self, side: Side) -> set[str] | None:
         """The images that the side's source lists now; None where all that are there count."""
         listing = self._listing(side)
         return None if listing is None else {row.image for row in listing if row.image is not None}
 
-    def precompute(self) -> None:
-        """Stage 2 for each side that is not a bank already."""
-        for side in self.sides:
-            if isinstance(side.spec, BankSpec):
-                continue
-            if side.needs_shards and not PartStore(side.shards).exists():
-                raise ConfigError(f"{side.shards}: no prepared pictures yet; run `diffstyle shard` on the job first")
-            about = {
-                **versions(),
-                **({"weights": self.facts.weights} if self.facts.weights else {}),
-                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            }
-            if not PartStore(side.bank).exists():
-                self.begin()
-            writer = open_bank(side.bank, bank_description(self.job, side, self.facts), about)
-            writer.remove_uncommitted()
-            part, retry = self.job.bank.part_size, self.options.retry_failed
-            if isinstance(side.spec, SampleSpec):
-                total = len(missing_samples(writer, side.spec))
-                with self.stage(f"sample {side.name}", total, "picture", writer.remove_uncommitted) as on_done:
-                    pool = self.pool if total else None
-                    part = min(part, self.share(total))
-                    done = sample_stage(pool, side.spec, writer, part, on_done=on_done)
-            else:
-                todo, aliases = missing_rows(writer, side.shards, self._wanted(side), retry)
-                with self.stage(f"invert {side.name}", len(todo), "picture", writer.remove_uncommitted) as on_done:
-                    pool = self.pool if todo else None
-                    part = min(part, self.share(len(todo)))
-                    done = invert_stage(pool, side.shards, writer, todo, aliases, part, on_done=on_done)
-            self.counts.inverted += done
-            self.counts.not_inverted += len(writer.failed_images())
+    def bank_places(self) -> dict[str, Place]:
+        """Side -> the bank that served in this run; where none was needed, the one that ``Side.bank`` says."""
+        return {side.name: side.bank for side in self.sides} | {name: one.place for name, one in self._planned.items()}
 
     def banks(self) -> tuple[LatentBank, LatentBank]:
         """(content bank, style bank), opened once; :meth:`inject` reads their indexes again.
@@ -282,14 +264,13 @@ class Run:
         """
         if self._banks is not None:
             return self._banks
-        for side in self.sides:
-            if not isinstance(side.spec, BankSpec) and not PartStore(side.bank).exists():
-                raise ConfigError(f"{side.bank}: no latent bank yet; run `diffstyle precompute` on the job first")
+        planned = [self.bank(side) for side in self.sides]
+        for bank in planned:
+            require_made(bank)
         # As workers open them: those in this process share the ones opened here. Not those of an earlier run, whose
         # banks may have been changed since.
         cached_bank.cache_clear()
-        first, last = self.sides[0], self.sides[-1]
-        self._banks = cached_bank(str(first.bank)), cached_bank(str(last.bank))
+        self._banks = cached_bank(str(planned[0].place)), cached_bank(str(planned[-1].place))
         return self._banks
 
     def wanted(self) -> PairPlan:
@@ -318,14 +299,14 @@ class Run:
         for note in (mixed_precision(job, content_bank, style_bank), shortened_dt_lambda(job)):
             if note is not None:
                 log.warning(note)
-                self._log("warning", said=note)
+                self.log("warning", said=note)
         manifest = Manifest(self.output)
         manifest.open()
         manifest.store.remove_uncommitted()
         if n_repeated := manifest.drop_repeated():
             warning = f"{count(n_repeated, 'row')} of the manifest dropped: in another part too"
             log.warning(warning)
-            self._log("warning", said=warning)
+            self.log("warning", said=warning)
         done, failed = manifest.known()
         work = all_remaining(wanted, done, failed, retry)
         if again := set().union(*(one.again for one in work)):
@@ -335,9 +316,10 @@ class Run:
         self._tell_lost(wanted.pairs)
         rows = len(done), len(failed) - len(again)
         asked = len(wanted) - sum(one.n_twice for one in work)
-        made_here = [side.name for side in self.sides if not isinstance(side.spec, BankSpec)]
+        own = (side for side in self.sides if not isinstance(side.spec, BankSpec))
+        made_here = {side.name: self.bank(side).place.name for side in own}
         known = (self.counts.pairs_there, self.counts.pairs_failed)
-        write_plan(self.output, self._log, asked, known, rows, lost=len(wanted.pairs.lost), sides=made_here)
+        write_plan(self.output, self.log, asked, known, rows, lost=len(wanted.pairs.lost), banks=made_here)
         del done, failed
         total = sum(len(one.contents) for one in work)
         with self.stage("inject", total, "pair", manifest.store.remove_uncommitted) as on_done:
@@ -373,7 +355,7 @@ class Run:
         self.counts.pairs_repeated = pairs.repeated
         for lost in pairs.lost:
             self.counts.lost.append((f"{lost.where}: {lost.content} x {lost.style}", lost.reason))
-            self._log("pair_lost", where=lost.where, content=lost.content, style=lost.style, reason=lost.reason)
+            self.log("pair_lost", where=lost.where, content=lost.content, style=lost.style, reason=lost.reason)
 
     def _sizer(self, total: int, manifest: Manifest) -> Sizer:
         """Tiles that take compute.tile_seconds and fit in memory."""
@@ -384,7 +366,7 @@ class Run:
         memory = memory_of_a_tile(self.workers, pool)
         most = most_pairs(memory, h, 4 * pixels, 3 * pixels)  # pixels, the encoded picture, and room for its making
         per_call = manifest.seconds_per_call(facts.fingerprint, compute.precision)
-        self._log("tiles", seconds=compute.tile_seconds, most_pairs=most, seconds_per_call=per_call)
+        self.log("tiles", seconds=compute.tile_seconds, most_pairs=most, seconds_per_call=per_call)
         return Sizer(total, pool.batch, pool.size, compute.tile_seconds, max(most, pool.batch), per_call)
 
     def share(self, total: int, most: int = 256) -> int:
@@ -403,13 +385,3 @@ class Run:
     def summary(self, stages: Sequence[str]) -> list[str]:
         """What was made, how fast, where, what failed and how to try that again."""
         return summary_lines(self.counts, self.output, stages, self.sheets)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what can change numbers, for a bank's description."""
-    return {
-        "diffstyle": diffstyle.__version__,
-        "torch": importlib.metadata.version("torch"),  # without importing it
-        "numpy": importlib.metadata.version("numpy"),
-        "python": platform.python_version(),
-    }

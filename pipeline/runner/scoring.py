@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from diffstyle.errors import ConfigError
 from pipeline.banks.columns import read_columns
 from pipeline.banks.reader import LatentBank
+from pipeline.jobfile.schema import BankSpec
 from pipeline.models.network_spec import NetworkSpec
 from pipeline.results.manifest import Manifest
 from pipeline.results.scores import Scores
@@ -68,8 +69,9 @@ def _style_returns(run: Run, manifest: Manifest, todo: pa.Table, sources: Source
     ``sources``: the styles' prepared pictures; None where there are none to compare with (another job's bank, samples).
     """
     side = run.sides[-1]
+    place = side.bank if isinstance(side.spec, BankSpec) else run.bank(side).place
     if sources is not None:
-        bank = LatentBank.open(side.bank)
+        bank = LatentBank.open(place)
         steps, styles = Walk.of_bank(bank.description).steps, set(todo["style_image"].to_pylist())
         pictures = sources.only(styles).rows
         rows = [row for row in missing_rows(bank, steps, pictures) if row["image"] in pictures]
@@ -77,7 +79,7 @@ def _style_returns(run: Run, manifest: Manifest, todo: pa.Table, sources: Source
         if needed > RETURNS_SHARE * made:
             log.warning(
                 f"style_returns stays empty for {len(rows)} styles: finding it takes {needed:,} network calls, the "
-                f"pictures took {made:,}; `diffstyle reconstruct {side.bank}` before the first `score` fills it in"
+                f"pictures took {made:,}; `diffstyle reconstruct {place}` before the first `score` fills it in"
             )
         elif rows:
             with run.stage("reconstruct styles", len(rows), "picture", lambda: None) as on_done:
@@ -91,4 +93,4 @@ def _style_returns(run: Run, manifest: Manifest, todo: pa.Table, sources: Source
                     pictures=pictures,
                     on_done=on_done,
                 )
-    return read_columns(side.bank).get("psnr", {})
+    return read_columns(place).get("psnr", {})

@@ -12,7 +12,8 @@ from diffstyle.errors import ConfigError
 from pipeline.banks.description import BankDescription
 from pipeline.banks.fit import in_words, misfits
 from pipeline.banks.index import read_description
-from pipeline.banks.tensors import BankError, role_tensors
+from pipeline.banks.payload import payload_bytes
+from pipeline.banks.tensors import role_tensors
 from pipeline.jobfile.schema import BankSpec, Job, SampleSpec
 from pipeline.models.session import ModelFacts
 from pipeline.shards.decode import preparation
@@ -20,6 +21,7 @@ from pipeline.sources import SourceError
 from pipeline.sources.addresses import resolve
 from pipeline.stages.recipe import needed_h
 from pipeline.stages.walk import Walk
+from pipeline.storage.counts import count
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
@@ -40,6 +42,7 @@ class Side:
 
     @property
     def bank(self) -> Place:
+        """The bank that the job names; else the first of the side, see :func:`plan_bank` for the one that serves."""
         if isinstance(self.spec, BankSpec):
             return Place.parse(self.spec.bank)
         return OutputLayout(self.output).bank(self.name)
@@ -109,25 +112,48 @@ def bank_description(job: Job, side: Side, facts: ModelFacts) -> BankDescription
 
 @dataclass(frozen=True)
 class PlannedBank:
-    """The bank of a side, as it is or as the run would make it."""
+    """The bank of a side, as it is or as the run would make it.
+
+    Attributes:
+        place: Where it is, or will be.
+        description: What it keeps; of one that is there it may be more than the job asks for.
+        made: Whether it is there.
+        instead_of: Of a further bank of the side, which is not there yet: the first one that does not serve, and why.
+    """
 
     place: Place
     description: BankDescription
     made: bool
+    instead_of: str = ""
+
+    def cost(self, n: int, part_size: int) -> str:
+        """What ``n`` entries cost, in words."""
+        calls = Walk.of_bank(self.description).plan(keep=()).encodes
+        size = payload_bytes(self.description, n, part_size) / 1e6
+        return f"{count(n, 'inversion')} of {count(calls, 'network call')}, {size:,.1f} MB"
 
 
 def plan_bank(job: Job, side: Side, facts: ModelFacts) -> PlannedBank:
     """The bank that serves a side. Writes nothing.
 
+    That is the bank whose identity is just what the job asks for, or else the first that keeps all of it and more.
+    Where none of the side's banks serves, another one is made beside them, named by its identity.
+
     Raises:
-        BankError: It can't be read, or does not serve this job; in a sentence that says what differs.
+        BankError, DescriptionError: A bank can't be read.
     """
     if isinstance(side.spec, BankSpec):
         return PlannedBank(side.bank, read_description(PartStore(side.bank))[0], True)
     asked = bank_description(job, side, facts)
-    if not PartStore(side.bank).exists():
-        return PlannedBank(side.bank, asked, False)
-    stored = read_description(PartStore(side.bank))[0]
-    if clauses := misfits(stored, asked):
-        raise BankError(f"{side.bank} {in_words(clauses)}; give this job another output folder")
-    return PlannedBank(side.bank, stored, True)
+    layout = OutputLayout(side.output)
+    stored = {place: read_description(PartStore(place))[0] for place in layout.banks(side.name)}
+    reasons = {place: misfits(description, asked) for place, description in stored.items()}
+    serving = [place for place, clauses in reasons.items() if not clauses]
+    if serving:
+        place = min(serving, key=lambda one: stored[one].identity != asked.identity)  # of equals the first
+        return PlannedBank(place, stored[place], True)
+    first = layout.bank(side.name)
+    if first not in stored:
+        return PlannedBank(first, asked, False)
+    clauses = in_words(reasons[first])
+    return PlannedBank(layout.bank(side.name, asked.identity), asked, False, f"{first} {clauses}")

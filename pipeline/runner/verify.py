@@ -83,7 +83,7 @@ def verify_run(output: Place, progress: Progress = lambda line: None) -> RunRepo
     layout = OutputLayout(output)
     manifest = Manifest(output)
     shards = [layout.shards(side) for side in SIDES if PartStore(layout.shards(side)).exists()]
-    bank_places = [layout.bank(side) for side in SIDES if PartStore(layout.bank(side)).exists()]
+    bank_places = [place for side in SIDES for place in layout.banks(side)]
     if not (layout.job.is_file() or manifest.store.exists() or shards or bank_places):
         raise NoRunError(f"{output}: nothing of a run is here; give a job's output folder")
     networks = [store for one in networks_of(output) for store in (one.store, one.sources)]

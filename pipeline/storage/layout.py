@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,10 +12,14 @@ from pipeline.storage.place import Place
 #: The names of a job's sides; a job whose contents are its styles has the one side ``both``.
 SIDES: Sequence[str] = ("content", "style", "both")
 
+# Of the digest that tells the further banks of a side apart.
+_DIGITS = 8
+_BANK = re.compile(rf"(?P<side>{'|'.join(SIDES)})(?:-[0-9a-f]{{{_DIGITS}}})?")
+
 
 @dataclass(frozen=True)
 class OutputLayout:
-    """The files and folders of the output at ``root``; nothing here looks whether they are there."""
+    """The files and folders of the output at ``root``; only :meth:`banks` looks whether they are there."""
 
     root: Place
 
@@ -101,6 +106,18 @@ class OutputLayout:
         """The shard store of a side."""
         return self.root / "shards" / side
 
-    def bank(self, side: str) -> Place:
-        """The latent bank of a side."""
-        return self.root / self._BANKS / side
+    def bank(self, side: str, identity: str = "") -> Place:
+        """The first latent bank of a side; or a further one, by the digest of what makes it another."""
+        return self.root / self._BANKS / (f"{side}-{identity[:_DIGITS]}" if identity else side)
+
+    def banks(self, side: str) -> list[Place]:
+        """The banks of a side that are there: the first one, then the others by name. Looks into the folder."""
+        folder = self.root / self._BANKS
+        names = [name for name in folder.folders() if self.side_of_bank(folder / name) == side]
+        return [folder / name for name in names if (folder / name / "description.json").is_file()]
+
+    @classmethod
+    def side_of_bank(cls, bank: Place) -> str | None:
+        """The side that a bank of an output is of, by its name; None for a bank that stands alone."""
+        match = _BANK.fullmatch(bank.name)
+        return match["side"] if match and bank.parent.name == cls._BANKS else None

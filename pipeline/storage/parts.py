@@ -68,6 +68,11 @@ class PartStore:
             return "delete the files of its part, in index/ first, and make them again"
         return f"run `diffstyle verify {output} --repair`, which drops it, then the job again"
 
+    @property
+    def _subject(self) -> Place:
+        """What an error is about: the store's folder, or its description where the folder holds several stores."""
+        return self.root if self._description.name == "description.json" else self._description
+
     # ---- description ----
     def description(self) -> dict[str, Any]:
         """The store's description; DescriptionError where there is none or it is not JSON."""
@@ -86,7 +91,7 @@ class PartStore:
             ) from None
         except ValueError as error:
             raise DescriptionError(
-                f"{self._description}: not readable ({error}); restore a copy, or delete this folder and run again"
+                f"{self._description}: not readable ({error}); restore a copy, or give the job another output folder"
             ) from error
 
     def exists(self) -> bool:
@@ -117,7 +122,8 @@ class PartStore:
         differing = differences(stored_identity, wanted)
         if differing:
             raise DescriptionError(
-                f"{self.root} was made with other settings: {'; '.join(differing)}; give this job another output folder"
+                f"{self._subject} was made with other settings: {'; '.join(differing)}; "
+                "give this job another output folder"
             )
 
     # ---- parts ----

@@ -8,6 +8,7 @@ Credentials and endpoints come from the usual environment (``AWS_*``, ``GOOGLE_*
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import errno
 import functools
@@ -130,6 +131,12 @@ class Place:
             if info.type == pafs.FileType.File and is_hidden == hidden and info.path.endswith(suffix):
                 entries.append(Entry(Place(self.scheme, info.path), info.size or 0, info.mtime_ns or 0))
         return sorted(entries, key=lambda entry: entry.place.path)
+
+    def folders(self) -> builtins.list[str]:
+        """The names of the folders directly below, sorted, hidden ones omitted; [] where this one does not exist."""
+        infos = self.fs.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
+        names = (info.base_name for info in infos if info.type == pafs.FileType.Directory)
+        return sorted(name for name in names if not name.startswith("."))
 
     # ---- reading ----
     def open(self) -> pa.NativeFile:

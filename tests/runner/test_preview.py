@@ -225,11 +225,11 @@ def test_a_disk_that_is_too_small(tmp_path, monkeypatch):
     assert "has 0.0 GB free" in text
 
 
-def test_banks_and_shards_that_do_not_fit_the_job(tmp_path):
+def test_banks_that_do_not_serve_the_job_are_no_obstacle(tmp_path):
     run_job(tmp_path, stages=("shard", "precompute"))
     assert planned_by_command(tmp_path)[0] == 0
     code, text = planned_by_command(tmp_path, "--set", "inversion.steps=5")
-    assert code == 2
+    assert code == 0
     assert "banks/content was inverted in 6 steps (this job's inversion.steps is 5)" in text
 
 

@@ -115,9 +115,6 @@ def test_a_bank_of_another_model(there, tmp_path):
     line = refused(job_file(tmp_path / "new", **banks(there), weights="random:0"))
     assert "was made with another model: tiny with fingerprint" in line
     assert line.endswith("make a new bank")
-    # Nor does a job go on in an output whose banks are another model's.
-    line = refused(job_file(there), "--set", "weights=random:0")
-    assert "was made with another model (tiny, fingerprint" in line
 
 
 def test_a_bank_of_another_size_or_preprocessing(there, tmp_path):
@@ -166,11 +163,6 @@ def test_stages_in_the_wrong_order(tmp_path):
     line = refused(job_file(tmp_path), command="precompute")
     assert str(tmp_path / "out" / "shards" / "content") in line
     assert "diffstyle shard" in line
-
-
-def test_other_settings_for_a_bank_that_is_there(there):
-    line = refused(job_file(there, inversion={"steps": 7}))
-    assert "was inverted in 6 steps (this job's inversion.steps is 7)" in line
 
 
 # ---- pairs and masks ----
