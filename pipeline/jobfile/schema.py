@@ -151,6 +151,14 @@ class Compute(Strict):
     actors: AutoCount = "auto"
     """processes that hold the model; `auto` takes one a GPU, or as many as the cores and the memory allow; with
     `--local` there is one"""
+    if_fewer: Literal["run", "wait", "refuse"] = "run"
+    """where there is no room for all `actors` now: `run` with those that fit, which is told, while the others start as
+    nodes join; `wait` also where none fits yet, as on a cluster that grows on demand; `refuse` to run"""
+    gpu_share: Annotated[Number, Field(gt=0, le=1)] | None = None
+    """of a GPU for each actor: `0.5` puts two on one. `null`: a whole one, less where `actors` are more than GPUs"""
+    decode_on: Annotated[str, Field(min_length=1)] | None = None
+    """pictures are read and decoded only on nodes that declare this resource (`ray start --resources='{"NAME": 1}'`),
+    such as those without a GPU; `null`: on every CPU"""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`cpu`, `cuda`, `mps`; `auto` takes the fastest that is there, one that is not there ends the run at once"""
     batch: AutoCount = "auto"

@@ -68,7 +68,7 @@ class PoolOnDemand:
 def crew(compute: Compute, device: Device, workers: Workers) -> tuple[int, Resources]:
     """How many workers with the model there will be and what each asks for."""
     actors, threads = (None if value == "auto" else value for value in (compute.actors, compute.threads))
-    n, resources = workers.plan(device, actors, threads)
+    n, resources = workers.plan(device, actors, threads, gpu_share=compute.gpu_share, if_fewer=compute.if_fewer)
     if actors is not None and n < actors:
         log.warning("compute.actors is %d and is ignored: only %d worker runs here", actors, n)
     return n, resources
@@ -80,14 +80,15 @@ def model_pool(
     workers: Workers,
     on_event: Callable[..., None],
     check: Callable[[], None],
+    planned: tuple[int, Resources] | None = None,
 ) -> Pool:
-    """Workers that hold the job's model."""
+    """Workers that hold the job's model; ``planned`` is what :func:`crew` said of them before."""
     compute = job.compute
     device = resolve_device(compute.device)
     compiled = compiles(compute.compile, device, facts.image_size)
     if device == "cpu" and compute.precision == "float16":
         log.warning("compute.precision float16 is slower than float32 on a CPU; say bfloat16 or float32")
-    n, resources = crew(compute, device, workers)
+    n, resources = planned or crew(compute, device, workers)
     batch = compute.batch
     if batch == "auto":
         batch = _batch_of_output(job, device, resources, workers, on_event)

@@ -28,7 +28,7 @@ from pipeline.results.manifest import Manifest
 from pipeline.runner.check import check_job, require_made
 from pipeline.runner.journal import Journal
 from pipeline.runner.listing import listed_pictures
-from pipeline.runner.pools import PoolOnDemand, memory_of_a_tile, model_pool
+from pipeline.runner.pools import PoolOnDemand, crew, memory_of_a_tile, model_pool
 from pipeline.runner.sides import PlannedBank, Side, bank_description, check_apart, plan_bank, sides
 from pipeline.shards.store import ShardStore, open_shards
 from pipeline.sources import open_source
@@ -53,7 +53,7 @@ from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 from pipeline.workers.base import Pool, Workers
 from pipeline.workers.ray_workers import RayWorkers
-from pipeline.workers.unit import Outcome
+from pipeline.workers.unit import Outcome, Resources
 
 __all__ = ["Options", "Run", "RunCounts", "Side", "bank_description", "sides"]
 
@@ -91,6 +91,7 @@ class Run:
         self._journal = Journal(self.output, job)
         self.log: Callable[..., None] = self._journal.log
         self._facts: ModelFacts | None = None
+        self._crew: tuple[int, Resources] | None = None
         self._listed: dict[str, list[Listed] | None] = {}
         self._planned: dict[str, PlannedBank] = {}
 
@@ -100,7 +101,10 @@ class Run:
         check_apart(self.sides)
         facts = None
         if set(stages) != {"shard"}:
-            self.workers.check_device(resolve_device(self.job.compute.device))
+            device = resolve_device(self.job.compute.device)
+            self.workers.check_device(device)
+            if self.workers.ready:
+                self._crew = crew(self.job.compute, device, self.workers)
             facts = self.facts
             self.log("model_checked", **vars(facts))
         check_job(self.job, self.sides, stages, facts)
@@ -156,7 +160,7 @@ class Run:
         """The workers that hold the model; they start when first asked for and serve all stages."""
         if self._pool is None:
             self.begin()
-            made = model_pool(self.job, self.facts, self.workers, self._on_event, self.lock.check)
+            made = model_pool(self.job, self.facts, self.workers, self._on_event, self.lock.check, self._crew)
             self._pool = self._stack.enter_context(made)
         return self._pool
 
@@ -209,7 +213,12 @@ class Run:
         def decoders() -> Pool:
             self.begin()
             limit = self.job.compute.unit_timeout
-            return self.workers.decoders(on_event=self._on_event, check=self.lock.check, unit_timeout=limit)
+            return self.workers.decoders(
+                on_event=self._on_event,
+                check=self.lock.check,
+                unit_timeout=limit,
+                on=self.job.compute.decode_on,
+            )
 
         with PoolOnDemand(decoders) as pool:
             for side in self.sides:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
-from pipeline.workers.unit import Device, Outcome, Resources
+from pipeline.workers.unit import Device, IfFewer, Outcome, Resources
 
 T = TypeVar("T")
 
@@ -71,13 +71,30 @@ class Workers(Protocol):
             device: that the model is to compute on.
         """
 
-    def plan(self, device: Device, actors: int | None, threads: int | None) -> tuple[int, Resources]:
+    @property
+    def ready(self) -> bool:
+        """Whether :meth:`plan` costs nothing that a run with nothing to do would not want: no Ray is started for it."""
+
+    def plan(
+        self,
+        device: Device,
+        actors: int | None,
+        threads: int | None,
+        *,
+        gpu_share: float | None = None,
+        if_fewer: IfFewer = "run",
+    ) -> tuple[int, Resources]:
         """How many workers with a model there will be, and what each asks for.
 
         Args:
             device: that the model computes on.
             actors: how many workers are asked for; None: as many as fit.
             threads: CPU threads of each; None: what each has room for.
+            gpu_share: of a GPU for each; None: a whole one, or less where there are too few.
+            if_fewer: what to do where there is room for fewer.
+
+        Raises:
+            ConfigError: there is no room, as far as that is decided by ``if_fewer``.
         """
 
     def pool(
@@ -109,6 +126,7 @@ class Workers(Protocol):
         on_event: OnEvent = no_event,
         check: Callable[[], None] = no_check,
         unit_timeout: float | None = None,
+        on: str | None = None,
     ) -> Pool:
         """A pool of workers without a model, for reading and decoding.
 
@@ -116,6 +134,7 @@ class Workers(Protocol):
             on_event: as :meth:`pool` takes it.
             check: likewise.
             unit_timeout: likewise.
+            on: only on nodes of the cluster that declare this resource; None: on all.
         """
 
     def given_batch(self, device: str) -> int | None:

@@ -19,7 +19,7 @@ from pipeline.storage.errors import Stopped
 from pipeline.workers.actor import Worker
 from pipeline.workers.base import OnEvent, OpenModel, no_check, no_event, opening
 from pipeline.workers.queue import Queue
-from pipeline.workers.unit import Device, Failure, Outcome, Resources
+from pipeline.workers.unit import Device, Failure, IfFewer, Outcome, Resources
 
 T = TypeVar("T")
 
@@ -111,7 +111,20 @@ class LocalWorkers:
         """See :func:`require_device`."""
         require_device(device)
 
-    def plan(self, device: Device, actors: int | None, threads: int | None) -> tuple[int, Resources]:
+    @property
+    def ready(self) -> bool:
+        """There is nothing to start."""
+        return True
+
+    def plan(
+        self,
+        device: Device,
+        actors: int | None,
+        threads: int | None,
+        *,
+        gpu_share: float | None = None,
+        if_fewer: IfFewer = "run",
+    ) -> tuple[int, Resources]:
         """One worker, on as many threads as each of Ray's would have on this machine."""
         self.check_device(device)
         if device == "cpu":
@@ -141,6 +154,7 @@ class LocalWorkers:
         on_event: OnEvent = no_event,
         check: Callable[[], None] = no_check,
         unit_timeout: float | None = None,
+        on: str | None = None,
     ) -> LocalPool:
         """One worker without a model."""
         return LocalPool(on_event=on_event, check=check)

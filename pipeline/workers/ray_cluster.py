@@ -1,4 +1,4 @@
-"""Starting Ray, or joining a cluster, and how many workers fit."""
+"""Starting Ray, or joining a cluster, and ending what was started."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from diffstyle.errors import ConfigError
 from pipeline.storage.errors import headline
 from pipeline.workers import ray_watcher
 from pipeline.workers.ray_address import check_here, no_cluster, resolved, set_authentication, wants_token
-from pipeline.workers.unit import Device, Resources
 
 log = logging.getLogger(__name__)
 
@@ -243,43 +242,3 @@ def _silence_raylet() -> None:
 
     if hasattr(worker, "print_to_stdstream"):  # not a public name: where Ray has renamed it, it just stays talkative
         worker.print_to_stdstream = to_log
-
-
-def plan_workers(device: Device, actors: int | None, threads: int | None) -> tuple[int, Resources]:
-    """How many workers and what each asks for, from what the cluster's nodes have. Needs ``start_ray`` before.
-
-    A CPU worker takes a quarter of the cores of a node (at least one), whatever the number of workers, because the
-    number of threads can change the last bits of a result and the number of workers must not.
-    """
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    cpus = [float(int(node["CPU"])) for node in nodes] or [1.0]
-    if device == "cuda":
-        gpus = [int(node.get("GPU", 0)) for node in nodes]
-        if not sum(gpus):
-            raise ConfigError(
-                "compute.device is cuda, but the cluster has no GPU; use device: cpu or another --address"
-            )
-        n = actors or sum(gpus)
-        gpu_share = _share([1.0] * sum(gpus), n, 1.0)
-        on_a_gpu = int(1 / gpu_share)
-        cpu_share = min(_floor(cpu / (gpu * on_a_gpu)) for cpu, gpu in zip(cpus, gpus, strict=True) if gpu)
-        return n, Resources(num_cpus=min(1.0, cpu_share), num_gpus=gpu_share, threads=threads)
-    if device == "mps":
-        return 1, Resources(num_cpus=1.0, threads=threads)
-    threads = threads or max(1, int(min(cpus)) // 4)
-    n = actors or max(1, sum(int(cpu) // threads for cpu in cpus))
-    return n, Resources(num_cpus=_share(cpus, n, float(threads)), threads=threads)
-
-
-def _share(sizes: list[float], n: int, most: float) -> float:
-    """The largest share, ``most`` at most, of which ``n`` find a place in bins of these sizes, none torn in two."""
-    candidates = {most} | {_floor(size / k) for size in set(sizes) for k in range(1, n + 1)}
-    fitting = (share for share in candidates if 0 < share <= most and sum(int(size / share) for size in sizes) >= n)
-    return max(fitting, default=_floor(min(sizes) / n))
-
-
-def _floor(share: float) -> float:
-    # Ray counts in steps of 0.0001 and rounds: three times 0.6667 would be more than 2, and the third never starts.
-    return int(share * 10_000) / 10_000

@@ -12,6 +12,7 @@ everything else completes. The driver only schedules and hears results; what cou
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,8 @@ from pipeline.workers.actor import Worker
 from pipeline.workers.base import OnEvent, no_check, no_event
 from pipeline.workers.queue import Queue, Ticket
 from pipeline.workers.unit import Failure, Outcome, Resources, Timing
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -58,6 +61,7 @@ class RayPool:
     depth         units under way in a worker at once (1: no overlap)
     on_event      called with (name, fields) for what should be logged: worker_started, worker_died, unit_retried, ...
     check         called before each outcome is handed over
+    room          says how many would fit into the cluster now; where more do, since nodes joined, more are started
     unit_timeout  seconds without a result after which a worker is taken for hung, and replaced; None: never
     """
 
@@ -65,6 +69,9 @@ class RayPool:
     MAX_START_FAILURES = 3
     # Nor is a unit whose node is lost each time.
     MAX_LOSSES = 10
+    # Seconds between two looks for nodes that have joined, and between two warnings that nothing starts.
+    LOOK_EVERY = 5.0
+    WARN_EVERY = 60.0
 
     def __init__(
         self,
@@ -78,6 +85,7 @@ class RayPool:
         on_event: OnEvent = no_event,
         check: Callable[[], None] = no_check,
         unit_timeout: float | None = None,
+        room: Callable[[], int] | None = None,
     ) -> None:
         import ray
 
@@ -92,6 +100,8 @@ class RayPool:
         self._on_event = on_event
         self._check = check
         self._unit_timeout = unit_timeout
+        self._room = room
+        self._looked = time.monotonic()
         self._slots = [_Slot(number) for number in range(n)]
         self._start_failures = 0
         self._pids: dict[int, int] = {}
@@ -99,6 +109,7 @@ class RayPool:
         self._actor_class = remote.options(  # type: ignore[attr-defined]
             num_cpus=resources.num_cpus,
             num_gpus=resources.num_gpus,
+            resources={} if resources.on is None else {resources.on: 0.0001},
             max_concurrency=depth + 1,
             max_restarts=0,  # replacing is decided here, where the units are known
         )
@@ -129,10 +140,11 @@ class RayPool:
         """See :meth:`pipeline.workers.base.Pool.run`."""
         queue = Queue(units, self._retries, self._on_event)
         finished = False
-        since = time.monotonic()
+        since, warned = time.monotonic(), 0.0
         try:
             self._drop_dead()
             while True:
+                self._grow()
                 self._fill(queue)
                 waiting = {ref: slot for slot in self._slots for ref in slot.running}
                 busy = any(ticket.unit is not None for slot in self._slots for ticket in slot.running.values())
@@ -142,12 +154,15 @@ class RayPool:
                 patience = min(10.0, self._unit_timeout or 10.0)
                 ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=patience)
                 if not ready and not any(slot.ready for slot in self._slots):
-                    self._on_event(
-                        "waiting_for_workers",
-                        seconds=round(time.monotonic() - since),
-                        cpus=self._resources.num_cpus,
-                        gpus=self._resources.num_gpus,
-                    )
+                    seconds = round(time.monotonic() - since)
+                    asked = {"cpus": self._resources.num_cpus, "gpus": self._resources.num_gpus}
+                    self._on_event("waiting_for_workers", seconds=seconds, **asked)
+                    if seconds >= warned + self.WARN_EVERY:
+                        warned = seconds
+                        log.warning(
+                            "no worker has started for %d s: each asks for %g CPU and %g GPU; is the cluster in use?",
+                            *(seconds, *asked.values()),
+                        )
                 for ref in ready:
                     for outcome in self._collect(ref, waiting[ref], queue):
                         self._check()
@@ -163,6 +178,16 @@ class RayPool:
                     self._discard(slot)
 
     # ---- scheduling ----
+
+    def _grow(self) -> None:
+        """Places for workers on nodes that have joined."""
+        now = time.monotonic()
+        if self._room is None or now - self._looked < self.LOOK_EVERY:
+            return
+        self._looked = now
+        if (n := self._room()) > len(self._slots):
+            self._on_event("more_workers", n=n)
+            self._slots += [_Slot(number) for number in range(len(self._slots), n)]
 
     def _drop_dead(self) -> None:
         """Forget workers that died since the last run, before a unit is blamed for it."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pipeline.storage.errors import Stopped
 from pipeline.workers.base import OnEvent, OpenModel, no_check, no_event, opening
-from pipeline.workers.ray_cluster import plan_workers, start_ray, stop_ray
+from pipeline.workers.ray_cluster import start_ray, stop_ray
 from pipeline.workers.ray_pool import RayPool
-from pipeline.workers.unit import Device, Resources
+from pipeline.workers.ray_room import plan_decoders, plan_workers, room
+from pipeline.workers.unit import Device, IfFewer, Resources
 
 T = TypeVar("T")
 
@@ -26,14 +28,29 @@ class RayWorkers:
         self.address = address
         self.open_model = open_model
         self._started = False
+        self._as_many_as_fit = False
 
     def check_device(self, device: Device) -> None:
         """Nothing yet: :meth:`plan` looks at the cluster, once Ray runs."""
 
-    def plan(self, device: Device, actors: int | None, threads: int | None) -> tuple[int, Resources]:
-        """As many as the cluster has room for; see :func:`pipeline.workers.ray_cluster.plan_workers`."""
+    @property
+    def ready(self) -> bool:
+        """Joining a cluster takes a moment; starting a Ray takes seconds, which a run with nothing to do can save."""
+        return self.address is not None or self._started
+
+    def plan(
+        self,
+        device: Device,
+        actors: int | None,
+        threads: int | None,
+        *,
+        gpu_share: float | None = None,
+        if_fewer: IfFewer = "run",
+    ) -> tuple[int, Resources]:
+        """As many as the cluster has room for; see :func:`pipeline.workers.ray_room.plan_workers`."""
         self._start()
-        return plan_workers(device, actors, threads)
+        self._as_many_as_fit = actors is None
+        return plan_workers(device, actors, threads, gpu_share=gpu_share, if_fewer=if_fewer)
 
     def pool(
         self,
@@ -50,7 +67,14 @@ class RayWorkers:
         self._start()
         make_context = opening(load, self.open_model)
         return RayPool(
-            n, make_context, resources, batch=batch, on_event=on_event, check=check, unit_timeout=unit_timeout
+            n,
+            make_context,
+            resources,
+            batch=batch,
+            on_event=on_event,
+            check=check,
+            unit_timeout=unit_timeout,
+            room=functools.partial(room, resources) if self._as_many_as_fit else None,
         )
 
     def decoders(
@@ -59,12 +83,13 @@ class RayWorkers:
         on_event: OnEvent = no_event,
         check: Callable[[], None] = no_check,
         unit_timeout: float | None = None,
+        on: str | None = None,
     ) -> RayPool:
         """An actor for each CPU of the cluster: beside a GPU's workers there are CPUs to use."""
         self._start()
-        n = max(1, int(self._resources().get("CPU", 1)))
-        resources = Resources(num_cpus=1.0, threads=None)
-        return RayPool(n, None, resources, on_event=on_event, check=check, unit_timeout=unit_timeout)
+        n, resources = plan_decoders(on)
+        more = functools.partial(room, resources)
+        return RayPool(n, None, resources, on_event=on_event, check=check, unit_timeout=unit_timeout, room=more)
 
     def given_batch(self, device: str) -> int | None:
         """Measured, but for a model of the caller's own."""

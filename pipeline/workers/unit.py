@@ -79,6 +79,11 @@ class Resources:
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     threads: int | None = 1
+    on: str | None = None  # only on nodes that declare this resource
+
+
+#: What to do where not all workers that are asked for have room: see ``compute.if_fewer`` of a job.
+IfFewer = Literal["run", "wait", "refuse"]
 
 
 @dataclass

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from diffstyle.errors import ConfigError
-from pipeline.workers.ray_cluster import plan_workers, start_ray
+from pipeline.workers.ray_cluster import start_ray
+from pipeline.workers.ray_room import plan_workers
 from pipeline.workers.unit import Resources
 
 # ---- how many workers ----
