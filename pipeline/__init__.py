@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from pipeline.storage.system import unsupported_system
+
 if TYPE_CHECKING:
     from pipeline.banks.reader import LatentBank
     from pipeline.jobfile.load import load_job
@@ -66,6 +68,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if (refusal := unsupported_system()) is not None:
+        raise ImportError(refusal)
     value = getattr(importlib.import_module(_WHERE[name]), name)
     globals()[name] = value
     return value

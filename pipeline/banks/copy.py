@@ -20,6 +20,7 @@ from pipeline.banks.payload import PAYLOADS, Payloads
 from pipeline.banks.reader import LatentBank
 from pipeline.banks.tensors import BankError, TensorSpec
 from pipeline.banks.writer import BankWriter
+from pipeline.storage.counts import count
 from pipeline.storage.parts import PartStore, differences
 from pipeline.storage.place import Place
 
@@ -128,7 +129,7 @@ def _pour(bank: LatentBank, writer: BankWriter, progress: Progress) -> int:
                 repack(bank.payloads, writer, new)
             known.update(row["image"] for row in new)
             copied += len(new)
-            progress(f"{part}: {len(new)} of {len(rows)} images copied")
+            progress(f"{part}: {len(new)} of {count(len(rows), 'image')} copied")
     index = source.read()
     ok = index.filter(pc.equal(index["status"], "ok"))
     writer.commit_aliases(ok.to_pylist())

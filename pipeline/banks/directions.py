@@ -23,6 +23,7 @@ from pipeline.banks.columns import read_columns
 from pipeline.banks.reader import LatentBank
 from pipeline.banks.sketch import BUDGET, Sketch
 from pipeline.banks.tensors import BankError
+from pipeline.storage.counts import count
 from pipeline.storage.identity import digest
 from pipeline.storage.place import Place
 
@@ -163,7 +164,9 @@ def find_directions(
         raise BankError(f"{bank.place}: its h is kept as {spec}; directions need (C, h, w) for each timestep")
     numbers, labels = _entries(bank, label_column)
     if len(numbers) < 2:
-        raise BankError(f"{bank.place}: {len(numbers)} images; directions need two at least, and 100 to mean much")
+        raise BankError(
+            f"{bank.place}: {count(len(numbers), 'image')}; directions need two at least, and 100 to mean much"
+        )
     counted = Counter(label for label in labels if label is not None)
     names = sorted(counted)
     row_of = {name: row for row, name in enumerate(names)}

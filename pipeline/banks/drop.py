@@ -13,6 +13,7 @@ from pipeline.banks.copy import Progress, _quiet, repack
 from pipeline.banks.index import BankIndex, read_description
 from pipeline.banks.payload import PAYLOADS, Payloads
 from pipeline.banks.writer import BankWriter
+from pipeline.storage.counts import count
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 
@@ -56,7 +57,7 @@ def drop(root: Place, unwanted: Callable[[dict[str, Any]], bool], progress: Prog
             old.add(part)
             if rest:
                 repack(payloads, writer, rest)
-            progress(f"{part}: {len(rows) - len(rest)} of {len(rows)} images dropped")
+            progress(f"{part}: {len(rows) - len(rest)} of {count(len(rows), 'image')} dropped")
     names = _follow(writer.index, others, old, unwanted)
     for part in sorted(old):
         delete_part(writer, part)

@@ -24,6 +24,7 @@ from pipeline.banks.index import BankIndex, read_description
 from pipeline.banks.payload import Payloads
 from pipeline.banks.tensors import BankError, TensorSpec
 from pipeline.banks.writer import BankWriter, latest_failures
+from pipeline.storage.counts import count
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 
@@ -116,10 +117,8 @@ class LatentBank:
 
     def __repr__(self) -> str:
         description = self.description
-        names = " and ".join(description.names)
-        return (
-            f"<LatentBank {self.place}: {len(self)} entries, {names}, {description.format}, {description.model_name}>"
-        )
+        holds = f"{count(len(self), 'entry')}, {' and '.join(description.names)}"
+        return f"<LatentBank {self.place}: {holds}, {description.format}, {description.model_name}>"
 
     def _find(self, name: str) -> int | None:
         """The entry's number by key or image hash: a binary search, no dictionary of Python strings to hold."""
@@ -136,7 +135,7 @@ class LatentBank:
         if isinstance(key, int | np.integer):
             number = int(key) + len(self) if key < 0 else int(key)
             if not 0 <= number < len(self):
-                raise IndexError(f"{self.place} has {len(self)} entries, asked for number {key}")
+                raise IndexError(f"{self.place} has {count(len(self), 'entry')}, asked for number {key}")
             return number
         number_of_key = self._find(key)
         if number_of_key is None:

@@ -22,6 +22,7 @@ from pipeline.banks.payload import PAYLOADS, Payloads
 from pipeline.banks.reader import LatentBank
 from pipeline.banks.tensors import BankError, TensorSpec
 from pipeline.banks.writer import BankWriter
+from pipeline.storage.counts import count
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 
@@ -242,7 +243,7 @@ def repair(path: str | Place, report: BankReport | None = None) -> list[str]:
     for part in sorted(broken):
         lost = len(writer.index.part(part))
         delete_part(writer, part)
-        done.append(f"{part}: dropped with its {lost} images")
+        done.append(f"{part}: dropped with its {count(lost, 'image')}")
     if any(problem.kind == "snapshot" for problem in report.problems):
         writer.index.delete_snapshot()
         done.append(f"{SNAPSHOT}: dropped, the index itself is whole")

@@ -12,6 +12,7 @@ import click
 from diffstyle.errors import ConfigError
 from pipeline.cli.bank_directions import directions
 from pipeline.cli.options import print_values
+from pipeline.storage.counts import count, data_size
 from pipeline.storage.errors import EXIT_FAILURES
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def show(path: str, key: str, thumbnail: Path | None) -> None:
     elif picture is not None and sys.stdout.isatty():
         click.echo(_in_blocks(picture))
     elif picture is not None:
-        click.echo(f"thumbnail: {len(picture)} bytes; --thumbnail FILE writes it")
+        click.echo(f"thumbnail: {data_size(len(picture))}; --thumbnail FILE writes it")
 
 
 def _same_image(opened: LatentBank, image: str) -> list[dict[str, Any]]:
@@ -190,9 +191,10 @@ def verify(
             again = _reinvert(path, job, model, weights, pictures, Path(scratch))
             report = check(path, reinvert=again, sample=reinvert, progress=_parts_done)
         if again.compared:
-            click.echo(f"{again.compared} pictures inverted again; the largest relative error is {again.largest:.2g}")
+            pictures_again = count(again.compared, "picture")
+            click.echo(f"{pictures_again} inverted again; the largest relative error is {again.largest:.2g}")
         if again.absent:
-            click.echo(f"note: {again.absent} of the sample are not among the pictures")
+            click.echo(f"note: {count(again.absent, 'picture')} of the sample not among the pictures")
     else:
         report = check(path, progress=_parts_done)
     for note in report.notes:
@@ -200,8 +202,9 @@ def verify(
     for problem in report.problems:
         click.echo(f"wrong: {problem}")
     click.echo(
-        f"{report.images} images in {report.parts} parts ({report.bytes:,} bytes), {report.names} names, "
-        f"{report.failed} failed: {'all is well' if report.ok else f'{len(report.problems)} problems'}"
+        f"{count(report.images, 'image')} in {count(report.parts, 'part')} ({data_size(report.bytes)}), "
+        f"{count(report.names, 'name')}, {report.failed} failed: "
+        f"{'all is well' if report.ok else count(len(report.problems), 'problem')}"
     )
     if not report.ok:
         click.echo(f"`diffstyle bank repair {path}` drops what is broken; the next precompute makes it again")
@@ -225,7 +228,7 @@ def _reinvert(
 def _parts_done(done: int, total: int) -> None:
     # A line for each twentieth: as good in a log as on a terminal.
     if total > 20 and done * 20 // total > (done - 1) * 20 // total:
-        click.echo(f"{done} of {total} parts checked", err=True)
+        click.echo(f"{done} of {count(total, 'part')} checked", err=True)
 
 
 def holding(address: str, made: bool = False) -> OutputLock:
@@ -272,7 +275,7 @@ def merge(target: str, sources: tuple[str, ...], format: str | None) -> None:
 
     with holding(target, made=True):
         copied = pour(target, sources, format=format, progress=_say)
-    click.echo(f"{copied} images copied into {target}")
+    click.echo(f"{count(copied, 'image')} copied into {target}")
 
 
 @bank.command()
@@ -298,7 +301,7 @@ def prune(path: str, job: str | None, shards: tuple[str, ...], keep: Path | None
 
         images |= images_listed(load_job(job), Place.parse(path))
     leaving = cut(path, images, dry_run=True)
-    click.echo(f"{len(leaving)} images leave: nothing of what is kept has them")
+    click.echo(f"{count(len(leaving), 'image', 'leaves/leave')}: in nothing of what is kept")
     if leaving and not dry_run and (yes or click.confirm("Drop them?")):
         with holding(path):
             cut(path, images, progress=_say)
@@ -328,7 +331,9 @@ def _images_of_list(path: str, keep: Path) -> set[str]:
     known = set(images.values())
     unknown = [name for name in wanted if name not in images and name not in known]
     if unknown:
-        raise ConfigError(f"--keep {keep}: {len(unknown)} lines are neither key nor image, the first is {unknown[0]!r}")
+        raise ConfigError(
+            f"--keep {keep}: {count(len(unknown), 'line', 'is/are')} neither key nor image, the first is {unknown[0]!r}"
+        )
     return {images.get(name, name) for name in wanted}
 
 
@@ -369,7 +374,7 @@ def export(
             dtypes=dict(_named(dtypes, "--dtype")),
             progress=_say,
         )
-    click.echo(f"{copied} images copied into {target}")
+    click.echo(f"{count(copied, 'image')} copied into {target}")
 
 
 def _named(values: tuple[str, ...], option: str) -> list[tuple[str, str]]:

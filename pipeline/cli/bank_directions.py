@@ -7,6 +7,7 @@ import time
 import click
 
 from diffstyle.errors import ConfigError
+from pipeline.storage.counts import count, data_size
 
 # Fewer pictures than these mostly show what is particular to them.
 _ENOUGH = 100
@@ -38,18 +39,22 @@ def directions(path: str, out: str, components: int, column: str | None) -> None
         nonlocal said_at
         if time.monotonic() - said_at > 10:
             said_at = time.monotonic()
-            click.echo(f"{n} of {total} images read", err=True)
+            click.echo(f"{n} of {count(total, 'image')} read", err=True)
 
     opened = LatentBank.open(path)
     directions_of_bank = find_directions(opened, components, column, progress=progress)
-    size = directions_of_bank.save(target)
+    written = directions_of_bank.save(target)
     about = directions_of_bank.about
     shape = "x".join(map(str, about["h_shape"]))
-    click.echo(f"{about['images']} images, h {shape} at {len(directions_of_bank.h_timesteps)} timesteps")
+    click.echo(
+        f"{count(about['images'], 'image')}, h {shape} at {count(len(directions_of_bank.h_timesteps), 'timestep')}"
+    )
     if about["images"] < _ENOUGH:
         click.echo(f"note: with fewer than {_ENOUGH} images, directions mostly show what is particular to these")
     if len(directions_of_bank.components) < components:
-        click.echo(f"note: {about['images']} images have only {len(directions_of_bank.components)} components")
+        click.echo(
+            f"note: {count(about['images'], 'image', 'has/have')} only {len(directions_of_bank.components)} components"
+        )
     total = 0.0
     for number, share in enumerate(about["explained"]):
         total += share
@@ -59,7 +64,7 @@ def directions(path: str, out: str, components: int, column: str | None) -> None
             f"{total:.1%} so far"
         )
     for label, n in about["labels"].items():
-        click.echo(f"label {label}: {n} images")
+        click.echo(f"label {label}: {count(n, 'image')}")
     if about["unlabelled"]:
-        click.echo(f"without a label: {about['unlabelled']} images")
-    click.echo(f"{target}: {size:,} bytes")
+        click.echo(f"without a label: {count(about['unlabelled'], 'image')}")
+    click.echo(f"{target}: {data_size(written)}")

@@ -25,6 +25,7 @@ from diffstyle import __version__
 from diffstyle.errors import DiffStyleError
 from pipeline.storage.errors import EXIT_BUG, EXIT_DONE, EXIT_STOPPED, EXIT_WRONG_INPUT, BugError
 from pipeline.storage.masking import masked_output
+from pipeline.storage.system import unsupported_system
 
 #: name -> (module:attribute, help). The help stands here so that ``diffstyle --help`` imports no command.
 COMMANDS = {
@@ -50,6 +51,28 @@ COMMANDS = {
 }
 
 
+#: Holds a word where this call of the command is to show tracebacks.
+_VERBOSE: set[str] = set()
+
+
+def _verbose_option() -> click.Option:
+    def note(ctx: click.Context, option: click.Parameter, given: bool) -> None:
+        if given:
+            _VERBOSE.add("verbose")
+
+    return click.Option(
+        ["-v", "--verbose"], is_flag=True, expose_value=False, is_eager=True, callback=note, help="Show tracebacks."
+    )
+
+
+def _take_verbose(command: click.Command) -> None:
+    """Let a command, and those in it, take ``-v`` too, so that it may be written anywhere."""
+    if not any("-v" in parameter.opts for parameter in command.params):
+        command.params.append(_verbose_option())
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        _take_verbose(inner)
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands from a table and imports the one that runs."""
 
@@ -65,6 +88,7 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = self.table[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        _take_verbose(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -77,13 +101,15 @@ class LazyGroup(click.Group):
         """Run, and leave with the exit codes of this module's docstring."""
         if not standalone_mode:
             return super().main(args, prog_name, standalone_mode=False, **kw)
-        given = list(args if args is not None else sys.argv[1:])
-        verbose = bool({"-v", "--verbose"} & set(given[: next((i for i, a in enumerate(given) if a[:1] != "-"), None)]))
+        if (refusal := unsupported_system()) is not None:
+            _say(f"error: {refusal}")
+            sys.exit(EXIT_WRONG_INPUT)
+        _VERBOSE.clear()
         with _stopping_in_order(), _output_that_may_close(), masked_output():
             try:
                 result = super().main(args, prog_name, standalone_mode=False, **kw)
             except BaseException as error:  # noqa: BLE001 - the one place where every error ends; none is swallowed
-                _leave(error, verbose)
+                _leave(error, bool(_VERBOSE))
         sys.exit(result if isinstance(result, int) else EXIT_DONE)
 
 
@@ -229,8 +255,8 @@ def _say(text: str) -> None:
 
 @click.group(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="diffstyle")
-@click.option("-v", "--verbose", is_flag=True, help="Show tracebacks of errors.")
-@click.pass_context
-def main(ctx: click.Context, verbose: bool) -> None:
+def main() -> None:
     """Style transfer for whole data sets: every content in every style, by frozen diffusion models, on Ray."""
-    ctx.obj = {"verbose": verbose}
+
+
+main.params.append(_verbose_option())

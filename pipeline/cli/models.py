@@ -11,8 +11,14 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import print_values
-from pipeline.models.config import ModelConfig, all_model_configs, is_config_name, load_model_config
+from pipeline.cli.options import print_table, print_values
+from pipeline.models.config import (
+    ModelConfig,
+    all_model_configs,
+    is_config_name,
+    load_model_config,
+    shipped_model_configs,
+)
 from pipeline.models.weights import cache_place, weights_place
 
 
@@ -22,7 +28,8 @@ from pipeline.models.weights import cache_place, weights_place
 def models(ctx: click.Context, as_json: bool) -> None:
     """List models; show one; fetch its weights."""
     if ctx.invoked_subcommand is None:
-        _list([_described(config) for config in all_model_configs().values()], as_json)
+        shipped = [_described(config, address) for address, config in shipped_model_configs().items()]
+        _list([*shipped, *(_described(config) for config in all_model_configs().values())], as_json)
 
 
 @models.command()
@@ -33,7 +40,7 @@ def show(name: str, as_json: bool) -> None:
     config = load_model_config(name)
     if not is_config_name(name):
         _ = config.unet_architecture  # a mistake in a user's own file is told here; it takes importing torch
-    described = _described(config)
+    described = _described(config, None if is_config_name(name) else name)
     if as_json:
         click.echo(json.dumps(described, indent=2))
         return
@@ -52,11 +59,13 @@ def fetch(name: str) -> None:
     click.echo(f"{config.name}: {place}")
 
 
-def _described(config: ModelConfig) -> dict[str, Any]:
+def _described(config: ModelConfig, address: str | None = None) -> dict[str, Any]:
+    """``address``: what a job says as ``model:``; default: the name."""
     place = weights_place(config)
     weights = config.weights.model_dump(exclude_none=True)
     return {
         "name": config.name,
+        "model": address or config.name,
         "title": config.title,
         "dataset": config.dataset,
         "family": config.family,
@@ -72,31 +81,26 @@ def _described(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+_HEADER = ("model", "family", "size", "weights", "licence")
+
+
 def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    header = ("name", "family", "size", "weights", "licence")
-    if not sys.stdout.isatty():
-        for row in rows:
-            where = row["place"] if row["present"] else _how_to_get(row)
-            click.echo("\t".join((row["name"], row["family"], str(row["size"]), where, row["licence"] or "not stated")))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*header)
-    for row in rows:
-        state = "here" if row["present"] else f"not here ({row['obtain']})"
-        table.add_row(row["name"], row["family"], str(row["size"]), state, row["licence"] or "not stated")
-    Console().print(table)
-    click.echo("fetch: diffstyle models fetch NAME. by hand: diffstyle models show NAME says from where.")
+    print_table(
+        _HEADER,
+        [
+            (row["model"], row["family"], f"{row['size']} px", _state(row), row["licence"] or "not stated")
+            for row in rows
+        ],
+    )
+    if sys.stdout.isatty():
+        click.echo("to fetch: diffstyle models fetch NAME. by hand: diffstyle models show NAME says from where.")
 
 
-def _how_to_get(row: dict[str, Any]) -> str:
-    if row["obtain"] == "fetch":
-        return f"not here: diffstyle models fetch {row['name']}"
-    return f"not here: by hand from {row['weights']['page']}" if row["obtain"] == "by hand" else "not here"
+def _state(row: dict[str, Any]) -> str:
+    return "here" if row["present"] else {"fetch": "to fetch", "by hand": "by hand"}.get(row["obtain"], "missing")
 
 
 def _plain(value: Any) -> str:

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
+
+
+def _complete_job(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """For completion in a shell: the ready jobs, and files."""
+    from pipeline.storage.shipped import shipped_files
+
+    ready = [CompletionItem(name) for name in shipped_files("jobs") if name.startswith(incomplete)]
+    return [*ready, CompletionItem(incomplete, type="file")]
+
+
+#: The argument JOB of every command that takes a job.
+job_argument = click.argument("job", metavar="JOB.yaml", shell_complete=_complete_job)
 
 
 def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The argument JOB and the options of every command that runs one."""
     for decorate in reversed(
         (
-            click.argument("job", metavar="JOB.yaml"),
+            job_argument,
             click.option(
                 "--set",
                 "overrides",
@@ -71,3 +85,20 @@ def print_values(values: Mapping[str, Any], shown: Callable[[Any], str]) -> None
                 click.echo(f"  {inner}: {shown(detail)}")
         else:
             click.echo(f"{name}: {shown(value)}")
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: with lines on a terminal, elsewhere in columns that are two spaces or more apart."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(*header)
+        for row in rows:
+            table.add_row(*(escape(cell) for cell in row))
+        Console().print(table)
+        return
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    for row in (header, *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from pipeline.cli.options import job_argument
+
 
 @click.command()
-@click.argument("job", metavar="JOB.yaml")
+@job_argument
 @click.option(
     "--set",
     "overrides",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from pipeline.storage.counts import count, data_size
+
 
 @click.command()
 @click.argument("jobs", metavar="JOB.yaml...", nargs=-1, required=True)
@@ -47,7 +49,7 @@ def prune(jobs: tuple[str, ...], yes: bool) -> None:
             click.echo("nothing to drop: every pair is wanted")
             return
         files = len(leavings.files) + len(leavings.tars)
-        counts = f"{leavings.pairs} pairs and {files} files ({leavings.size / 1e6:.1f} MB)"
+        counts = f"{count(leavings.pairs, 'pair')} and {count(files, 'file')} ({data_size(leavings.size)})"
         if not yes:
             click.echo(f"would drop {counts}; to do it: --yes")
             return

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.options import job_argument
+
 
 @click.command()
-@click.argument("job", metavar="JOB.yaml")
+@job_argument
 @click.option(
     "--data", required=True, help="Held-out pictures with known answers: demo/heldout.parquet of the source tree."
 )

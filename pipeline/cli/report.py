@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from pipeline.storage.counts import count
+
 
 @click.command()
 @click.argument("run", metavar="RUN")
@@ -28,10 +30,12 @@ def report(run: str, out: Path | None, quiet: bool) -> None:
     written = write_report(place, out, (lambda line: None) if quiet else lambda line: click.echo(line, err=True))
     if written.unreadable:
         click.echo(
-            f"{written.unreadable} pictures are missing or damaged, and marked so; `diffstyle verify {place} --repair` "
-            "and another run make them again"
+            f"{count(written.unreadable, 'picture', 'is/are')} missing or damaged, and marked so; `diffstyle verify "
+            f"{place} --repair` and another run make them again"
         )
     if written.scored < written.pairs:
         n = written.pairs - written.scored
-        click.echo(f"{n:,} pairs have no scores; `diffstyle score {run}` makes them, then write the report again")
+        click.echo(
+            f"{count(n, 'pair', 'has/have')} no scores; `diffstyle score {run}` makes them, then write the report again"
+        )
     click.echo(str(written))

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from pipeline.storage.counts import data_size
+
 _POSITIVE = click.IntRange(min=1)
 
 
@@ -110,7 +112,7 @@ def select(context: click.Context, run: str, out: str | None, **given: Any) -> N
     )
     for note in written.notes:
         click.echo(f"note: {note}")
-    click.echo(f"wrote {written.folder} ({given['form']}, {written.bytes / 1e6:.1f} MB)")
+    click.echo(f"wrote {written.folder} ({given['form']}, {data_size(written.bytes)})")
 
 
 def _command(context: click.Context) -> str:

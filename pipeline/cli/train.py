@@ -8,6 +8,7 @@ from typing import Literal
 import click
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.storage.counts import count
 from pipeline.storage.variables import AnyMapping
 from pipeline.storage.yamlfile import read_yaml
 
@@ -94,7 +95,7 @@ def train(config: Path, output: Path, assignments: tuple[str, ...], resume: bool
     parameters = sum(p.numel() for p in unet.parameters())
     if resume:
         trainer.resume()
-    click.echo(f"{len(images)} pictures, {parameters / 1e6:.1f} M parameters, from step {trainer.step}")
+    click.echo(f"{count(len(images), 'picture')}, {parameters / 1e6:.1f} M parameters, from step {trainer.step}")
     trainer.train()
     trainer.load_ema()
     save_unet(unet, output / "model.safetensors", torch.float16)

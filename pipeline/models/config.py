@@ -15,7 +15,7 @@ from diffstyle.errors import CheckpointError, ConfigError
 from pipeline.storage.address import BASE, LocalInput, LocalPath, Text
 from pipeline.storage.mistakes import unknown
 from pipeline.storage.paths import expand_home
-from pipeline.storage.shipped import shipped_files
+from pipeline.storage.shipped import SHIPPED, shipped_files, shipped_folder, shipped_path
 from pipeline.storage.variables import AnyMapping
 from pipeline.storage.yamlfile import Document, read_yaml
 
@@ -133,6 +133,8 @@ def load_model_config(name_or_path: str | os.PathLike[str]) -> ModelConfig:
             does not say what network it is of.
     """
     text = os.fspath(name_or_path)
+    if text.startswith(SHIPPED):
+        text = shipped_path(text)
     if is_config_name(text):
         shipped = shipped_files("configs")
         if text not in shipped:
@@ -166,6 +168,13 @@ def _of_checkpoint(file: Path) -> ModelConfig:
 def _read(file: Path) -> ModelConfig:
     document = read_yaml(file)
     return document.validate(ModelConfig, {BASE: file.absolute().parent})
+
+
+def shipped_model_configs() -> dict[str, ModelConfig]:
+    """Address -> config of the demo's models, whose weights come with the code: ``shipped:demo/model/demo-32.yaml``."""
+    demo = shipped_folder("demo")
+    files = sorted([*demo.glob("*/*-model.yaml"), *(demo / "model").glob("*.yaml")])
+    return {f"{SHIPPED}demo/{file.relative_to(demo).as_posix()}": _read(file) for file in files}
 
 
 def all_model_configs() -> dict[str, ModelConfig]:

@@ -13,6 +13,7 @@ from pipeline.measures.frechet import Moments, frechet_distance
 from pipeline.results.manifest import Manifest
 from pipeline.results.network_scores import SOURCES_SCHEMA, NetworkScores, vectors
 from pipeline.results.words import PARAMETERS, setting_words
+from pipeline.storage.counts import count
 
 SIDES = ("content", "style")
 
@@ -83,7 +84,8 @@ def frechet_lines(name: str, distances: list[dict[str, Any]]) -> list[str]:
         ]
         if phrases:
             lines.append(
-                f"Fréchet distance on {name}, {one['words']}: {', '.join(phrases)} ({one['pictures']:,} pictures)"
+                f"Fréchet distance on {name}, {one['words']}: {', '.join(phrases)} "
+                f"({count(one['pictures'], 'picture')})"
             )
     few = any(0 < _fewest(one) <= one["dimensions"] for one in distances)
     if lines and few:

@@ -13,6 +13,7 @@ from pipeline.results.contact_sheets import read_bytes
 from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
 from pipeline.results.select.read import dataset_rows, selection_of
 from pipeline.results.words import setting_words, short_name
+from pipeline.storage.counts import count
 from pipeline.storage.identity import source_name, source_stem
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Place
@@ -185,7 +186,9 @@ def _check_one(fitting: list[tuple[str, Mapping[str, Any]]], fits: _Fit, where: 
             for (name, row), told_apart in zip(fitting[:_SHOWN], words, strict=False)
         ]
         more = f" and {len(fitting) - _SHOWN} more" if len(fitting) > _SHOWN else ""
-        raise ConfigError(f"{where}: {len(fitting)} rows fit {fits}: {', '.join(listed)}{more}; say which")
+        raise ConfigError(
+            f"{where}: {count(len(fitting), 'row', 'fits/fit')} {fits}: {', '.join(listed)}{more}; say which"
+        )
 
 
 def _job_of(run: Place | None) -> str | None:

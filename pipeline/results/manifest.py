@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.storage.counts import count
 from pipeline.storage.identity import digest
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.parts import PartStore
@@ -167,7 +168,7 @@ class Manifest:
 
     def __repr__(self) -> str:
         done, failed = self.counts()
-        return f"<Manifest {self.output}: {done} pairs, {failed} failed>"
+        return f"<Manifest {self.output}: {count(done, 'pair')}, {failed} failed>"
 
     def known(self) -> tuple[set[str], set[str]]:
         """The ids of the pairs that are done, and of those that failed."""

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from pipeline.results.manifest import MANIFEST_SCHEMA, TIMING_COLUMNS, Manifest
 from pipeline.results.pictures import inside
+from pipeline.storage.counts import count
 from pipeline.storage.damage import Damage, tar_members
 from pipeline.storage.identity import digest, source_parts
 from pipeline.storage.layout import OutputLayout
@@ -71,7 +72,9 @@ def check_results(manifest: Manifest) -> ResultsReport:
         made = [row for row in rows if row["status"] == "ok"]
         again = [row["pair"] for row in made if seen.setdefault(row["pair"], part) != part]
         if again:
-            message = f"{len(again)} pairs have a row in another part too, the first in {seen[again[0]]}"
+            message = (
+                f"{count(len(again), 'pair', 'has/have')} a row in another part too, the first in {seen[again[0]]}"
+            )
             report.problems.append(Damage(place, message))
             report.rows.setdefault(part, set()).update(again)
         report.pairs += len(made)

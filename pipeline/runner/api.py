@@ -22,6 +22,7 @@ from pipeline.runner.preview import Preview, preview_job
 from pipeline.runner.run import Options, Run
 from pipeline.runner.scoring import score
 from pipeline.shards.store import open_shards
+from pipeline.storage.counts import count
 from pipeline.storage.errors import EXIT_DONE, EXIT_FAILURES
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.masking import masking_errors
@@ -126,7 +127,8 @@ class Result:
     def __repr__(self) -> str:
         counts = self.counts
         pairs = counts.pairs_made + counts.pairs_there
-        return f"<Result {self.output}: {', '.join(self.stages)}; {pairs} pairs, {counts.failed} failures>"
+        made = f"{count(pairs, 'pair')}, {count(counts.failed, 'failure')}"
+        return f"<Result {self.output}: {', '.join(self.stages)}; {made}>"
 
 
 @masking_errors

@@ -26,7 +26,7 @@ from pipeline.shards.store import ShardStore
 from pipeline.stages.inject import shortened_dt_lambda
 from pipeline.stages.recipe import edit_of, injection_plan, open_directions
 from pipeline.stages.walk import Walk
-from pipeline.storage.counts import count
+from pipeline.storage.counts import count, data_size
 from pipeline.storage.errors import EXIT_DONE, EXIT_WRONG_INPUT
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.parts import DescriptionError, PartStore
@@ -78,8 +78,8 @@ class PreviewSide:
         before += [f"{self.rejected} rejected"] if self.rejected else []
         before += [f"{self.failed} failed"] if self.failed else []
         kept = f", h at {self.h_timesteps} timesteps" if self.h_timesteps else ""
-        each = f"{_size(self.bank_bytes / self.to_invert)} each" if self.to_invert else "nothing to add"
-        calls = f"{self.to_invert} x {self.network_calls} network calls{kept}; {_size(self.bank_bytes)} ({each})"
+        each = f"{data_size(self.bank_bytes / self.to_invert)} each" if self.to_invert else "nothing to add"
+        calls = f"{self.to_invert} x {self.network_calls} network calls{kept}; {data_size(self.bank_bytes)} ({each})"
         lines.append(f"  bank     {'; '.join([*before, calls])}")
         if self.further_bank:
             lines.append(f"  note: {self.further_bank}")
@@ -178,19 +178,19 @@ class Preview:
         lines = [f"model      {self.model}: {self.family}, {self.image_size} px, h {h}"]
         for side in self.sides:
             lines += side.lines()
-        lines.append(f"pairs      {self.pairs} ({self.pair_rule}) x {len(self.settings)} settings")
+        lines.append(f"pairs      {self.pairs} ({self.pair_rule}) x {count(len(self.settings), 'setting')}")
         lines += [f"  {one}" for one in self.settings]
         if self.lost:
             lines.append(f"  {count(self.lost, 'pair')} can't be made, since a picture can't be used")
         if self.note is not None:
             lines.append(f"  note: {self.note}")
         lines.append(f"now        {self._now()}")
-        kinds = ", ".join(f"{kind} {_size(n)}" for kind, n in self.to_write.items())
+        kinds = ", ".join(f"{kind} {data_size(n)}" for kind, n in self.to_write.items())
         lines.append(
-            f"to write   about {_size(self.total_bytes)}: {kinds}; results as {self.picture_format} ({self.basis})"
+            f"to write   about {data_size(self.total_bytes)}: {kinds}; results as {self.picture_format} ({self.basis})"
         )
         if self.free is not None:
-            lines.append(f"disk       {_size(self.free)} free")
+            lines.append(f"disk       {data_size(self.free)} free")
         if self.work:
             lines.append(f"time       {self._time()}")
         lines.append(f"output     {self.output}")
@@ -368,14 +368,5 @@ def _work(previewed: list[PreviewSide], points: list[PreviewSettings]) -> tuple[
 
 def _pairs_words(job: Job) -> str:
     if isinstance(job.pairs, RandomPairs):
-        return f"{job.pairs.random} random styles for each content"
+        return f"{count(job.pairs.random, 'random style')} for each content"
     return f"listed in {job.pairs.file}" if isinstance(job.pairs, ListedPairs) else job.pairs
-
-
-def _size(n: float) -> str:
-    """Bytes for people: 1 kB is 1000 B."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if n < 1000 or unit == "TB":
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1000
-    raise AssertionError

@@ -21,6 +21,7 @@ from pipeline.runner.run import Run
 from pipeline.stages.reconstruct import missing_rows, reconstruct
 from pipeline.stages.score import Sources, missing_scores, score_stage, scores_identity
 from pipeline.stages.walk import Walk
+from pipeline.storage.counts import count
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +79,8 @@ def _style_returns(run: Run, manifest: Manifest, todo: pa.Table, sources: Source
         needed, made = len(rows) * steps, pc.sum(manifest.table(["network_calls"])["network_calls"]).as_py() or 0
         if needed > RETURNS_SHARE * made:
             log.warning(
-                f"style_returns stays empty for {len(rows)} styles: finding it takes {needed:,} network calls, the "
-                f"pictures took {made:,}; `diffstyle reconstruct {place}` before the first `score` fills it in"
+                f"style_returns is empty for {count(len(rows), 'style')}: finding it takes {needed:,} network calls, "
+                f"the pictures took {made:,}; `diffstyle reconstruct {place}` before the first `score` fills it in"
             )
         elif rows:
             with run.stage("reconstruct styles", len(rows), "picture", lambda: None) as on_done:

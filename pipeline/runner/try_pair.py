@@ -154,7 +154,9 @@ def _job(content: Any, style: Any, gamma: Any, mask: Any, model: Any, overrides:
     origins: dict[Loc, str] = {("injection", "gamma"): "gamma", ("injection", "mask"): "mask"}
     job = make_job(values, "try", overrides, origins)
     if len(job.settings()) > MOST:
-        raise ConfigError(f"{len(job.settings())} settings: a strip shows at most {MOST}; give fewer, or run a job")
+        raise ConfigError(
+            f"{count(len(job.settings()), 'setting')}: a strip shows at most {MOST}; give fewer, or run a job"
+        )
     return job
 
 

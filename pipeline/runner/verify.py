@@ -15,7 +15,7 @@ from pipeline.results.network_scores import SOURCES_SCHEMA, networks_of
 from pipeline.results.scores import SCORES_SCHEMA, Scores
 from pipeline.results.verify import ResultsReport, check_results, drop_damaged
 from pipeline.shards.verify import ShardsReport, check_shards, drop_parts
-from pipeline.storage.counts import count
+from pipeline.storage.counts import count, data_size
 from pipeline.storage.layout import SIDES, OutputLayout
 from pipeline.storage.parts import DescriptionError, PartStore
 from pipeline.storage.place import Place
@@ -60,7 +60,7 @@ class RunReport:
         pictures = sum(report.pictures for report in self.shards.values())
         images = sum(report.images for report in self.banks.values())
         checked = (
-            f"{count(self.results.pairs, 'pair')} ({self.results.bytes / 1e6:,.1f} MB of pictures), "
+            f"{count(self.results.pairs, 'pair')} ({data_size(self.results.bytes)} of pictures), "
             f"{count(pictures, 'prepared picture')} in {count(len(self.shards), 'shard store')}, "
             f"{count(images, 'image')} in {count(len(self.banks), 'bank')}"
         )

@@ -11,6 +11,7 @@ from diffstyle.errors import ConfigError
 from pipeline.jobfile.injection import InjectionSettings
 from pipeline.shards.decode import Undecodable, decode
 from pipeline.sources.recognise import is_picture
+from pipeline.storage.counts import count
 from pipeline.storage.identity import digest, source_parts
 from pipeline.storage.place import Place
 
@@ -153,7 +154,7 @@ def _own_masks(folder: str, masks: Mapping[tuple[str, ...], Place], contents: Ma
             chosen[image], used[file] = file, content
     if missing:
         raise ConfigError(
-            f"injection.mask.folder: {folder} has no mask for {len(missing)} of {len(contents)} contents "
+            f"injection.mask.folder: {folder} has no mask for {len(missing)} of {count(len(contents), 'content')} "
             f"(e.g. {missing[0]}.png)"
         )
     return chosen

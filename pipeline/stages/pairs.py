@@ -15,6 +15,7 @@ from pipeline.jobfile.schema import Job, ListedPairs, RandomPairs
 from pipeline.sources import SourceError
 from pipeline.sources.rows import ROW_ERROR, SURPLUS, Row, Rows
 from pipeline.stages.naming import Names, Picture, UnknownNameError, shown
+from pipeline.storage.counts import count
 from pipeline.storage.place import Place
 
 
@@ -135,8 +136,8 @@ def check_zip(n_contents: int, n_styles: int) -> None:
     """PairsError where the sides can't be zipped."""
     if n_contents != n_styles:
         raise PairsError(
-            f"pairs: zip needs as many contents as styles, but there are {n_contents} contents and {n_styles} styles; "
-            "set a limit on the longer side, or give the pairs in a list"
+            f"pairs: zip needs as many contents as styles, but there are {count(n_contents, 'content')} and "
+            f"{count(n_styles, 'style')}; set a limit on the longer side, or give the pairs in a list"
         )
 
 

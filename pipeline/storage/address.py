@@ -9,6 +9,7 @@ what is to be read must be there.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,6 +79,9 @@ def resolving(
         context = info.context or {}
         base = (value.base if isinstance(value, WrittenText) else None) or context.get(BASE) or Path.cwd()
         shipped = text.startswith(SHIPPED)
+        comment = value.comment.strip() if isinstance(value, WrittenText) else ""
+        if writes and re.fullmatch(r"#\d+", comment):  # else `run #1` and `run #2` would be one output
+            raise ValueError(f"{text}: YAML takes {comment} for a comment; put a path with a # in quotes")
         if shipped and writes:
             raise ValueError(f"{text}: what comes with DiffStyle is only read; give a folder of your own")
         try:
@@ -89,7 +93,7 @@ def resolving(
         if scheme == "file" and not (pattern and any(sign in text for sign in "*?[{")):
             _check_names(path)
             if reads and context.get(CHECK_INPUTS):
-                _check_presence(path)
+                _check_presence(path, value)
         resolved = join_address(scheme, path)
         if not isinstance(value, WrittenText) or not value.replaced:
             return resolved
@@ -107,13 +111,25 @@ def _check_names(path: str) -> None:
             raise ValueError(f"{shown(name)} is {size} bytes long; the name of a file or folder has at most 255")
 
 
-def _check_presence(path: str) -> None:
+def _check_presence(path: str, written: Any) -> None:
+    comment = written.comment if isinstance(written, WrittenText) else ""
     try:
         present = Path(path).exists()
+        if comment and Path(f"{path}{comment}".rstrip()).exists():
+            raise ValueError(
+                f"{path}: YAML takes {comment.strip()} for a comment, but {path}{comment.rstrip()} is there too; put "
+                "the path in quotes, or remove the comment"
+            )
     except OSError as error:
         raise ValueError(f"{path}: can't be looked at ({error.strerror})") from None
-    if not present:
-        raise ValueError(f"{path}: no such file or folder")
+    if present:
+        return
+    cure = ""
+    if re.match(r"\s*#\S", comment):
+        cure = f"; YAML takes {comment.strip()} for a comment: put a path with a # in quotes"
+    elif "," in path:
+        cure = "; a list is written [a, b]"
+    raise ValueError(f"{path}: no such file or folder{cure}")
 
 
 #: A file or folder, anywhere, that is written.

@@ -81,8 +81,29 @@ _LIMITS = {
 }
 
 
+def hint(value: Any) -> str:
+    """What may have been meant by a text that is not what a field takes: a list, or a mapping; begins with "; "."""
+    text = str(value).strip() if isinstance(value, str) else ""
+    if text[:1] in _ENDS and not text.endswith(_ENDS[text[:1]]):
+        return f"; what begins with {text[0]} ends with {_ENDS[text[0]]}"
+    if text[:1] == "{" and re.search(r":\S", text):
+        spaced = re.sub(r":(?=\S)", ": ", text)
+        return f"; with a space after the colon, {spaced} is a mapping"
+    parts = [part.strip() for part in text.strip("()").split(",")]
+    if len(parts) > 1 and all(re.fullmatch(r"[-+.\deE]+", part) for part in parts):
+        return f"; a list is written [{', '.join(parts)}]"
+    return ""
+
+
+_ENDS = {"[": "]", "{": "}"}
+
+
 def phrase(item: Any) -> str:
     """What a pydantic error says, in the words of a job file."""
+    return _phrase(item) + hint(item["input"])
+
+
+def _phrase(item: Any) -> str:
     kind, context, value = item["type"], item.get("ctx", {}), item["input"]
     if kind in _LIMITS:
         word, key = _LIMITS[kind]

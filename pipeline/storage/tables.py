@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffstyle.errors import DiffStyleError, one_line
+from pipeline.storage.counts import count
 from pipeline.storage.masking import masked
 from pipeline.storage.place import Place
 
@@ -108,7 +109,7 @@ def read_table(
                 raise pa.ArrowInvalid(f"column {field.name!r} ({field.type}) is none of this release's")
         stored = file.read([name for name in names if stored_schema.get_field_index(name) >= 0], use_threads=False)
         if len(stored) != file.metadata.num_rows:
-            raise pa.ArrowInvalid(f"{len(stored)} rows where the file says {file.metadata.num_rows}")
+            raise pa.ArrowInvalid(f"{count(len(stored), 'row')} where the file says {file.metadata.num_rows}")
         arrays = [
             stored[name] if name in stored.column_names else pa.nulls(len(stored), schema.field(name).type)
             for name in names

@@ -27,17 +27,20 @@ class WrittenText(str):
         written: the text as a job file would say it: with ``${NAME}``, and ``$$`` for a dollar sign before a name.
         replaced: whether anything was replaced.
         base: the folder that it is relative to if it is a path; None: the one of the file that it stands in.
+        comment: what follows it on its line of the file, where that begins with `` #``; else empty.
     """
 
     written: str
     replaced: bool
     base: Path | None
+    comment: str
 
     def __new__(cls, text: str, written: str | None = None, base: Path | None = None) -> WrittenText:
         self = super().__new__(cls, text)
         self.replaced = written is not None
         self.written = escape(text) if written is None else written
         self.base = base
+        self.comment = ""
         return self
 
 

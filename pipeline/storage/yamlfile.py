@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from diffstyle.errors import ConfigError
 from pipeline.storage.masking import masked
 from pipeline.storage.mistakes import Loc, dotted, field_paths, fields_at, phrase, shown, unknown
-from pipeline.storage.variables import expand
+from pipeline.storage.variables import WrittenText, expand
 from pipeline.storage.yamlcore import (
     MAX_BYTES,
     MAX_DEPTH,
@@ -214,7 +214,7 @@ def parse_yaml(text: str, name: str) -> Document:
     if node is None:
         raise ConfigError(f"{name}: is empty")
     document = Document(name, None)
-    document.value = _Reader(document).read(node, (), frozenset())
+    document.value = _Reader(document, text=text).read(node, (), frozenset())
     return document
 
 
@@ -255,10 +255,11 @@ def _is_braces(node: yaml.Node) -> bool:
 class _Reader:
     """From YAML nodes to plain values, noting lines in the document on the way."""
 
-    def __init__(self, document: Document, base: Path | None = None) -> None:
+    def __init__(self, document: Document, base: Path | None = None, text: str = "") -> None:
         self.document = document
         self._base = base
         self._values = 0
+        self._lines = re.split("\r\n|[\r\n\x85\u2028\u2029]", text)  # as PyYAML counts them
 
     def read(self, node: yaml.Node, loc: Loc, around: frozenset[int]) -> Any:
         self.document.lines[loc] = node.start_mark.line + 1
@@ -279,7 +280,18 @@ class _Reader:
             value = scalar(kind, str(node.value) if isinstance(node, yaml.ScalarNode) else "")
         except ScalarError as error:
             raise self._mistake(loc, str(error)) from None
-        return self.text(value, loc) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        written = self.text(value, loc)
+        if isinstance(node, yaml.ScalarNode) and node.style is None:
+            written.comment = self._comment(node.end_mark)
+        return written
+
+    def _comment(self, end: yaml.Mark) -> str:
+        """What follows a plain text on its line, with the space before it, where that is a comment."""
+        line = self._lines[end.line] if end.line < len(self._lines) else ""
+        rest = line[end.column :]
+        return rest if rest.lstrip().startswith("#") else ""
 
     def _mapping(self, node: yaml.MappingNode, loc: Loc, around: frozenset[int]) -> dict[str, Any]:
         merged: dict[str, Any] = {}
@@ -312,7 +324,7 @@ class _Reader:
         self.document.lines[loc] = line
         return merged
 
-    def text(self, value: str, loc: Loc) -> str:
+    def text(self, value: str, loc: Loc) -> WrittenText:
         """A text with its variables replaced; it remembers how it was written."""
         try:
             value.encode()

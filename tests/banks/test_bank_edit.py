@@ -158,7 +158,7 @@ def test_values_that_are_not_finite_are_found(root, monkeypatch):
     monkeypatch.undo()
     (problem,) = verify(root).problems
     assert "not finite" in problem.message
-    assert repair(root) == ["part-bad: dropped with its 1 images"]
+    assert repair(root) == ["part-bad: dropped with its 1 image"]
     assert verify(root).ok
 
 

@@ -168,7 +168,7 @@ def test_banks_without_directions_are_refused(tmp_path):
         find_directions(bank, 1, "key", budget=3 * 8 * 3 * 36)
     with pytest.raises(BankError, match="no column 'breed' for --label"):
         find_directions(bank, 1, "breed")
-    with pytest.raises(BankError, match="1 images; directions need two at least"):
+    with pytest.raises(BankError, match="1 image; directions need two at least"):
         find_directions(fill(tmp_path / "one", h[:1]), 1)
     BankWriter.create_or_open(str(tmp_path / "style"), describe(role="style"), {})
     with pytest.raises(BankError, match="style: keeps x_t and no h; take a content bank"):

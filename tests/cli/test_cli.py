@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import click
@@ -138,6 +140,65 @@ def test_verbose_shows_tracebacks():
         assert ("Traceback" in result.output) == expected
 
 
+@pytest.mark.parametrize("command", [("models", "show", "nope"), ("status", "/nowhere"), ("bank", "info", "/nowhere")])
+def test_verbose_may_be_written_anywhere(command):
+    for at in range(len(command) + 1):
+        for flag in ("-v", "--verbose"):
+            result = CliRunner().invoke(main.main, [*command[:at], flag, *command[at:]])
+            assert result.exit_code == 2
+            assert "Traceback" in result.output, (at, flag)
+    result = CliRunner().invoke(main.main, command)  # and is not remembered
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert "-v, --verbose" in CliRunner().invoke(main.main, [*command[:-1], "--help"]).output
+
+
+def test_a_value_that_looks_like_it_is_a_value(tmp_path):
+    result = CliRunner().invoke(main.main, ["models", "show", "--", "-v"])
+    assert "unknown model '-v'" in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("system", ["win32", "cygwin", "freebsd14"])
+def test_other_systems_are_told_in_the_first_line(system):
+    code = (
+        f"import sys, click; sys.platform = {system!r}; sys.modules['fcntl'] = None\n"
+        "from pipeline.cli.main import main\nmain(['status', '/nowhere'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    name = {"win32": "Windows", "cygwin": "Cygwin"}.get(system, system)
+    assert done.stderr.startswith(f"error: DiffStyle runs on Linux and macOS, not on {name};")
+    assert (done.stderr.count("\n"), done.stdout) == (1, "")
+    code = f"import sys; sys.platform = {system!r}\nimport pipeline\npipeline.run"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stderr.splitlines()[-1].startswith("ImportError: DiffStyle runs on Linux and macOS")
+
+
+def test_the_systems_are_said_on_the_first_page_and_in_the_metadata():
+    assert "Linux or macOS" in (ROOT / "README.md").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    systems = [line for line in project["classifiers"] if line.startswith("Operating System")]
+    assert systems == ["Operating System :: MacOS", "Operating System :: POSIX :: Linux"]
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("diffstyle ", {"run", "try", "models"}),
+        ("diffstyle bank ex", {"export"}),
+        ("diffstyle run --lo", {"--local"}),
+        ("diffstyle run ha", {"harmonization"}),
+        ("diffstyle plan de", {"demo"}),
+    ],
+)
+def test_completion_in_a_shell(words, offered):
+    env = os.environ | {"_DIFFSTYLE_COMPLETE": "bash_complete", "COMP_WORDS": words}
+    done = diffstyle(env=env | {"COMP_CWORD": str(len(words.split(" ")) - 1)})
+    assert offered <= {line.partition(",")[2] for line in done.stdout.splitlines()}
+    script = diffstyle(env=os.environ | {"_DIFFSTYLE_COMPLETE": "bash_source"}).stdout
+    assert "complete -o nosort -F _diffstyle_completion diffstyle" in script
+
+
 def test_unknown_commands_and_options():
     for args in (["runn"], ["--nope"], ["models", "--nope"], ["models", "show"]):
         result = diffstyle(*args)
@@ -219,9 +280,16 @@ def test_under_nohup_a_hangup_is_ignored():
 def test_models_command(tmp_path):
 
     env = os.environ | {"DIFFSTYLE_CACHE": str(tmp_path)}
-    lines = diffstyle("models", env=env).stdout.splitlines()
+    header, *lines = diffstyle("models", env=env).stdout.splitlines()
+    assert header.split() == ["model", "family", "size", "weights", "licence"]
     assert len(lines) >= 10
-    assert any(line.startswith("imagenet\tadm\t256\tnot here: diffstyle models fetch imagenet\t") for line in lines)
+    cells = [re.split("  +", line) for line in lines]
+    assert ["shipped:demo/model/demo-32.yaml", "ddpm", "32 px", "here", "Apache-2.0"] in cells
+    assert ["imagenet", "adm", "256 px", "to fetch"] in [line[:4] for line in cells]
+    assert ["ffhq", "adm", "256 px", "by hand"] in [line[:4] for line in cells]
+    assert {re.search(" (adm|ddpm) ", line).start() for line in lines} == {header.index("family") - 1}  # columns
+    demo = diffstyle("models", "show", "shipped:demo/model/demo-32.yaml", env=env)
+    assert "model: shipped:demo/model/demo-32.yaml\n" in demo.stdout
     place = tmp_path / "models" / "afhq-dog" / "afhq_dog_4m.pt"
     place.parent.mkdir(parents=True)
     place.touch()

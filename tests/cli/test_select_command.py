@@ -72,7 +72,7 @@ def test_what_is_said(tmp_path):
         "1 left out by --where",
         "0 left out by --drop-duplicates",
         "1 left out by --per-content",
-        "note: 3 pairs have no scores, so they were not compared with others",
+        "note: 3 pairs have no scores and so no others to be compared with",
         "2 of 4 pairs chosen",
     ]
 

@@ -136,7 +136,7 @@ def test_a_run_without_scores_says_how_to_get_them(tmp_path):
     out = made_up_run(tmp_path / "out", ["a"], ["x"], scored=False)
     result = CliRunner().invoke(main, ["report", str(out)])
     assert result.exit_code == 0
-    assert "1 pairs have no scores; `diffstyle score" in result.stdout
+    assert "1 pair has no scores; `diffstyle score" in result.stdout
     assert facts(out / "report")["scores"] == []
 
 

@@ -185,7 +185,7 @@ def test_a_list_of_decisions(six, tmp_path):
     file.write_text(f"pair,name,decision\n{ids['ax']},,reject\n{ids['ay']},,\nunknown,,reject\n")
     choice = choose(six, Rules(keep=file))
     assert names(choice) == ["ay", "bx", "by", "cx", "cy"]
-    assert choice.notes == (f"1 pairs of {file} are not in this run",)
+    assert choice.notes == (f"1 pair of {file} is not in this run",)
     file.write_text(f"decision,pair\nreject,{ids['ax']}\nKeep,{ids['by']}\n")
     choice = choose(six, Rules(keep=file))
     assert names(choice) == ["by"]

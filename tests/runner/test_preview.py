@@ -73,7 +73,7 @@ def test_the_lines_a_person_reads(tmp_path):
     assert lines[1] == f"content    2 pictures in {CONTENTS}"
     assert lines[2].startswith("  bank     2 x 5 network calls, h at 3 timesteps; ")
     assert lines[3] == f"style      2 pictures in {STYLES}"
-    assert lines[5] == "pairs      2 (1 random styles for each content) x 1 settings"
+    assert lines[5] == "pairs      2 (1 random style for each content) x 1 setting"
     assert lines[6] == "  gamma 0.6: 6 steps, 6 network calls, 10 decodes, 4 injections a pair"
     assert lines[-1] == f"output     {tmp_path}/out"
 

@@ -208,7 +208,7 @@ def test_a_pair_in_two_parts(job):
     rows = manifest.store.part_rows(part, manifest.table().schema)
     manifest.commit("tile-zz", rows.slice(0, 1))
     (problem,) = verify_run(manifest.output).problems
-    assert f"1 pairs have a row in another part too, the first in {part}" in problem
+    assert f"1 pair has a row in another part too, the first in {part}" in problem
     repair_run(verify_run(manifest.output))
     assert verify_run(manifest.output).ok
     assert manifest.counts() == (6, 0)

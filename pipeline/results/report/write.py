@@ -23,6 +23,7 @@ from diffstyle.errors import ConfigError
 from pipeline.results.pictures import EXTENSIONS, inside
 from pipeline.results.report.sheets import Result, Sheets, Source, cell_size, make_sheets
 from pipeline.results.report.tables import ReportTables, cost, read_tables
+from pipeline.storage.counts import count, data_size
 from pipeline.storage.identity import digest
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Place
@@ -54,8 +55,8 @@ class Report:
     files: int
 
     def __str__(self) -> str:
-        size = f"{self.size / 1e6:.1f} MB" if self.size >= 1e5 else f"{self.size / 1e3:.0f} kB"
-        return f"{self.page}: {self.pairs:,} pairs, {size} in {self.files} files; open it in a browser"
+        inside = f"{count(self.pairs, 'pair')}, {data_size(self.size)} in {count(self.files, 'file')}"
+        return f"{self.page}: {inside}; open it in a browser"
 
 
 def write_report(run: Place, out: Path | None = None, tell: Callable[[str], None] = lambda line: None) -> Report:
@@ -77,7 +78,7 @@ def write_report(run: Place, out: Path | None = None, tell: Callable[[str], None
     tables = read_tables(run)
     _empty(out)
     pairs = tables.pairs
-    tell(f"{len(pairs):,} pairs, {len(tables.settings)} settings")
+    tell(f"{count(len(pairs), 'pair')}, {count(len(tables.settings), 'setting')}")
     described = _pictures(run, out, tables, tell)
     extensions = list(EXTENSIONS.values())
     facts = {

@@ -20,6 +20,7 @@ from pipeline.results.select.choose import Choice
 from pipeline.results.select.formats import Form, webdataset_features
 from pipeline.results.select.licences import licence_id
 from pipeline.results.select.pairs import score_columns
+from pipeline.storage.counts import count
 from pipeline.storage.place import Place
 
 FILE = "README.md"
@@ -61,7 +62,7 @@ def write_card(
         f"# {name}",
         "Pictures that keep the content of one picture and take the style of another, made by "
         f"diffstyle {diffstyle.__version__} with a frozen diffusion model. "
-        f"{len(choice.table):,} pairs of {choice.made:,} that were made.",
+        f"{count(len(choice.table), 'pair')} of {choice.made:,} that were made.",
         _splits(choice),
         "## How they were chosen",
         "\n".join(f"- {line}" for line in choice.lines()),
@@ -159,7 +160,7 @@ def _sources(table: pa.Table) -> str:
     text = ["## Sources"]
     for side in ("content", "style"):
         n = pc.count_distinct(table[f"{side}_image"]).as_py()
-        lines = [f"- {n:,} {side} pictures"]
+        lines = [f"- {count(n, f'{side} picture')}"]
         for column, words in (("label", "labels"), ("licence", "licences"), ("attribution", "attributions")):
             counts = Counter(table[f"{side}_{column}"].to_pylist())
             stated = [(value, pairs) for value, pairs in counts.most_common() if value is not None]
@@ -168,7 +169,7 @@ def _sources(table: pa.Table) -> str:
                 rest = f" and {len(stated) - _SHOWN} more, in the rows" if len(stated) > _SHOWN else ""
                 lines.append(f"  - {words}, by pairs: {shown}{rest}")
             if column == "licence" and counts[None]:
-                lines.append(f"  - of {counts[None]:,} pairs the {side} states no licence")
+                lines.append(f"  - of {count(counts[None], 'pair')} the {side} states no licence")
         text.append("\n".join(lines))
     return "\n\n".join(text)
 

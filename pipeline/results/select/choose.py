@@ -18,6 +18,7 @@ from pipeline.results.select.licences import is_allowed
 from pipeline.results.select.pairs import has_scores, matching, pairs_of
 from pipeline.results.select.ranking import best_first, within_quotas, without_duplicates
 from pipeline.results.select.splits import By, splits_of
+from pipeline.storage.counts import count
 from pipeline.storage.place import Place
 
 #: The split of a data set for which none were asked.
@@ -99,7 +100,7 @@ class Choice:
 
     def lines(self) -> list[str]:
         """What the command prints."""
-        chosen = f"{len(self.table):,} of {self.made:,} pairs chosen"
+        chosen = f"{len(self.table):,} of {count(self.made, 'pair')} chosen"
         if _order(self.table):
             chosen += ": " + ", ".join(f"{name} {n:,}" for name, n in self.splits.items())
         return [*map(str, self.left_out), *(f"note: {note}" for note in self.notes), chosen]
@@ -137,7 +138,9 @@ def choose(run: Place, rules: Rules) -> Choice:
         decisions = read_keep_list(rules.keep)
         unknown = (decisions.keep | decisions.reject) - set(_all_ids(run))
         if unknown:
-            notes.append(f"{len(unknown):,} pairs of {rules.keep} are not in this run")
+            notes.append(
+                f"{count(len(unknown), 'pair')} of {rules.keep} {'is' if len(unknown) == 1 else 'are'} not in this run"
+            )
         if decisions.keep:
             keep(pc.is_in(table["pair"], _texts(decisions.keep)), "--keep", "the list does not keep them")
         else:
@@ -152,7 +155,7 @@ def choose(run: Place, rules: Rules) -> Choice:
             raise ConfigError("--drop-duplicates: this run has no scores yet; `diffstyle score RUN` makes them")
         unknown_hash = table["phash"].null_count
         if unknown_hash:
-            notes.append(f"{unknown_hash:,} pairs have no scores, so they were not compared with others")
+            notes.append(f"{count(unknown_hash, 'pair', 'has/have')} no scores and so no others to be compared with")
         order = best_first(table, rules.best)
         kept = without_duplicates(table["phash"].to_pylist(), order, rules.duplicates)
         keep(_mask(kept, len(table)), "--drop-duplicates", f"within {rules.duplicates} bits of one that is kept")
