@@ -10,8 +10,9 @@ from __future__ import annotations
 import bisect
 import difflib
 import functools
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -151,6 +152,31 @@ class LatentBank:
         close = difflib.get_close_matches(key, sorted(set(some["key"].to_pylist())), n=3, cutoff=0.5)
         hint = f"; close: {', '.join(close)}" if close else ""
         return UnknownKeyError(f"{key!r} is neither a key nor an image of {self.place}{hint}")
+
+    def named(self, name: str) -> str:
+        """The key that people mean by ``name``: a key or an image hash, whole, or the beginning of a single one.
+
+        Raises:
+            UnknownKeyError: Nothing begins so, or entries of several pictures do.
+        """
+        at = self._find(name)
+        if at is not None:
+            return str(self._keys[at].as_py())
+        order = self._by_image
+        rows = self._beginning(name, lambda n: self._keys[n].as_py())
+        rows = rows or [int(order[n]) for n in self._beginning(name, lambda n: self._images[int(order[n])].as_py())]
+        if not rows:
+            raise self._unknown(name)
+        if len({self._images[row].as_py() for row in rows}) > 1:
+            some = ", ".join(self._keys[row].as_py() for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
+            raise UnknownKeyError(f"{name!r} begins several keys or images of {self.place} ({some}); write more of it")
+        return str(self._keys[rows[0]].as_py())
+
+    def _beginning(self, name: str, value: Callable[[int], str], most: int = 100) -> list[int]:
+        """The first few numbers whose values, sorted by number, begin with ``name``."""
+        first = bisect.bisect_left(range(len(self)), name, key=value)
+        some = range(first, min(len(self), first + most)) if name else ()
+        return list(itertools.takewhile(lambda n: value(n).startswith(name), some))
 
     # ---- entries ----
     @overload

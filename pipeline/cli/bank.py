@@ -11,6 +11,7 @@ import click
 
 from diffstyle.errors import ConfigError
 from pipeline.cli.bank_directions import directions
+from pipeline.cli.bank_keys import keys
 from pipeline.cli.options import print_values
 from pipeline.storage.counts import count, data_size
 from pipeline.storage.errors import EXIT_FAILURES
@@ -92,7 +93,7 @@ def _short(value: Any) -> str:
 @click.argument("key")
 @click.option("--thumbnail", type=click.Path(dir_okay=False, path_type=Path), help="Write the thumbnail to this file.")
 def show(path: str, key: str, thumbnail: Path | None) -> None:
-    """One entry, by key or image hash: what is known of the picture, and figures of its tensors.
+    """One entry: what is known of the picture, and figures of its tensors. KEY: a key, an image hash, or a beginning.
 
     Columns computed later stand below: the PSNR and the thumbnail that `diffstyle reconstruct` writes.
     """
@@ -100,7 +101,7 @@ def show(path: str, key: str, thumbnail: Path | None) -> None:
     from pipeline.banks.reader import LatentBank
 
     opened = LatentBank.open(path)
-    entry = opened[key]
+    entry = opened[opened.named(key)]
     for name, value in entry.row.items():
         if value is not None:
             click.echo(f"{name}: {value}")
@@ -318,7 +319,7 @@ def _images_of_shards(shards: tuple[str, ...]) -> set[str]:
 
 
 def _images_of_list(path: str, keep: Path) -> set[str]:
-    from pipeline.banks.reader import LatentBank
+    from pipeline.banks.reader import LatentBank, UnknownKeyError
 
     try:
         wanted = [line.strip() for line in keep.read_text().splitlines() if line.strip()]
@@ -328,13 +329,10 @@ def _images_of_list(path: str, keep: Path) -> set[str]:
         raise ConfigError(f"--keep {keep}: not a text file (byte {error.start} is not UTF-8)") from error
     opened = LatentBank.open(path)
     images = dict(zip(opened.keys(), opened.index["image"].to_pylist(), strict=True))
-    known = set(images.values())
-    unknown = [name for name in wanted if name not in images and name not in known]
-    if unknown:
-        raise ConfigError(
-            f"--keep {keep}: {count(len(unknown), 'line', 'is/are')} neither key nor image, the first is {unknown[0]!r}"
-        )
-    return {images.get(name, name) for name in wanted}
+    try:
+        return {images[opened.named(name)] for name in wanted}
+    except UnknownKeyError as error:
+        raise ConfigError(f"--keep {keep}: {error}") from None
 
 
 @bank.command()
@@ -397,8 +395,10 @@ def similar(path: str, key: str, top: int, timestep: int | None, tensor: str) ->
     from pipeline.banks.neighbours import similar as nearest
     from pipeline.banks.reader import LatentBank
 
-    for name, cosine in nearest(LatentBank.open(path), key, top=top, timestep=timestep, tensor=tensor):
+    opened = LatentBank.open(path)
+    for name, cosine in nearest(opened, opened.named(key), top=top, timestep=timestep, tensor=tensor):
         click.echo(f"{cosine:.4f}  {name}")
 
 
 bank.add_command(directions)
+bank.add_command(keys)

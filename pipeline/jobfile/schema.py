@@ -122,6 +122,9 @@ class Bank(Strict):
     """type of the stored h: `float16` or `float32`"""
     keep: Literal["events", "all"] = "events"
     """which h are kept: those that the injection events need, or `all` of the inversion"""
+    role: Literal["own", "both"] = "own"
+    """`own`: contents keep their h, styles their x_T; `both`: each keeps both, for
+    [pictures between two](banks.md#pictures-between-two-entries)"""
     part_size: Count = 64
     """pictures in a part, the unit of writing and resuming"""
 

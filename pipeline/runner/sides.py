@@ -92,6 +92,7 @@ def sides(job: Job) -> list[Side]:
 def bank_description(job: Job, side: Side, facts: ModelFacts) -> BankDescription:
     """The bank that a job makes for a side."""
     walk = Walk.of_job(job, side.spec)
+    role = "both" if job.bank.role == "both" else side.role
     return BankDescription(
         model_fingerprint=facts.fingerprint,
         model_name=facts.name,
@@ -100,10 +101,10 @@ def bank_description(job: Job, side: Side, facts: ModelFacts) -> BankDescription
         inversion=walk.to_dict(),
         preprocessing=preparation(facts.image_size),
         tensors=role_tensors(
-            side.role,
+            role,
             facts.image_size,
             facts.h_shape,
-            () if side.role == "style" else needed_h(job, walk),
+            () if role == "style" else needed_h(job, walk),
             h_dtype=job.bank.h,
             x_t_dtype=job.bank.x_t,
         ),

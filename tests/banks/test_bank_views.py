@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 from dataclasses import replace
@@ -12,13 +13,15 @@ import pytest
 import torch
 import webdataset as wds
 from click.testing import CliRunner
+from PIL import Image
 from support.bank_samples import FORMATS, OTHER_TENSORS, describe, fill, latents
 from support.s3 import s3_bucket, s3_endpoint  # noqa: F401 - fixtures
+from support.small_jobs import picture
+from support.whole_jobs import psnr
 
-from pipeline.banks.copy import export
 from pipeline.banks.drop import prune
 from pipeline.banks.neighbours import interpolate, similar
-from pipeline.banks.reader import LatentBank
+from pipeline.banks.reader import LatentBank, UnknownKeyError
 from pipeline.banks.tensors import BankError
 from pipeline.banks.verify import repair, verify
 from pipeline.cli.main import main
@@ -28,14 +31,34 @@ BLOCK = re.compile(r"^##+ ([^\n]+)\n(?:(?!^##).)*?^```python\n(.*?)^```", re.MUL
 BLOCKS = BLOCK.findall(PAGE.read_text())
 
 
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+#: The commands of the page up to the banks that all else reads, and those after them.
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("diffstyle ")]
+N_FIRST = 1 + max(n for n, line in enumerate(COMMANDS) if line.startswith("diffstyle bank export"))
+
+
+def typed(line: str) -> str:
+    result = CliRunner().invoke(main, shlex.split(line, comments=True)[1:])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the page's reader has it: pictures, the page's job, and what its first commands write."""
     root = tmp_path_factory.mktemp("page")
-    description = describe()
-    writer = fill(root / "banks" / "dogs", description, range(10))
-    writer.commit_aliases([{"key": "dog_7", "image": latents(7, description).image, "label": "dog"}])
-    writer.commit_failures([{"key": "bad", "image": "0" * 32, "error": "too dark"}])
-    export(root / "banks" / "dogs", root / "banks" / "dogs-tars", format="webdataset")
+    for n in range(10):
+        picture(root / "pictures" / "dog" / f"dog_{n}.png", n)
+    picture(root / "pictures" / "dog" / "again.png", 7)
+    picture(root / "paintings" / "a.png", 20)
+    (job,) = blocks("yaml")
+    (root / "dogs.yaml").write_text(job)
+    with contextlib.chdir(root):
+        for line in COMMANDS[:N_FIRST]:
+            typed(line)
     return root
 
 
@@ -47,7 +70,12 @@ def test_blocks_of_the_page(title, code, folder, monkeypatch, request):
     monkeypatch.chdir(folder)
     names: dict[str, object] = {}
     exec(compile(code, f"{PAGE.name}: {title}", "exec"), names)
-    if "Without" in PAGE.read_text().partition(f"### {title}")[0]:
+    if "between-" in code:  # the first of them is an entry's own picture
+        (again,) = (folder / "pictures" / "dog").glob("again.png")
+        made, own = (np.asarray(Image.open(file).convert("RGB")) for file in ("between-0.png", again))
+        assert psnr(made, own) > 15
+        assert psnr(np.asarray(Image.open("between-4.png")), own) < psnr(made, own) - 5
+    if "## Without" in PAGE.read_text().partition(f"### {title}\n")[0]:
         wanted = LatentBank.open("banks/dogs")[names["key"]]
         np.testing.assert_array_equal(names["x_t"], wanted.x_t)
         np.testing.assert_array_equal(names["h"], wanted.h)
@@ -61,11 +89,47 @@ def test_the_page_has_all_the_blocks():
 
 def test_commands_of_the_page(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    lines = re.findall(r"^(diffstyle bank .*)$", PAGE.read_text(), re.MULTILINE)
-    assert len(lines) >= 4
-    for line in lines:
-        result = CliRunner().invoke(main, shlex.split(line)[1:])
-        assert result.exit_code == 0, result.output
+    assert len(COMMANDS) - N_FIRST >= 6
+    for line in COMMANDS[N_FIRST:]:
+        typed(line)
+
+
+def test_keys(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    bank = LatentBank.open("banks/dogs")
+    assert typed("diffstyle bank keys banks/dogs").split() == bank.keys()
+    assert len(typed("diffstyle bank keys banks/dogs dog_").split()) == 10
+    assert typed("diffstyle bank keys banks/dogs --label cat") == ""
+    assert typed("diffstyle bank keys banks/dogs --failed") == ""
+    (line,) = typed("diffstyle bank keys banks/dogs dog_3 --long --label dog").splitlines()
+    key, image, label, source = line.split("\t")
+    assert (key, image, label) == (bank.named("dog_3"), bank["dog_3" + key[5:]].image, "dog")
+    assert source == str(folder / "pictures" / "dog" / "dog_3.png")
+
+
+def test_the_beginning_of_a_key_or_an_image_is_enough_for_every_command(folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(folder)
+    bank = LatentBank.open("banks/dogs")
+    key, image = bank.named("dog_3"), bank[bank.named("dog_3")].image
+    for name in (key, key[:8], "dog_3", image, image[:12]):
+        assert bank.named(name) == key
+        assert f"key: {key}" in typed(f"diffstyle bank show banks/dogs {name}")
+    assert typed("diffstyle bank similar banks/dogs dog_3") == typed(f"diffstyle bank similar banks/dogs {key}")
+    (tmp_path / "keep.txt").write_text(f"dog_3\ndog_7\n{image[:10]}\n")
+    assert "8 images leave" in typed(f"diffstyle bank prune banks/dogs --keep {tmp_path}/keep.txt --dry-run")
+    with pytest.raises(UnknownKeyError, match=r"'dog_' begins several keys or images of .*\(dog_0-.*, \.\.\.\)"):
+        bank.named("dog_")
+    with pytest.raises(UnknownKeyError, match="neither a key nor an image"):
+        bank.named("dog_x")
+    with pytest.raises(UnknownKeyError):
+        bank.named("")
+    # In Python a key is whole, so that code never means another picture after a bank has grown.
+    assert "dog_3" not in bank
+
+
+def test_a_run_keeps_both_tensors_where_it_is_asked_to(folder):
+    for side in ("content", "style"):
+        assert LatentBank.open(folder / "results" / "dogs" / "banks" / side).description.names == ("h", "x_t")
 
 
 # ---- views ----

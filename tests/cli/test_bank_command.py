@@ -67,7 +67,7 @@ def test_show(root):
     assert f"other names: {latents(5, describe()).key}" in text
     assert "x_t: float32 (3, 8, 8), mean" in text
     assert "t = 999: norm" in text
-    run("show", root, "other-nam", fails="close: other-name")
+    run("show", root, "other-nome", fails="close: other-name")
     run("show", root, "other-name", "--thumbnail", root / "a.png", fails="diffstyle reconstruct")
 
 
