@@ -1,4 +1,4 @@
-"""What the pages show works: the README's Python runs, and every command and option that a page names exists."""
+"""What the pages name exists: every command and option, and what their Python imports."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def shell_lines(page: Path) -> Iterator[str]:
     """Every line of a page's shell blocks that calls ``diffstyle``."""
-    for block in blocks(page, "sh"):
+    for block in blocks(page, "sh") + blocks(page, "console"):
         for line in block.replace("\\\n", " ").splitlines():
             yield from re.findall(r"(?:^|\s)((?:\.venv/bin/)?diffstyle .*)", line.partition("#")[0].rstrip())
 
@@ -119,22 +119,3 @@ def test_python_of_a_page_can_be_read_and_imports_what_exists(page: Path) -> Non
             if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] in ("pipeline", "diffstyle"):
                 module = importlib.import_module(str(node.module))
                 assert [one.name for one in node.names if not hasattr(module, one.name)] == [], page.name
-
-
-def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder that looks like the source tree, the job first: another block reads the manifest of one like it."""
-    (tmp_path / "demo").symlink_to(ROOT / "demo")
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "demo").symlink_to("few")
-    monkeypatch.chdir(tmp_path)
-    pages = blocks(ROOT / "README.md", "python")
-    assert len(pages) == 3
-    seen: dict[str, object] = {}
-    for block in sorted(pages, key=lambda block: "pipeline.run(" not in block):
-        assert "pipeline.run(" not in block or "local=True" in block
-        values: dict[str, object] = {}
-        exec(compile(block, "README.md", "exec"), values)
-        seen |= values
-    assert seen["result"].counts.pairs_made == 2  # type: ignore[attr-defined]
-    assert len(seen["pairs"]) == 2  # type: ignore[arg-type]
-    assert tuple(seen["picture"].shape) == (1, 3, 32, 32)  # type: ignore[attr-defined]

@@ -66,13 +66,15 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 class Small:
-    """A tutorial with a data set of two pictures a side in place of each, and everything else as it is written."""
+    """A page with a data set of two pictures a side in place of each, and everything else as it is written."""
 
     def __init__(self, page: Path) -> None:
         self.page, self.parent = page, page.parent
 
     def read_text(self, encoding: str) -> str:
-        return re.sub(r"limit: \d+|style: shipped:\S+", self.smaller, self.page.read_text(encoding=encoding))
+        text = re.sub(r"limit: \d+|style: shipped:\S+", self.smaller, self.page.read_text(encoding=encoding))
+        few = "diffstyle run demo --set content.limit=4 --set style.limit=2 --local"
+        return re.sub(r"diffstyle run demo$", few, text, flags=re.M)
 
     @staticmethod
     def smaller(match: re.Match[str]) -> str:
@@ -91,6 +93,19 @@ def test_every_block_of_a_tutorial_runs(page: Path, tmp_path: Path) -> None:
     for made, shown in run.pictures(page, tmp_path):
         assert made.stat().st_size > 1000
         assert shown.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "python.md"], ids=lambda page: page.stem)
+def test_every_block_that_is_run_in_the_source_tree_runs(
+    page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "demo").symlink_to(ROOT / "demo")
+    run_page().run_page(Small(page), tmp_path)
+    if page.stem == "README":
+        assert (tmp_path / "results/demo/report/index.html").exists()
+        assert "4 pairs" in capsys.readouterr().out
+        assert len(list((tmp_path / "results/sweep/pictures").rglob("*.png"))) == 4
 
 
 def test_a_block_that_fails_is_told(tmp_path: Path) -> None:
