@@ -30,6 +30,8 @@ from pipeline.storage.system import unsupported_system
 #: name -> (module:attribute, help). The help stands here so that ``diffstyle --help`` imports no command.
 COMMANDS = {
     "try": ("pipeline.cli.try_pair:try_pair", "One pair at once, from two picture files; no job file."),
+    "new": ("pipeline.cli.new:new", "Write a commented job file: asked for, or from options."),
+    "jobs": ("pipeline.cli.jobs:jobs", "List the ready jobs."),
     "run": ("pipeline.cli.run:run", "Run a job: shard, precompute, inject."),
     "plan": ("pipeline.cli.plan:plan", "Say what a job would compute, and how large its banks would be."),
     "shard": ("pipeline.cli.shard:shard", "Stage 1: prepare pictures, write them to WebDataset shards."),

@@ -47,21 +47,26 @@ def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = (), check_
 
 
 def make_job(
-    values: Mapping[str, Any], name: str, overrides: Sequence[str] = (), origins: Mapping[Loc, str] | None = None
+    values: Mapping[str, Any],
+    name: str,
+    overrides: Sequence[str] = (),
+    origins: Mapping[Loc, str] | None = None,
+    inputs: bool = True,
 ) -> Job:
-    """A job of values instead of a file, to be run: its inputs must be there. Relative paths start here.
+    """A job of values instead of a file. Relative paths start here.
 
     Args:
         values: the fields, as a job file has them.
         name: what messages call it in a file's place.
         overrides: as for :func:`load_job`.
         origins: of a field, the option that gave it, for messages.
+        inputs: whether what it reads must be there.
 
     Raises:
         ConfigError: as :func:`load_job`.
     """
     document = Document(name, copy.deepcopy(dict(values)), sets=dict(origins or {}))
-    return _validated(document, overrides, Path.cwd(), True)
+    return _validated(document, overrides, Path.cwd(), inputs)
 
 
 def _validated(document: Document, overrides: Sequence[str], base: Path, check_inputs: bool) -> Job:

@@ -143,3 +143,13 @@ def dump(values: Any) -> str:
     """Plain values as YAML text, in their own order."""
     text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     return text
+
+
+def inline(value: Any) -> str:
+    """A plain value as YAML on one line, to stand behind ``field: ``."""
+    nested = isinstance(value, dict | list)
+    text: str = yaml.dump(
+        {"x": value}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**9, default_flow_style=nested
+    )
+    text = text.strip()
+    return (text[1:-1] if nested else text).partition(":")[2].strip()

@@ -1,0 +1,149 @@
+"""`diffstyle new` and `diffstyle jobs`: a job file that is valid whatever it was made of."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.places import ROOT
+from support.whole_jobs import MODEL
+
+from diffstyle.errors import ConfigError
+from pipeline.cli import new as command
+from pipeline.cli.main import main
+from pipeline.jobfile.load import load_job
+from pipeline.jobfile.new import new_job
+
+MODELS = (
+    "shipped:demo/model/demo-32.yaml",
+    "celebahq",
+    str(MODEL),
+    str(ROOT / "demo" / "tiny" / "tiny-ddpm.safetensors"),
+)
+FRACTIONS = st.floats(0, 1, allow_nan=False)
+PATHS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=40)
+MASKS = st.one_of(
+    st.none(),
+    st.just("reference"),
+    st.tuples(FRACTIONS, FRACTIONS).filter(lambda two: two[0] < two[1]).map(lambda two: [two[0], 0, two[1], 1]),
+    PATHS.filter(lambda text: text.count(",") != 3),
+)
+SETS = st.lists(
+    st.sampled_from(
+        [
+            *("pairs=zip", "pairs={random: 3}", "pairs={list: 'my pairs #1.csv'}", "seed=[1, 2]", "score=true"),
+            *("injection.t_boost=200", "injection.plan=fast", "injection.plan={grid: 100}", "injection.omega=[0, 0.5]"),
+            *("injection.gamma={linear: [0.1, 0.9]}", "inversion.steps=30", "bank.keep=all", "pictures.format=webp"),
+            *("compute.device=cpu", "compute.precision=bfloat16", "content.limit=5", "content={sample: 4}"),
+            *("style={bank: old/banks/style}", "style.label_column=kind", "weights=random:3", "content=a $${B} c"),
+        ]
+    ),
+    max_size=4,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    model=st.sampled_from(MODELS),
+    content=PATHS,
+    style=PATHS,
+    output=PATHS,
+    gamma=st.none() | FRACTIONS | st.lists(FRACTIONS, min_size=1, max_size=4),
+    mask=MASKS,
+    overrides=SETS,
+    name=st.sampled_from(["job.yaml", "my job #2.yaml", "deep/er/a.yml"]),
+)
+def test_whatever_is_asked_for_is_a_job_file_that_says_it(
+    tmp_path_factory: pytest.TempPathFactory, name: str, **asked: Any
+) -> None:
+    file = tmp_path_factory.mktemp("new") / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        text, job = new_job(file, **asked)
+    except ConfigError:
+        return  # a name that no path can have, or two fields that don't go together
+    file.write_text(text, encoding="utf-8")
+    loaded = load_job(file)
+    assert loaded.model_dump(mode="json") == job.model_dump(mode="json")
+    assert loaded == job
+    # Every field has its comment, and none is lost.
+    assert all(
+        line.startswith(("#", "  ", "\n")) or ": " in line or line.endswith(":") or not line
+        for line in text.split("\n")
+    )
+
+
+def test_most_of_what_is_asked_for_is_a_job() -> None:
+    """Else the test above would look at nothing."""
+    for model in MODELS:
+        _, job = new_job(Path("job.yaml"), model=model, content="my photos #1", gamma="0.2, 0.4", mask="0.5,0,1,1")
+        assert job.content.addresses == (os.path.abspath("my photos #1"),)  # noqa: PTH100
+        assert job.injection.gamma == (0.2, 0.4)
+        assert job.injection.t_edit == (400 if model == "celebahq" else 80)  # what suits its size
+
+
+def invoke(*args: object, input: str | None = None) -> Any:
+    return CliRunner().invoke(main, ["new", *map(str, args)], input=input)
+
+
+def test_the_command_writes_a_folder_that_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = invoke("work", "--gamma", "0.5")
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines() == [
+        "wrote work/job.yaml",
+        f"content: {tmp_path}/work/contents is not there yet; put the pictures there",
+        f"style: {tmp_path}/work/styles is not there yet; put the pictures there",
+        "next: diffstyle run work/job.yaml --dry-run",
+    ]
+    text = (tmp_path / "work" / "job.yaml").read_text()
+    assert str(tmp_path) not in text
+    assert "\nmodel: shipped:demo/model/demo-32.yaml\n" in text
+    (tmp_path / "work").rename(tmp_path / "elsewhere")
+    assert load_job("elsewhere/job.yaml").content.addresses == (f"{tmp_path}/elsewhere/contents",)
+    again = invoke("elsewhere")
+    assert (again.exit_code, again.output.count("\n")) == (2, 1)
+    assert "is there already" in again.output
+    assert (tmp_path / "elsewhere" / "job.yaml").read_text() == text
+
+
+def test_mistakes_are_told_and_nothing_is_written(tmp_path: Path) -> None:
+    for args, message in {
+        ("--gamma", "2"): "must be at most 1, not 2",
+        ("--gamma", "much"): "gamma: 'much' is not a number",
+        ("--model", "celebhq"): "did you mean 'celebahq'?",
+        ("--set", "gamma=0.3"): "did you mean 'injection.gamma'?",
+    }.items():
+        done = invoke(tmp_path / "work", *args)
+        assert done.exit_code == 2
+        assert message in done.output
+        assert done.output.count("\n") == 1
+        assert not (tmp_path / "work").exists()
+
+
+def test_on_a_terminal_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_on_a_terminal", lambda: True)
+    done = invoke(tmp_path, "--style", tmp_path / "art", input="celebhq\nceleba\ncelebahq\n./photos\n\n0.2,0.4\n")
+    assert done.exit_code == 0, done.output
+    assert "did you mean 'celebahq'?" in done.output
+    job = load_job(tmp_path / "job.yaml")
+    assert (job.model, job.injection.gamma, job.injection.t_edit) == ("celebahq", (0.2, 0.4), 400)
+    assert job.style.addresses == (f"{tmp_path}/art",)
+    assert job.output == f"{tmp_path}/results"
+
+
+def test_ready_jobs_are_listed_with_a_sentence() -> None:
+    done = CliRunner().invoke(main, ["jobs"])
+    header, *rows = done.output.splitlines()
+    assert header.split("  ")[0] == "job"
+    assert {row.split()[0] for row in rows} == {file.stem for file in (ROOT / "jobs").glob("*.yaml")}
+    assert all(row.endswith(".") and len(row.split()) > 8 for row in rows)
+    listed = {one["job"]: one for one in json.loads(CliRunner().invoke(main, ["jobs", "--json"]).output)}
+    assert listed["demo"]["needs"] == "nothing"
+    assert listed["harmonization"]["needs"] == "pictures"
