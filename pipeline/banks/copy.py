@@ -19,6 +19,7 @@ from pipeline.banks.index import BankIndex
 from pipeline.banks.payload import PAYLOADS, Payloads
 from pipeline.banks.reader import LatentBank
 from pipeline.banks.tensors import BankError, TensorSpec
+from pipeline.banks.thumbnails import stored_thumbnails, write_thumbnails
 from pipeline.banks.writer import BankWriter
 from pipeline.storage.counts import count
 from pipeline.storage.parts import PartStore, differences
@@ -155,12 +156,17 @@ def _copy_part(source: Place, writer: BankWriter, part: str, rows: list[dict[str
             target.write(piece)
         if target.hexdigest() != rows[0]["data_hash"]:
             raise BankError(f"{origin}: differs from its hash in the index; run `diffstyle bank repair` there")
+    write_thumbnails(writer.root, name, stored_thumbnails(source, rows))
     writer.commit(name, [{**row, "data": name} for row in rows])
 
 
 def repack(payloads: Payloads, writer: BankWriter, rows: list[dict[str, Any]]) -> None:
     """Write the entries of ``rows``, read from ``payloads``, as a new part of the writer's bank."""
-    items = [_fitted(entry, writer.description) for entry in payloads.read_rows(rows, writer.description.names)]
+    thumbnails = stored_thumbnails(payloads.root, rows)
+    items = [
+        dataclasses.replace(_fitted(entry, writer.description), thumbnail=thumbnails.get(entry.image))
+        for entry in payloads.read_rows(rows, writer.description.names)
+    ]
     name = part_name([item.image for item in items])
     writer.commit(name, writer.write_payload(writer.root, writer.description, name, items))
 

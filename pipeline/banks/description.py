@@ -192,6 +192,7 @@ class Latents:
     tensors    name -> array: what the bank keeps and was asked for
     timesteps  name -> the timesteps of the array's slices, for tensors that are kept per timestep
     row        the row of the index
+    thumbnail  its picture as a small WebP file, see ``thumbnails.py``; None: to be written without, or not read
     """
 
     key: str
@@ -199,6 +200,7 @@ class Latents:
     tensors: dict[str, np.ndarray]
     timesteps: dict[str, tuple[int, ...]] = field(default_factory=dict)
     row: dict[str, Any] = field(default_factory=dict)
+    thumbnail: bytes | None = field(default=None, repr=False)
 
     @property
     def x_t(self) -> np.ndarray | None:
@@ -221,16 +223,19 @@ def part_name(images: Sequence[str]) -> str:
     return f"part-{digest(*images)[:24]}"
 
 
-def entry_of(description: BankDescription, row: Mapping[str, Any], **tensors: np.ndarray) -> Latents:
+def entry_of(
+    description: BankDescription, row: Mapping[str, Any], thumbnail: bytes | None = None, **tensors: np.ndarray
+) -> Latents:
     """An entry with those of ``tensors`` that the bank keeps, their slices at the bank's timesteps.
 
     Args:
         row: What is known of the picture, ``key`` and ``image`` at least.
+        thumbnail: Its picture as a small WebP file, if it is to be kept.
         tensors: By name; those that the bank does not keep are left out.
     """
     kept = {name: tensor for name, tensor in tensors.items() if description.keeps(name)}
     timesteps = {one.name: one.timesteps for one in description.tensors if one.timesteps is not None}
-    return Latents(row["key"], row["image"], kept, timesteps, dict(row))
+    return Latents(row["key"], row["image"], kept, timesteps, dict(row), thumbnail)
 
 
 def stored_tensors(item: Latents, description: BankDescription) -> dict[str, np.ndarray]:

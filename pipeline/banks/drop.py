@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.banks.copy import Progress, _quiet, repack
 from pipeline.banks.index import BankIndex, read_description
 from pipeline.banks.payload import PAYLOADS, Payloads
+from pipeline.banks.thumbnails import drop_thumbnails
 from pipeline.banks.writer import BankWriter
 from pipeline.storage.counts import count
 from pipeline.storage.parts import PartStore
@@ -93,3 +94,4 @@ def delete_part(writer: BankWriter, part: str) -> None:
     """Take a part out of the index, then delete its payload."""
     writer.store.drop(part)
     writer.store.data(part, PAYLOADS[writer.description.format].EXTENSION).delete()
+    drop_thumbnails(writer.root, part)

@@ -35,6 +35,11 @@ class Payloads:
         self._files = OpenFiles()
         self._sizes = {one.name: PAYLOADS[description.format].stored_size(one) for one in description.tensors}
 
+    @property
+    def root(self) -> Place:
+        """The bank."""
+        return self._store.root
+
     def read_rows(self, rows: Sequence[dict[str, Any]], tensors: Sequence[str] | None = None) -> list[Latents]:
         """The entries of these rows, in their order, with these ``tensors`` (None: all that the bank keeps).
 

@@ -21,6 +21,7 @@ from pipeline.banks.index import SNAPSHOT, BankIndex, read_description
 from pipeline.banks.payload import PAYLOADS, Payloads
 from pipeline.banks.reader import LatentBank
 from pipeline.banks.tensors import BankError, TensorSpec
+from pipeline.banks.thumbnails import damaged_thumbnails, drop_thumbnails
 from pipeline.banks.writer import BankWriter
 from pipeline.storage.counts import count
 from pipeline.storage.parts import PartStore
@@ -34,7 +35,8 @@ class Problem:
     ``index`` (an index file that can't be read), ``part`` (a payload that is missing, changed, or not what the index
     says): the part goes. ``alias`` (a name that leads nowhere): the name goes. ``doubled`` (an image with tensors in
     two parts): all but the first go. ``snapshot`` (a copy of the index that differs from it): the copy goes.
-    ``column`` (one that was computed later and can't be read): its file goes.
+    ``column`` (one that was computed later and can't be read): its file goes. ``thumbnails`` (those of a part, which
+    can't be read): their file goes.
     ``inversion`` (a sample that inverts to something else): nothing, since it says that the model or the code differs,
     not which entries do.
     """
@@ -129,6 +131,7 @@ def verify(
     if not any(problem.kind == "index" for problem in report.problems) and (wrong := index.check_snapshot()):
         report.problems.append(Problem("snapshot", SNAPSHOT, wrong))
     report.problems += [Problem("column", file, message) for file, message in damaged_columns(place).items()]
+    report.problems += [Problem("thumbnails", part, message) for part, message in damaged_thumbnails(place).items()]
     if reinvert and sample and report.ok:
         _sample(place, report, reinvert, sample, seed)
     return report
@@ -239,6 +242,9 @@ def repair(path: str | Place, report: BankReport | None = None) -> list[str]:
     for file in sorted(problem.part for problem in report.problems if problem.kind == "column"):
         drop_column(place, file)
         done.append(f"columns/{file}: dropped, it can be made again")
+    for part in sorted(problem.part for problem in report.problems if problem.kind == "thumbnails"):
+        drop_thumbnails(place, part)
+        done.append(f"{part}: thumbnails dropped")
     broken = {problem.part for problem in report.problems if problem.kind == "part"}
     for part in sorted(broken):
         lost = len(writer.index.part(part))

@@ -14,6 +14,7 @@ from pipeline.banks.description import PICTURE_COLUMNS, BankDescription, Latents
 from pipeline.banks.index import BankIndex
 from pipeline.banks.payload import PAYLOADS
 from pipeline.banks.tensors import BankError
+from pipeline.banks.thumbnails import remove_uncommitted_thumbnails, write_thumbnails
 from pipeline.storage.identity import digest
 from pipeline.storage.parts import PartStore, now
 from pipeline.storage.place import Place
@@ -54,6 +55,8 @@ class BankWriter:
         if len({item.image for item in items}) != len(items):
             raise BankError(f"{part}: the same image twice; give other names of a picture to commit_aliases")
         payload = PAYLOADS[description.format]
+        thumbnails = {item.image: item.thumbnail for item in items if item.thumbnail is not None}
+        write_thumbnails(Place.parse(root), part, thumbnails)
         with BankWriter(Place.parse(root), description).hashing_payload(part) as stream:
             places = payload.write(cast(BinaryIO, stream), description, items)
         rows = []
@@ -174,7 +177,8 @@ class BankWriter:
         """Delete what killed writers left; returns the files' names. Call it while no other writer is at work."""
         self.root.remove_unfinished()
         (self.root / "columns").remove_unfinished()
-        return self.store.remove_uncommitted()
+        removed = self.store.remove_uncommitted()
+        return removed + remove_uncommitted_thumbnails(self.root, self.store.parts())
 
 
 def latest_failures(index: pa.Table, by: str) -> dict[str, str]:

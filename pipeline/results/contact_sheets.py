@@ -16,11 +16,10 @@ import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.results.pictures import inside, recipe_slug
+from pipeline.results.source_pictures import SourcePictures
 from pipeline.results.words import setting_words, short_name
-from pipeline.shards.store import ShardStore, open_shards
 from pipeline.storage.identity import digest, source_parts
 from pipeline.storage.layout import OutputLayout
-from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Entry, Place
 from pipeline.storage.tables import DamagedError
 
@@ -42,11 +41,14 @@ ASIDE = 112  # pixels wide, left of the contents
 _INK, _SOFT = (20, 22, 26), (90, 95, 105)
 
 
-def contact_sheets(output: Place, manifest: pa.Table, shards: Sequence[Place]) -> list[Place]:
+def contact_sheets(
+    output: Place, manifest: pa.Table, shards: Sequence[Place], banks: Sequence[Place] = ()
+) -> list[Place]:
     """Write ``OUT/contact-sheets/SLUG.png`` for each recipe of the manifest; returns where they are, by name.
 
     A sheet has the settings as its title and the names of contents and styles on its axes, and says so where it shows
-    only some of them. The sources' own pictures are shown where a shard store of the job has them.
+    only some of them. The sources' own pictures are shown where a shard store of the job has them, else as the
+    thumbnails that its banks keep.
     """
     written: list[Place] = []
     rows = manifest.filter(pc.equal(manifest["status"], "ok"))
@@ -57,11 +59,11 @@ def contact_sheets(output: Place, manifest: pa.Table, shards: Sequence[Place]) -
         row["settings"]: text
         for row, text in zip(one_of_each, setting_words(one_of_each, all_of_one=True), strict=True)
     }
-    stores = [open_shards(place) for place in shards if PartStore(place).exists()]
+    sources = SourcePictures(shards, banks)
     for slug in sorted(settings_of)[:MAX_SHEETS]:
         some = rows.filter(pc.equal(rows["settings"], settings_of[slug]))
         place = OutputLayout(output).contact_sheets / f"{slug}.png"
-        sheet = _sheet(output, some, stores, words[settings_of[slug]])
+        sheet = _sheet(output, some, sources, words[settings_of[slug]])
         stream = io.BytesIO()
         sheet.save(stream, "PNG")
         place.write_bytes(stream.getvalue())
@@ -152,7 +154,7 @@ def _member(tar: Place, name: str) -> bytes:
         return content.read()
 
 
-def _sheet(output: Place, rows: pa.Table, stores: Sequence[ShardStore], title: str) -> Image.Image:
+def _sheet(output: Place, rows: pa.Table, source_pictures: SourcePictures, title: str) -> Image.Image:
     contents = _first_distinct(rows, "content", MAX_ROWS)
     styles = _first_distinct(rows, "style", MAX_COLUMNS)
     shown = pc.and_(
@@ -163,7 +165,7 @@ def _sheet(output: Place, rows: pa.Table, stores: Sequence[ShardStore], title: s
         (row["content_image"], row["style_image"]): (row["picture"], row["picture_hash"])
         for row in rows.filter(shown).select(["content_image", "style_image", "picture", "picture_hash"]).to_pylist()
     }
-    sources = _source_pictures({**contents, **styles}, stores)
+    sources = source_pictures.of({**contents, **styles})
     size = rows["width"][0].as_py()
     larger = -(-CELL // size)
     cell = size * larger + GAP
@@ -180,7 +182,7 @@ def _sheet(output: Place, rows: pa.Table, stores: Sequence[ShardStore], title: s
 
     def put(pixels: np.ndarray | None, row: int, column: int) -> None:
         if pixels is not None:
-            sheet.paste(Image.fromarray(pixels.repeat(larger, 0).repeat(larger, 1)), place_of(row, column))
+            sheet.paste(fitted(pixels, size * larger), place_of(row, column))
 
     def name(key: str, x: int, y: int, across: int, lines: int) -> None:
         text = _cut(short_name(key), across, lines, small)
@@ -196,6 +198,13 @@ def _sheet(output: Place, rows: pa.Table, stores: Sequence[ShardStore], title: s
             picture = picture_of.get((content, style))
             put(read_picture(output, *picture) if picture else None, row, column)
     return sheet
+
+
+def fitted(pixels: np.ndarray, side: int) -> Image.Image:
+    """A picture so many pixels a side: by whole pixels where these fit, as results do; thumbnails smoothly."""
+    image = Image.fromarray(pixels)
+    whole = side % image.width == 0 and image.width == image.height
+    return image.resize((side, side), Image.Resampling.NEAREST if whole else Image.Resampling.BICUBIC)
 
 
 def _extent(rows: pa.Table, contents: Mapping[str, str], styles: Mapping[str, str]) -> str:
@@ -237,15 +246,3 @@ def _first_distinct(rows: pa.Table, side: str, most: int) -> dict[str, str]:
     image, key = f"{side}_image", f"{side}_key"
     distinct = rows.group_by([image, key]).aggregate([]).to_pylist()
     return {row[image]: row[key] for row in sorted(distinct, key=lambda row: (row[key], row[image]))[:most]}
-
-
-def _source_pictures(images: Mapping[str, str], stores: Sequence[ShardStore]) -> dict[str, np.ndarray]:
-    pictures: dict[str, np.ndarray] = {}
-    for store in stores:
-        table = store.rows()
-        rows = table.filter(pc.is_in(table["image"], pa.array(list(images), pa.string()))).to_pylist()
-        first = {row["image"]: row for row in reversed(rows) if row["image"] not in pictures}
-        if first:
-            chosen = list(first.values())
-            pictures.update(zip([row["image"] for row in chosen], store.read_many(chosen), strict=True))
-    return pictures

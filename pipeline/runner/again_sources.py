@@ -16,6 +16,7 @@ from pipeline.banks.reader import LatentBank
 from pipeline.banks.tensors import BankError
 from pipeline.jobfile.schema import BankSpec, SampleSpec
 from pipeline.models.session import LoadedModel
+from pipeline.results.source_pictures import thumbnails_of
 from pipeline.shards.decode import Undecodable, decode, preparation
 from pipeline.shards.rows import read_png
 from pipeline.shards.store import ShardError, ShardStore, open_shards
@@ -43,7 +44,7 @@ class Latents:
     Attributes:
         tensor: h (K, C, h, w) of a content, x_T (3, S, S) of a style.
         origin: Where it came from, in words.
-        pixels: The prepared picture, uint8 (S, S, 3), where it is known.
+        pixels: The prepared picture, uint8 (S, S, 3), or its thumbnail; None: not known.
     """
 
     tensor: np.ndarray
@@ -97,7 +98,8 @@ class SideSearch:
         for bank in self._banks():
             tensor = self._from_bank(bank)
             if tensor is not None:
-                return Latents(tensor, f"{_TENSOR[self.side]} from the bank {bank}", picture and picture[0])
+                pixels = thumbnails_of(bank, [self.image]).get(self.image) if picture is None else picture[0]
+                return Latents(tensor, f"{_TENSOR[self.side]} from the bank {bank}", pixels)
         sample = sample_of(self.row[f"{self.side}_source"] or "")
         if sample is not None:
             return self._drawn(load, *sample)

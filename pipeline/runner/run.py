@@ -389,7 +389,8 @@ class Run:
     def report(self) -> None:
         """A contact sheet for each point of the sweep."""
         shards = [side.shards for side in self.sides if side.needs_shards]
-        self.sheets = contact_sheets(self.output, Manifest(self.output).table(COLUMNS), shards)
+        banks = [side.bank for side in self.sides]
+        self.sheets = contact_sheets(self.output, Manifest(self.output).table(COLUMNS), shards, banks)
 
     def summary(self, stages: Sequence[str]) -> list[str]:
         """What was made, how fast, where, what failed and how to try that again."""

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipeline.banks.description import BankDescription, entry_of, part_name
 from pipeline.banks.fit import serves
 from pipeline.banks.index import read_description
+from pipeline.banks.thumbnails import thumbnail
 from pipeline.banks.writer import BankWriter
 from pipeline.jobfile.schema import SampleSpec
 from pipeline.models.session import LoadedModel
@@ -41,14 +42,15 @@ class InvertUnit:
     def load(self) -> np.ndarray:
         return open_shards(self.shards).read_many(list(self.rows))
 
-    def compute(self, context: LoadedModel, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return invert_pictures(context, self.description, pixels)
+    def compute(self, context: LoadedModel, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """x_T, h and the pixels themselves."""
+        return (*invert_pictures(context, self.description, pixels), pixels)
 
-    def save(self, computed: tuple[np.ndarray, np.ndarray]) -> tuple[pa.Table | None, list[dict[str, Any]]]:
+    def save(self, computed: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[pa.Table | None, list[dict[str, Any]]]:
         # The walk keeps h in its own order, which ascends; so do a description's timesteps.
         items = [
-            (entry_of(self.description, row, x_t=x_T, h=h), None)
-            for row, x_T, h in zip(self.rows, *computed, strict=True)
+            (entry_of(self.description, row, thumbnail(pixels), x_t=x_T, h=h), None)
+            for row, x_T, h, pixels in zip(self.rows, *computed, strict=True)
         ]
         return BankWriter.write_storable(self.bank, self.description, self.name, items)
 

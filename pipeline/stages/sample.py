@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.banks.description import BankDescription, entry_of
+from pipeline.banks.thumbnails import thumbnail
 from pipeline.banks.writer import BankWriter
 from pipeline.models.session import LoadedModel
 from pipeline.stages.walk import Walk
@@ -85,7 +86,7 @@ class SampleUnit:
             key = picture_key(f"sample-{number:06d}", image)
             row = {"key": key, "image": image, "source": source, "width": pixels.shape[1], "height": pixels.shape[0]}
             problem = None if finite else f"{key}: the sample is not finite"
-            items.append((entry_of(self.description, row, x_t=x_T, h=h), problem))
+            items.append((entry_of(self.description, row, thumbnail(pixels), x_t=x_T, h=h), problem))
         return BankWriter.write_storable(self.bank, self.description, self.name, items)
 
     @property

@@ -69,12 +69,22 @@ class Sheets:
         return {"files": self.files, "cell": self.cell, "across": self.across, "count": self.count}
 
 
+@dataclass(frozen=True)
+class Thumbnail:
+    """A picture to be shown of which only a bank's thumbnail is left."""
+
+    pixels: np.ndarray
+
+
+Shown = Result | Source | Thumbnail
+
+
 def cell_size(side: int, count: int, most: int, least: int) -> int:
     """Pixels a side of a cell: ``most``, ``least`` where there are MANY, and no more than the pictures have."""
     return max(1, min(side, most if count < MANY else least))
 
 
-def make_sheets(folder: Path, name: str, cell: int, output: Place, pictures: Sequence[Result | Source]) -> Sheets:
+def make_sheets(folder: Path, name: str, cell: int, output: Place, pictures: Sequence[Shown]) -> Sheets:
     """Write ``folder/thumbnails/NAME-00000.webp`` and so on: the pictures in their order, each fitted into a cell.
 
     Args:
@@ -107,7 +117,7 @@ def make_sheets(folder: Path, name: str, cell: int, output: Place, pictures: Seq
 
 
 def _sheet(
-    file: Path, cell: int, across: int, lossless: bool, output: Place, pictures: Sequence[Result | Source]
+    file: Path, cell: int, across: int, lossless: bool, output: Place, pictures: Sequence[Shown]
 ) -> dict[int, str]:
     """Write one sheet; returns what could not be read and why."""
     rows = -(-len(pictures) // across)
@@ -128,7 +138,7 @@ def _sheet(
     return failed
 
 
-def _read(output: Place, pictures: Sequence[Result | Source]) -> Iterator[tuple[int, np.ndarray | str]]:
+def _read(output: Place, pictures: Sequence[Shown]) -> Iterator[tuple[int, np.ndarray | str]]:
     """The number of each picture with its pixels, or why it can't be read; each tar is opened once."""
     by_tar: dict[str, list[int]] = {}
     for n, picture in enumerate(pictures):
@@ -137,6 +147,8 @@ def _read(output: Place, pictures: Sequence[Result | Source]) -> Iterator[tuple[
                 yield n, ShardStore(picture.shards).read(picture.row)
             except ShardError as error:
                 yield n, str(error)
+        elif isinstance(picture, Thumbnail):
+            yield n, picture.pixels
         elif source_parts(picture.picture)[1] is not None:
             by_tar.setdefault(source_parts(picture.picture)[0], []).append(n)
         else:
@@ -148,9 +160,7 @@ def _read(output: Place, pictures: Sequence[Result | Source]) -> Iterator[tuple[
         yield from _read_tar(output, tar, [(n, pictures[n]) for n in numbers])
 
 
-def _read_tar(
-    output: Place, tar: str, wanted: Sequence[tuple[int, Result | Source]]
-) -> Iterator[tuple[int, np.ndarray | str]]:
+def _read_tar(output: Place, tar: str, wanted: Sequence[tuple[int, Shown]]) -> Iterator[tuple[int, np.ndarray | str]]:
     place = output / tar
     try:
         with place.open() as stream, tarfile.open(fileobj=stream) as opened:

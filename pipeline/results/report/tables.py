@@ -15,6 +15,7 @@ from diffstyle.errors import ConfigError
 from pipeline.results.all_scores import AllScores
 from pipeline.results.manifest import Manifest
 from pipeline.results.scores import ScoreColumn
+from pipeline.results.source_pictures import run_banks
 from pipeline.results.words import PARAMETERS, setting_words, short_name
 from pipeline.shards.store import ShardStore, open_shards
 from pipeline.storage.identity import source_parts
@@ -42,6 +43,7 @@ class ReportTables:
         scored: How many pairs have scores.
         rejects: side, source and reason of each picture that could not be read.
         stores: The shards of the run.
+        banks: The banks that the run reads, for thumbnails of what no shards have.
     """
 
     pairs: pd.DataFrame
@@ -53,6 +55,7 @@ class ReportTables:
     scored: int
     rejects: list[dict[str, str]]
     stores: list[ShardStore]
+    banks: list[Place]
 
 
 def read_tables(output: Place) -> ReportTables:
@@ -84,7 +87,9 @@ def read_tables(output: Place) -> ReportTables:
         for side, store in stores.items()
         for row in store.rejects().to_pylist()
     ]
-    return ReportTables(pairs, contents, styles, settings, own, scores, scored, rejects, list(stores.values()))
+    return ReportTables(
+        pairs, contents, styles, settings, own, scores, scored, rejects, list(stores.values()), run_banks(output)
+    )
 
 
 def _column(column: pa.ChunkedArray) -> pd.Series:

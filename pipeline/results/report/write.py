@@ -21,8 +21,9 @@ import pandas as pd
 import diffstyle
 from diffstyle.errors import ConfigError
 from pipeline.results.pictures import EXTENSIONS, inside
-from pipeline.results.report.sheets import Result, Sheets, Source, cell_size, make_sheets
+from pipeline.results.report.sheets import Result, Sheets, Source, Thumbnail, cell_size, make_sheets
 from pipeline.results.report.tables import ReportTables, cost, read_tables
+from pipeline.results.source_pictures import thumbnails_of
 from pipeline.storage.counts import count, data_size
 from pipeline.storage.identity import digest
 from pipeline.storage.layout import OutputLayout
@@ -181,14 +182,17 @@ def _side(tables: ReportTables) -> int:
 
 
 def _source_sheets(run: Place, out: Path, tables: ReportTables, side: int) -> Sheets:
-    """Write the sheets of the sources that the shards have; ``thumbnail`` of a source is its number, or -1."""
+    """Write the sheets of the sources that shards or banks have; ``thumbnail`` of a source is its number, or -1."""
     sources = [*tables.contents, *tables.styles]
     wanted = {source["image"] for source in sources if source["image"]}
-    listed: dict[str, Source] = {}
+    listed: dict[str, Source | Thumbnail] = {}
     for store in tables.stores:
         for row in store.unique():
             if row["image"] in wanted:
                 listed.setdefault(row["image"], Source(str(store.root), row))
+    for bank in tables.banks:
+        if missing := wanted - set(listed):
+            listed.update((image, Thumbnail(pixels)) for image, pixels in thumbnails_of(bank, missing).items())
     numbers = {image: n for n, image in enumerate(listed)}
     sheets = make_sheets(out, "sources", cell_size(side, len(listed), 256, 96), run, list(listed.values()))
     for source in sources:
