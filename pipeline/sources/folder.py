@@ -121,7 +121,9 @@ class FolderSource(Source):
                 path = plain_text(str(folder.place))
                 yield Item(source_text(path), MISSING, plain_text(folder.place.name), broken)
                 continue
-            label = None if alone or folder.place == root else plain_text(folder.place.name)
+            # Of several folders each is a class, as the folders in one are.
+            unlabelled = alone or (folder.place == root and len(self._roots) - len(self._files) == 1)
+            label = None if unlabelled else plain_text(folder.place.name)
             pictures = sorted({*filter(is_picture, folder.versions), *_pictures_by_content(folder)})
             side_cars = _side_cars(folder)
             for name in pictures:

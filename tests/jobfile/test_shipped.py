@@ -13,6 +13,9 @@ from support.places import ROOT
 from pipeline.cli.main import main
 from pipeline.jobfile.load import load_job
 from pipeline.jobfile.schema import Job
+from pipeline.results.words import setting_words
+from pipeline.sources import open_source
+from pipeline.stages.recipe import as_json
 from pipeline.storage import shipped
 from pipeline.storage.shipped import shipped_files
 from pipeline.storage.yamlfile import MistakesError
@@ -27,6 +30,25 @@ def elsewhere(tmp_path, monkeypatch) -> Path:
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
+
+
+def test_the_demo_labels_the_styles_that_its_model_never_saw():
+    blocks = open_source(load_job("demo").style).blocks({})
+    labels = [picture.label for block in blocks for picture in block.pictures()]
+    assert sorted(labels) == ["styles"] * 6 + ["unseen-styles"] * 2
+
+
+def test_the_demo_says_of_its_two_sheets_which_is_the_masked_one():
+    settings = [one.to_dict() for one in load_job("demo").settings()]
+    rows = [
+        {"gamma": 1.0, **{n: one[n] for n in ("t_edit", "omega")}, "mask": as_json(one["mask"])} for one in settings
+    ]
+    rows = [{**row, "mask": None if row["mask"] == "null" else row["mask"]} for row in rows]
+    plain, masked = setting_words(rows, all_of_one=True)
+    assert "mask" not in plain
+    said = "mask {rectangle: [0.5, 0.0, 1.0, 1.0]}"
+    assert said in masked
+    assert said in shipped_files("jobs")["demo"].read_text()
 
 
 @pytest.mark.parametrize("name", READY)
