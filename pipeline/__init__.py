@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from pipeline.banks.reader import LatentBank
     from pipeline.jobfile.load import load_job
     from pipeline.jobfile.schema import Job
+    from pipeline.monitoring.failures import FailedItem, failures
     from pipeline.monitoring.status import Status, status
     from pipeline.results.manifest import Manifest
-    from pipeline.runner.api import FailedItem, Result, preview, run
+    from pipeline.runner.api import Result, preview, run
     from pipeline.runner.preview import Preview
     from pipeline.runner.try_pair import Trial, try_pair
     from pipeline.sources import open_source
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 #: Public name -> the module that holds it; it is imported when the name is first asked for.
 _WHERE = {
-    "FailedItem": "pipeline.runner.api",
+    "FailedItem": "pipeline.monitoring.failures",
     "Job": "pipeline.jobfile.schema",
     "LatentBank": "pipeline.banks.reader",
     "LocalWorkers": "pipeline.workers.local",
@@ -37,6 +38,7 @@ _WHERE = {
     "Result": "pipeline.runner.api",
     "Status": "pipeline.monitoring.status",
     "Trial": "pipeline.runner.try_pair",
+    "failures": "pipeline.monitoring.failures",
     "load_job": "pipeline.jobfile.load",
     "open_source": "pipeline.sources",
     "preview": "pipeline.runner.api",
@@ -56,6 +58,7 @@ __all__ = [
     "Result",
     "Status",
     "Trial",
+    "failures",
     "load_job",
     "open_source",
     "preview",

@@ -42,6 +42,7 @@ COMMANDS = {
     "again": ("pipeline.cli.again:again", "Make one row of a data set or a run again, and compare."),
     "report": ("pipeline.cli.report:report", "Write a page, for a browser, that shows every pair with its scores."),
     "status": ("pipeline.cli.status:status", "Say what of a run is done, failed and left."),
+    "failures": ("pipeline.cli.failures:failures", "List every rejected source and failed pair, with its reason."),
     "verify": ("pipeline.cli.verify:verify", "Check that all of a run's output is as it was written; --repair it."),
     "prune": ("pipeline.cli.prune:prune", "Drop the pictures that no current job wants."),
     "models": ("pipeline.cli.models:models", "List models, fetch their weights."),
@@ -131,7 +132,7 @@ def _stopping_in_order() -> Iterator[None]:
         nonlocal received
         received += 1
         if received == 1:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
         if received == 2:
             with suppress(OSError):
                 os.write(2, b"stopping already; a third signal ends it at once, which loses nothing that is finished\n")

@@ -142,6 +142,11 @@ class _Object:
             self._written = len(lines)
 
 
+def run_ids(folder: Place) -> list[str]:
+    """The ids of the runs whose events lie below ``folder``, the oldest first."""
+    return [entry.place.name.removesuffix(SUFFIX) for entry in OutputLayout(folder).events.list(SUFFIX)]
+
+
 def read_events(folder: Place, run_id: str | None = None) -> Iterator[dict[str, Any]]:
     """The events below ``folder``, of one run or of all, run by run in the order of their ids, each with its ``run``.
 

@@ -82,6 +82,13 @@ class Progress:
         elif self._due(now):
             self._line()
 
+    def restart(self, text: str) -> None:
+        """Begin to count the time now: what passed until here was no work. ``text`` says what it was."""
+        self._begun, self._at_start = self._clock(), self.done
+        self._samples.clear()
+        self._samples.append((self._begun, self.done))
+        self.note(f"{self._task_name}: {text}")
+
     def note(self, text: str) -> None:
         """Print a line of its own, without tearing the bar. Not when quiet."""
         if self._bar is not None:

@@ -15,13 +15,15 @@ import pyarrow.compute as pc
 
 from diffstyle.errors import DiffStyleError
 from pipeline.banks.reader import LatentBank
-from pipeline.monitoring.events import read_events
+from pipeline.monitoring.activity import MEASURING, STARTING, Activity, time_words
+from pipeline.monitoring.events import read_events, run_ids
 from pipeline.monitoring.progress import duration
-from pipeline.monitoring.summary import Utilization
 from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
+from pipeline.results.scores import Scores
 from pipeline.shards.passed_over import read_passed_over, total
 from pipeline.shards.store import open_shards
 from pipeline.storage.counts import count
+from pipeline.storage.errors import EXIT_DONE, EXIT_FAILURES, EXIT_STOPPED
 from pipeline.storage.identity import digest_of
 from pipeline.storage.layout import SIDES, OutputLayout
 from pipeline.storage.lock import Holder, holder_of
@@ -32,6 +34,9 @@ from pipeline.storage.tables import DamagedError
 
 if TYPE_CHECKING:
     from pipeline.jobfile.schema import Job
+
+# Event that says how many seconds something took -> what; None: the stage that it names.
+_TIMED = {"workers_started": STARTING, "batch_measured": MEASURING, "stage_done": None}
 
 # The rate is that of the pairs made in so many seconds before the last one.
 LATELY = 900.0
@@ -84,12 +89,16 @@ class Status:
         sides: A line for each side, of what is prepared and inverted.
         wanted, done, failed: How many pairs.
         lost: How many more pairs can't be made, since a picture of theirs can't be used.
-        rejected, not_inverted: How many pictures of the job can't be read, and how many could not be inverted.
+        rejected, not_inverted, not_scored: How many pictures of the job can't be read, could not be inverted, and how
+            many results could not be read to score them.
         rate: Pairs a second, lately.
-        busy: The share of the workers' time in which the model computed, 0 to 1.
+        calls_per_second: Network calls a second of the last run, on one picture each.
+        waiting: The share of the workers' time in which the model waited for data, 0 to 1.
+        seconds: Where the time of the last run went, by stage.
         errors: Why pairs failed: (error, how often), the most frequent first.
         repeated: Rows too many that finished pairs have in the manifest.
         last: How the last run ended, where none runs now.
+        last_exit: The exit code of the last run; None where none has ended, or it was killed.
     """
 
     output: Place
@@ -101,11 +110,15 @@ class Status:
     lost: int = 0
     rejected: int = 0
     not_inverted: int = 0
+    not_scored: int = 0
     rate: float | None = None
-    busy: float | None = None
+    calls_per_second: float | None = None
+    waiting: float | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
     errors: list[tuple[str, int]] = field(default_factory=list)
     repeated: int = 0
     last: str = ""
+    last_exit: int | None = None
 
     @property
     def left(self) -> int | None:
@@ -119,10 +132,13 @@ class Status:
 
     @property
     def exit_code(self) -> int:
-        """0 all done, 3 done with failures, 4 something is left."""
+        """0 all done, 3 done with failures, 4 something is left: pairs, or the end of a run that was stopped."""
         if self.left is None or self.left > 0:
-            return 4
-        return 3 if self.failed or self.lost or self.rejected or self.not_inverted else 0
+            return EXIT_STOPPED
+        if self.holder is None and self.last and self.last_exit not in (EXIT_DONE, EXIT_FAILURES):
+            return EXIT_STOPPED
+        failed = self.failed or self.lost or self.rejected or self.not_inverted or self.not_scored
+        return EXIT_FAILURES if failed else EXIT_DONE
 
     def lines(self) -> list[str]:
         """For people."""
@@ -135,21 +151,26 @@ class Status:
         share = f" ({100 * self.done // self.wanted} %)" if self.wanted else ""
         lines.append(f"pairs    {self.wanted} wanted: {self.done} done{share}, {self.failed} failed, {self.left} left")
         if self.lost:
-            lines.append(f"lost     {count(self.lost, 'more pair')}: a picture can't be used; events/ lists them")
+            lines.append(f"lost     {count(self.lost, 'more pair')}: a picture can't be used")
+        if self.rejected:
+            lines.append(f"rejected {count(self.rejected, 'picture')} that can't be read")
         if self.repeated:
             rows = count(self.repeated, "row")
             lines.append(f"repeated {rows} of pairs that are in another manifest part too, not counted;")
             lines.append("         the next run drops them")
         if self.rate:
-            lines.append(f"rate     {self.rate:.3g} pairs/s lately")
+            calls = f"; {self.calls_per_second:.3g} network calls/s" if self.calls_per_second else ""
+            lines.append(f"rate     {self.rate:.3g} pictures/s lately{calls}")
         if self.seconds_left:
             after = "" if self.holder else " of running"
             lines.append(f"to go    {duration(self.seconds_left)}{after}")
-        if self.busy is not None:
-            lines.append(f"busy     the model computes for {100 * self.busy:.1f} % of its workers' time")
+        if self.waiting is not None:
+            lines.append(f"waiting  the model waits for data {100 * self.waiting:.0f} % of its workers' time")
+        if time := time_words(self.seconds):
+            lines.append(f"time     {time}")
         lines += [f"failed   {n} x {error}" for error, n in self.errors]
-        if self.exit_code == 3:
-            lines.append("         run the job with --retry-failed to try them again")
+        if self.exit_code == EXIT_FAILURES:
+            lines.append(f"         why, for each: `diffstyle failures {self.output}`; --retry-failed tries them again")
         return lines
 
     def __str__(self) -> str:
@@ -157,8 +178,8 @@ class Status:
 
     def to_dict(self) -> dict[str, Any]:
         """For programs."""
-        names = ["wanted", "done", "failed", "left", "lost", "rejected", "not_inverted"]
-        names += ["rate", "seconds_left", "busy", "repeated"]
+        names = ["wanted", "done", "failed", "left", "lost", "rejected", "not_inverted", "not_scored"]
+        names += ["rate", "calls_per_second", "seconds_left", "waiting", "seconds", "repeated", "last_exit"]
         holder = None if self.holder is None else str(self.holder)
         figures = {name: getattr(self, name) for name in names}
         return {"output": str(self.output), "running": holder, **figures, "errors": dict(self.errors)}
@@ -211,6 +232,7 @@ def read_status(output: Place) -> Status:
         status.rate = _rate(manifest, plan["at"])
         if n_failed:
             status.errors = _errors(manifest)
+    status.not_scored = Scores(output).unreadable()
     _from_events(status)
     return status
 
@@ -245,7 +267,7 @@ def _sides(status: Status, of_this_job: Collection[str], banks: Mapping[str, str
             opened = LatentBank.open(bank)
             failed = len(opened.failed())
             status.not_inverted += failed if name in of_this_job else 0
-            parts.append(f"{len(opened)} inverted" + (f", {failed} failed" if failed else ""))
+            parts.append(f"{len(opened)} inverted" + (f", {failed} not inverted" if failed else ""))
         if parts:
             status.sides.append(f"{name:<8} {', '.join(parts)}")
         for other in layout.banks(name):
@@ -274,17 +296,22 @@ def _errors(manifest: Manifest) -> list[tuple[str, int]]:
 
 
 def _from_events(status: Status) -> None:
-    """What only the event log of the last run says: how busy the model was, how it ended."""
-    logs = [entry.place.name.removesuffix(".jsonl") for entry in OutputLayout(status.output).events.list(".jsonl")]
-    if not logs:
+    """What only the event log of the last run says: what its workers did with their time, how it ended."""
+    runs = run_ids(status.output)
+    if not runs:
         return
-    busy, ended = Utilization(), ""
-    for event in read_events(status.output, logs[-1]):
-        if event["event"] == "run_started":
-            ended = ""
-        elif event["event"] == "part_done" and event.get("stage") == "inject" and event.get("began"):
-            busy.add(event.get("worker"), event["began"], event.get("compute", 0.0))
-        elif event["event"] == "run_ended":
+    activity, ended = Activity(), ""
+    for event in read_events(status.output, runs[-1]):
+        name = event["event"]
+        if name == "run_started":
+            ended, status.seconds, status.last_exit = "", {}, None
+        elif name == "part_done" and event.get("stage") == "inject" and event.get("began"):
+            activity.add(event.get("worker"), event["began"], event.get("compute", 0.0), event.get("calls", 0))
+        elif name in _TIMED:
+            kind = _TIMED[name] or event["stage"]
+            status.seconds[kind] = status.seconds.get(kind, 0.0) + event["seconds"]
+        elif name == "run_ended":
             ended = f"; the last run ended at {event['time'][:19]}: {event['outcome']}"
-    status.busy = busy.share
+            status.last_exit = event.get("exit_code", EXIT_DONE if event["outcome"] == "done" else EXIT_STOPPED)
+    status.waiting, status.calls_per_second = activity.waiting, activity.calls_per_second
     status.last = ended or "; the last run was killed"

@@ -127,6 +127,13 @@ class Scores:
         pairs = table["pair"].filter(pc.is_null(table["error"]))
         return pairs.combine_chunks()
 
+    def unreadable(self) -> int:
+        """How many pairs have no scores since their pictures can't be read."""
+        table = self.table(["pair", "error"]) if self.exists() else None
+        if table is None or table["error"].null_count == len(table):
+            return 0
+        return pc.count_distinct(table["pair"]).as_py() - len(self.scored())
+
     def commit(self, part: str, rows: pa.Table) -> None:
         """Make a part count."""
         self.store.commit(part, rows)

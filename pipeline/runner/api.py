@@ -12,6 +12,7 @@ from pipeline.banks.reader import LatentBank
 from pipeline.jobfile.load import load_job
 from pipeline.jobfile.schema import Job
 from pipeline.models.config import load_model_config
+from pipeline.monitoring.failures import FailedItem, failed_pairs, not_inverted, not_scored, rejected
 from pipeline.monitoring.status import NoRunError
 from pipeline.monitoring.summary import RunCounts, summary_lines
 from pipeline.results.manifest import Manifest
@@ -21,7 +22,6 @@ from pipeline.runner.network_scoring import network_specs
 from pipeline.runner.preview import Preview, preview_job
 from pipeline.runner.run import Options, Run
 from pipeline.runner.scoring import score
-from pipeline.shards.store import open_shards
 from pipeline.storage.counts import count
 from pipeline.storage.errors import EXIT_DONE, EXIT_FAILURES
 from pipeline.storage.layout import OutputLayout
@@ -34,21 +34,6 @@ from pipeline.workers.ray_workers import RayWorkers
 
 #: The stages of a job, in their order.
 STAGES = ("shard", "precompute", "inject", "score")
-
-
-@dataclass(frozen=True)
-class FailedItem:
-    """A picture or a pair that a job wanted and does not have.
-
-    Attributes:
-        stage: ``shard``, ``precompute``, ``inject`` or ``score``.
-        name: Of a picture its source or its key, of a pair ``CONTENT__STYLE``.
-        error: Why, in one line.
-    """
-
-    stage: str
-    name: str
-    error: str
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,23 +88,15 @@ class Result:
         return EXIT_FAILURES if self.counts.failed else EXIT_DONE
 
     def _failures(self) -> Iterator[FailedItem]:
-        for place in self.shard_places.values():
-            if "shard" in self.stages and PartStore(place).exists():
-                for row in open_shards(place).rejects().to_pylist():
-                    yield FailedItem("shard", row["source"], row["reason"])
+        if "shard" in self.stages:
+            yield from rejected(self.shard_places.values())
         if "precompute" in self.stages:
-            for bank in self.banks.values():
-                for key, error in bank.failed().items():
-                    yield FailedItem("precompute", key, error)
+            yield from not_inverted(self.bank_places.values())
         yield from (FailedItem("inject", name, reason) for name, reason in self.counts.lost)
         if "inject" in self.stages:
-            for row in self.manifest.table(["status", "error", "content_key", "style_key"]).to_pylist():
-                if row["status"] == "failed":
-                    yield FailedItem("inject", f"{row['content_key']}__{row['style_key']}", row["error"])
-
+            yield from failed_pairs(self.output)
         if "score" in self.stages:
-            rows = self.scores.table(["pair", "error"]).to_pylist()
-            yield from (FailedItem("score", row["pair"], row["error"]) for row in rows if row["error"])
+            yield from not_scored(self.output)
 
     def __str__(self) -> str:
         return "\n".join(summary_lines(self.counts, self.output, self.stages, self.contact_sheets))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from typing import Any
@@ -110,7 +111,9 @@ def _batch_of_output(
     batch = workers.given_batch(device)
     if batch is None:
         on_event("measuring_batch", kind=kind)
+        begun = time.perf_counter()
         batch = batch_for(job.model, device, job.compute.precision, resources, workers)
+        on_event("batch_measured", batch=batch, seconds=time.perf_counter() - begun)
     place = OutputLayout(Place.parse(job.output)).batches
     place.write_bytes(json.dumps({**kept, kind: batch}, indent=2).encode() + b"\n")
     return batch

@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,10 +19,10 @@ from pipeline.banks.reader import LatentBank, cached_bank
 from pipeline.jobfile.schema import BankSpec, Job
 from pipeline.models.config import load_model_config
 from pipeline.models.session import ModelFacts, model_facts, resolve_device
-from pipeline.monitoring.progress import Progress
+from pipeline.monitoring.failures import lost_name
 from pipeline.monitoring.prometheus import Metrics
 from pipeline.monitoring.status import write_plan
-from pipeline.monitoring.summary import RunCounts, Utilization, summary_lines
+from pipeline.monitoring.summary import RunCounts, summary_lines
 from pipeline.results.contact_sheets import COLUMNS, contact_sheets
 from pipeline.results.manifest import Manifest
 from pipeline.runner.check import check_job, require_made
@@ -30,6 +30,7 @@ from pipeline.runner.journal import Journal
 from pipeline.runner.listing import listed_pictures
 from pipeline.runner.pools import PoolOnDemand, crew, memory_of_a_tile, model_pool
 from pipeline.runner.sides import PlannedBank, Side, bank_description, check_apart, plan_bank, sides
+from pipeline.runner.stage_clock import StageClock
 from pipeline.shards.store import ShardStore, open_shards
 from pipeline.sources import open_source
 from pipeline.stages.inject import (
@@ -47,7 +48,7 @@ from pipeline.stages.pairs import Listed, WantedPairs, entries, wanted_pairs
 from pipeline.stages.shard import shard_stage
 from pipeline.stages.tiles import Sizer, most_pairs
 from pipeline.storage.counts import count
-from pipeline.storage.errors import Stopped, fatal
+from pipeline.storage.errors import EXIT_DONE, EXIT_FAILURES, fatal, how_it_ended
 from pipeline.storage.lock import OutputLock
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
@@ -87,9 +88,11 @@ class Run:
         self._pool: Pool | None = None
         self._banks: tuple[LatentBank, LatentBank] | None = None
         self._metrics = Metrics()
-        self._deaths = 0  # of workers
         self._journal = Journal(self.output, job)
         self.log: Callable[..., None] = self._journal.log
+        limit = job.compute.max_failures if options.max_failures is None else options.max_failures
+        self._clock = StageClock(self.counts, self.log, limit, options.quiet)
+        self._begun = time.perf_counter()
         self._facts: ModelFacts | None = None
         self._crew: tuple[int, Resources] | None = None
         self._listed: dict[str, list[Listed] | None] = {}
@@ -119,8 +122,9 @@ class Run:
         self._journal.begin()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        outcome = "done" if error is None else f"{kind.__name__ if kind else ''}: {error}"
-        self.log("run_ended", outcome=outcome, **self.counts.figures())
+        self.counts.whole = time.perf_counter() - self._begun
+        outcome, code = how_it_ended(error, EXIT_FAILURES if self.counts.failed else EXIT_DONE)
+        self.log("run_ended", outcome=outcome, exit_code=code, **self.counts.figures())
         try:
             self._journal.close(refused=error is not None)
         finally:
@@ -151,55 +155,21 @@ class Run:
         """The side's bank is there from now on."""
         self._planned[side.name] = replace(self.bank(side), made=True)
 
-    def _on_event(self, name: str, /, **fields: Any) -> None:
-        self._deaths += name == "worker_died"
-        self.log(name, **fields)
-
     @property
     def pool(self) -> Pool:
         """The workers that hold the model; they start when first asked for and serve all stages."""
         if self._pool is None:
             self.begin()
-            made = model_pool(self.job, self.facts, self.workers, self._on_event, self.lock.check, self._crew)
+            self._clock.starting()
+            made = model_pool(self.job, self.facts, self.workers, self._clock.on_event, self.lock.check, self._crew)
             self._pool = self._stack.enter_context(made)
         return self._pool
 
-    @contextmanager
     def stage(
         self, name: str, total: int | None, unit: str, tidy: Callable[[], Any]
-    ) -> Iterator[Callable[[int, int, Outcome | None], None]]:
-        """Progress, events, the failure limit and the clock around a stage; yields its ``on_done``.
-
-        ``tidy`` removes what workers that died in this stage had half-written.
-        """
-        begun, deaths = time.perf_counter(), self._deaths
-        with Progress(total, name, unit=unit, quiet=self.options.quiet) as progress:
-
-            def on_done(done: int, failed: int, outcome: Outcome | None = None) -> None:
-                self.counts.failures_now += failed
-                progress.advance(done + failed, failed)
-                part: dict[str, Any] = {}
-                if outcome is not None:
-                    timing = outcome.timing
-                    part = {"part": outcome.unit.name, "worker": outcome.worker, **timing.said()}
-                    busy = self.counts.busy.setdefault(name, Utilization())
-                    busy.add(outcome.worker, timing.began, timing.compute)
-                self.log("part_done", stage=name, done=done, failed=failed, **part)
-                limit = self.options.max_failures
-                limit = self.job.compute.max_failures if limit is None else limit
-                if limit is not None and self.counts.failures_now > limit:
-                    failures = count(self.counts.failures_now, "failure", "is/are")
-                    raise Stopped(
-                        f"{failures} more than the limit of {limit} (--max-failures or "
-                        "compute.max_failures); fix the cause, then run the job again (with --retry-failed for those)"
-                    )
-
-            yield on_done
-        if self._deaths > deaths:
-            tidy()
-        seconds = time.perf_counter() - begun
-        self.counts.seconds[name] = self.counts.seconds.get(name, 0) + seconds
-        self.log("stage_done", stage=name, seconds=seconds)
+    ) -> AbstractContextManager[Callable[[int, int, Outcome | None], None]]:
+        """See :meth:`StageClock.stage`."""
+        return self._clock.stage(name, total, unit, tidy)
 
     # ---- the stages ----
 
@@ -212,9 +182,10 @@ class Run:
 
         def decoders() -> Pool:
             self.begin()
+            self._clock.starting()
             limit = self.job.compute.unit_timeout
             return self.workers.decoders(
-                on_event=self._on_event,
+                on_event=self._clock.on_event,
                 check=self.lock.check,
                 unit_timeout=limit,
                 on=self.job.compute.decode_on,
@@ -363,7 +334,7 @@ class Run:
         """Count and list the rows whose pictures can't be used, and those that ask for the same pair."""
         self.counts.pairs_repeated = pairs.repeated
         for lost in pairs.lost:
-            self.counts.lost.append((f"{lost.where}: {lost.content} x {lost.style}", lost.reason))
+            self.counts.lost.append((lost_name(lost.where, lost.content, lost.style), lost.reason))
             self.log("pair_lost", where=lost.where, content=lost.content, style=lost.style, reason=lost.reason)
 
     def _sizer(self, total: int, manifest: Manifest) -> Sizer:

@@ -121,6 +121,11 @@ class InjectUnit:
     def name(self) -> str:
         return f"tile-{digest(*(pair.id for pair in self.pairs))[:20]}"
 
+    @property
+    def network_calls(self) -> int:
+        """On one picture each."""
+        return self.recipe.plan.encodes * len(self.pairs)
+
     def load(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """h (K, C, h, w) by content image and x_T (3, H, W) by style image, each distinct one read once."""
         contents = sorted({pair.content["image"] for pair in self.pairs})

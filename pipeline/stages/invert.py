@@ -39,6 +39,11 @@ class InvertUnit:
     def name(self) -> str:
         return part_name([row["image"] for row in self.rows])
 
+    @property
+    def network_calls(self) -> int:
+        """On one picture each."""
+        return Walk.of_bank(self.description).plan(keep=()).encodes * len(self.rows)
+
     def load(self) -> np.ndarray:
         return open_shards(self.shards).read_many(list(self.rows))
 

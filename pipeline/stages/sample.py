@@ -72,6 +72,11 @@ class SampleUnit:
     def name(self) -> str:
         return f"sample-{digest(str(self.seed), *(str(n) for n in self.numbers))[:20]}"
 
+    @property
+    def network_calls(self) -> int:
+        """On one picture each."""
+        return Walk.of_bank(self.description).plan(keep=()).encodes * len(self.numbers)
+
     def load(self) -> None:
         return None
 

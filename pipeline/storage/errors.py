@@ -41,6 +41,24 @@ def headline(error: BaseException) -> str:
     return cut(" ".join(text.splitlines()[-1 if "Traceback" in text else 0].split()), most=300)
 
 
+def how_it_ended(error: BaseException | None, code: int) -> tuple[str, int]:
+    """How a run ended, in words, and with which exit code.
+
+    Args:
+        error: What ended it; None: it came to its end.
+        code: The exit code where it did.
+    """
+    if error is None:
+        return "done", code
+    if isinstance(error, KeyboardInterrupt):
+        return f"stopped by {error.args[0] if error.args else 'Ctrl-C'}", EXIT_STOPPED
+    known = error if isinstance(error, DiffStyleError) else fatal(error)
+    if isinstance(known, DiffStyleError):
+        how = "stopped" if known.exit_code == EXIT_STOPPED else "ended by an error"
+        return f"{how}: {one_line(known)}", known.exit_code
+    return f"ended by a bug: {type(error).__name__}: {headline(error)}", EXIT_BUG
+
+
 _NO_USE_GOING_ON = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 # How object stores, through Arrow, say that the rights are gone.
 _NO_RIGHTS = re.compile(

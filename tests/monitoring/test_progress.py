@@ -83,7 +83,7 @@ def test_one_is_said_as_one(stream, clock):
         lost=[("a x b", "cut")], pairs_repeated=1, scored=1, not_scored=1, seconds={"inject": 1.0},
     )  # fmt: skip
     texts = summary_lines(one, Place.parse("out"), STAGES, [])
-    assert "made 1 pair in 1.0 s (1.00 pairs/s); 1 was there already" in texts
+    assert "made 1 pair in 1 s: 1.00 pictures/s; 1 was there already" in texts
     assert "1 row asks for a pair that another row asks for; it is made once" in texts
     assert not re.search(r"\b1 (pictures|pairs|rows|were|ask|have)\b", "\n".join(texts))
     assert count(2, "picture", "was/were") == "2 pictures were"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.monitoring.activity import Activity
 from pipeline.monitoring.status import read_status, write_plan
-from pipeline.monitoring.summary import Utilization
 from pipeline.results.manifest import Manifest
 from pipeline.storage.place import Place
 
@@ -78,13 +78,13 @@ spans = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 1000), st.integers(
 
 
 @given(spans.flatmap(lambda parts: st.tuples(st.just(parts), st.permutations(parts))))
-def test_how_busy_workers_were_does_not_depend_on_the_order_of_telling(orders):
+def test_how_long_workers_waited_does_not_depend_on_the_order_of_telling(orders):
     shares = []
     for parts in orders:
-        busy = Utilization()
+        activity = Activity()
         for worker, began, seconds in parts:
-            busy.add(worker, float(began), float(seconds))
-        shares.append(busy.share)
+            activity.add(worker, float(began), float(seconds))
+        shares.append(activity.waiting)
     assert shares[0] == (None if shares[1] is None else pytest.approx(shares[1]))
     parts = orders[0]
     several = {w for w, *_ in parts if sum(w == other for other, *_ in parts) > 1}
@@ -92,4 +92,4 @@ def test_how_busy_workers_were_does_not_depend_on_the_order_of_telling(orders):
         max(b + s for w, b, s in parts if w == one) - min(b for w, b, s in parts if w == one) for one in several
     )
     computing = sum(s for w, _, s in parts if w in several)
-    assert shares[0] == (pytest.approx(min(1.0, computing / total)) if total else None)
+    assert shares[0] == (pytest.approx(max(0.0, 1 - computing / total)) if total else None)

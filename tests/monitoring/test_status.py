@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from PIL import Image
 from support.whole_jobs import SIX_PAIRS, job_file, run_job
 
+from diffstyle.errors import DiffStyleError
 from pipeline.cli.main import main
 from pipeline.jobfile.load import load_job
-from pipeline.monitoring.status import read_status
-from pipeline.monitoring.summary import Utilization
+from pipeline.monitoring.status import Status, read_status
 from pipeline.results.manifest import Manifest
 from pipeline.runner.api import STAGES, run
 from pipeline.storage.place import Place
@@ -196,22 +196,64 @@ def test_a_killed_run_is_said_to_be_killed(finished, tmp_path):
     assert "the last run was killed" in status(tmp_path / "out")[1]
 
 
-# ---- how busy ----
+# ---- how a run ended ----
 
 
-def test_busy_is_computing_over_time_between_the_first_and_the_last():
-    busy = Utilization()
-    assert busy.share is None
-    busy.add(0, 100.0, 4.0)
-    assert busy.share is None  # one part says nothing
-    busy.add(0, 105.0, 5.0)
-    busy.add(1, 100.0, 10.0)
-    assert busy.share == pytest.approx(0.9)
-    busy.add(1, 110.0, 10.0)
-    assert busy.share == pytest.approx(29 / 30)
-    reversed_order = Utilization()
-    for part in ((1, 110.0, 10.0), (0, 105.0, 5.0), (1, 100.0, 10.0), (0, 100.0, 4.0)):
-        reversed_order.add(*part)
-    assert reversed_order.share == pytest.approx(29 / 30)  # parts are told in any order
-    busy.add(1, 0.0, 0.0)  # a part that failed before it computed
-    assert busy.share == pytest.approx(29 / 30)
+@pytest.mark.parametrize(
+    ("error", "words", "code"),
+    [
+        (KeyboardInterrupt(), "stopped by Ctrl-C", 4),
+        (KeyboardInterrupt("SIGTERM"), "stopped by SIGTERM", 4),
+        (OSError(28, "No space left on device", "x.png"), "stopped: No space left on device (x.png)", 4),
+        (DiffStyleError("the bank is gone"), "ended by an error: the bank is gone", 2),
+        (AttributeError("no x"), "ended by a bug: AttributeError: no x", 1),
+    ],
+    ids=["Ctrl-C", "SIGTERM", "disk", "wrong input", "bug"],
+)
+def test_how_a_run_ended_is_said_in_words(error, words, code, tmp_path, monkeypatch):
+    """While contact sheets are drawn: all pairs are there, and yet the run did not come to its end."""
+
+    def interrupted(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.runner.run.contact_sheets", interrupted)
+        with pytest.raises(BaseException):  # noqa: B017, PT011 - whatever becomes of it on the way out
+            run_job(tmp_path, **SIX_PAIRS)
+    exit_code, text = status(tmp_path / "out")
+    assert exit_code == 4
+    assert f": {words}" in text
+    assert "KeyboardInterrupt" not in text
+    assert json.loads(status(tmp_path / "out", "--json")[1])["last_exit"] == code
+    run_job(tmp_path, **SIX_PAIRS)
+    assert status(tmp_path / "out")[0] == 0
+
+
+# ---- watching ----
+
+
+def test_watch_shows_it_until_the_run_has_ended(tmp_path, monkeypatch):
+    job = load_job(job_file(tmp_path, **SIX_PAIRS))
+    commit = Manifest.commit
+    seen = []
+
+    def watched(self, part, rows):
+        commit(self, part, rows)
+        if not seen:
+            looks = iter([read_status(Place.parse(tmp_path / "out"))])
+            ended = Status(Place.parse(tmp_path / "out"), None, wanted=6, done=6)
+            with monkeypatch.context() as patch:
+                patch.setattr("pipeline.cli.status.EVERY", 0.0)
+                patch.setattr("pipeline.monitoring.status.read_status", lambda output: next(looks, ended))
+                seen.append(status(tmp_path / "out", "--watch"))
+
+    monkeypatch.setattr(Manifest, "commit", watched)
+    run(job, workers=LocalWorkers(), quiet=True)
+    ((code, text),) = seen
+    assert code == 0
+    assert text.count("output ") == 2
+    assert "6 wanted: 6 done (100 %)" in text.splitlines()[-1]
+
+
+def test_watch_and_json_exclude_each_other(finished):
+    assert status(finished / "out", "--watch", "--json")[0] == 2
