@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from preset_settings import cases, lowest_psnr, option_parser
+from preset_settings import REFERENCE, cases, lowest_psnr, option_parser, settings_of
 
 from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan, inversion_plan
 from diffstyle.sampling import inject
@@ -23,6 +23,9 @@ MARKERS = ("<!-- curve: begin -->", "<!-- curve: end -->")
 KEPT = inversion_plan(50).kept
 # Plain steps over a gap between injections, and below the last one.
 SHAPES = [(1, 4), (1, 6), (1, 8), (1, 12), (1, 20), (2, 10), (2, 20), (4, 40)]
+# The same, and after how many injections the network is called again.
+CARRIED = [(1, 8, 6), (1, 8, 8), (1, 9, 8), (1, 10, 12)]
+CARRYING = 3  # as an order: second, with carried jumps
 
 
 def plans(injection: Injection) -> list[tuple[str, int, Plan]]:
@@ -32,11 +35,14 @@ def plans(injection: Injection) -> list[tuple[str, int, Plan]]:
         for order in (1, 2):
             plan = aligned_plan(injection, KEPT, between, tail, order=order)
             found.append((f"aligned, between {between}, tail {tail}", order, plan))
+    for between, tail, measured in CARRIED:
+        plan = aligned_plan(injection, KEPT, between, tail, measured=measured)
+        found.append((f"aligned, between {between}, tail {tail}, measured {measured}", CARRYING, plan))
     return found
 
 
 def plot(points: list[tuple[int, int, float]], path: Path) -> None:
-    """Calls (logarithmic) against the lowest PSNR of all models: order 1 in grey, order 2 in blue."""
+    """Calls (logarithmic) against the lowest PSNR of all models: order 1 grey, order 2 blue, carried jumps red."""
     width, height, left, bottom = 640, 400, 50, 350
     image = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(image)
@@ -56,12 +62,16 @@ def plot(points: list[tuple[int, int, float]], path: Path) -> None:
         x = at(calls, floor)[0]
         draw.line([(x, bottom), (x, bottom + 5)], fill="black")
         draw.text((x - 8, bottom + 6 + 10 * (k % 3)), str(calls), fill="black")
-    for order, colour in ((1, "grey"), (2, "blue")):
+    for order, colour, words in (
+        (1, "grey", "order 1"),
+        (2, "blue", "order 2"),
+        (CARRYING, "red", "order 2, carried jumps"),
+    ):
         line = sorted(at(calls, dB) for calls, its, dB in points if its == order)
         draw.line(line, fill=colour, width=2)
         for x, y in line:
             draw.ellipse([x - 4, y - 4, x + 4, y + 4], fill=colour)
-        draw.text((left + 10, 20 + 14 * order), f"order {order}", fill=colour)
+        draw.text((left + 10, 20 + 14 * order), words, fill=colour)
     draw.text((width // 2 - 40, height - 18), "network calls", fill="black")
     image.save(path, optimize=True)
 
@@ -75,7 +85,7 @@ def measured(options: argparse.Namespace) -> dict[str, list[float]]:
             return inject(pairs.unet, pairs.x_T, pairs.h, pairs.kept, plan, 0.3)
 
         injection = Injection(event_timesteps(50))
-        wanted = result(grid_plan(injection, KEPT, 1000))
+        wanted = pairs.reference(settings_of({}, REFERENCE), options.keep)
         found[pairs.name] = [lowest_psnr(result(plan), wanted) for _, _, plan in plans(injection)]
         print(pairs.name, *(f"{dB:.1f}" for dB in found[pairs.name]), flush=True)
     return found
@@ -96,7 +106,7 @@ def main() -> None:
     ):
         points.append((plan.encodes, order, min(row)))
         cells = " | ".join(f"{dB:.1f}" for dB in row)
-        lines.append(f"| {words} | {order} | {plan.encodes} | {plan.decodes} | {cells} |")
+        lines.append(f"| {words} | {plan.order} | {plan.encodes} | {plan.decodes} | {cells} |")
     publish(lines, options.write, MARKERS)
     if options.plot:
         plot(points, options.plot)

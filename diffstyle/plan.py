@@ -6,7 +6,7 @@ timestep is written into its :class:`Step`, so that a plan can be printed, count
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from math import sqrt
@@ -30,7 +30,8 @@ class Step:
     noise: bool = False  # eta = 1: an ancestral step (quality boosting)
     calibrate: bool = False  # style calibration: correct x, then call the network once more
     direction: float = 1.0  # dt_lambda: scale of the direction pointing to x_t
-    order: int = 1  # 2: follow the trend of e as well (Adams-Bashforth, see ``sampling.Trend``); 1: DDIM
+    order: int = 1  # 2: follow the trend of e as well (Adams-Bashforth, see ``trend.py``); 1: DDIM
+    carry: bool = False  # no call after the event's change: e there is carried over from other events
 
     @property
     def jumps(self) -> bool:
@@ -67,7 +68,7 @@ class Plan:
     @property
     def encodes(self) -> int:
         """How often the U-Net's encoder runs: the number of network calls."""
-        return len(self.steps) + sum(step.calibrate for step in self.steps)
+        return len(self.steps) + sum(step.calibrate and not step.carry for step in self.steps)
 
     @property
     def decodes(self) -> int:
@@ -79,9 +80,28 @@ class Plan:
         """The highest order among the steps: 1 is plain DDIM throughout."""
         return max((step.order for step in self.steps), default=1)
 
+    @property
+    def carried(self) -> tuple[int, ...]:
+        """The injections after which the network is not called: how e jumps there is carried over from others."""
+        return tuple(step.t for step in self.steps if step.carry)
+
+    @property
+    def carries_what_it_measured(self) -> bool:
+        """Whether each carried jump comes after a measured one, with no other kind of event between them."""
+        known = False
+        for step in self.steps:
+            if step.carry and not known:
+                return False
+            if step.noise or step.direction != 1:
+                known = False
+            elif step.content_t is not None:
+                known = True
+        return True
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; equal plans give equal dicts."""
-        return {"steps": [asdict(step) for step in self.steps]}
+        """JSON-able; equal plans give equal dicts. ``carry`` is in it only where it is so: older plans keep theirs."""
+        steps = [asdict(step) for step in self.steps]
+        return {"steps": [{name: value for name, value in step.items() if name != "carry" or value} for step in steps]}
 
 
 # ---- inversion and plain sampling ----
@@ -160,6 +180,22 @@ class Injection:
         """
         return self.calibrate and t >= self.t_edit and t > self.t_boost
 
+    def draws_at(self, t: int) -> bool:
+        """Whether an event draws noise.
+
+        Args:
+            t: the event's timestep, 0 to 999.
+        """
+        return 0 < t <= self.t_boost
+
+    def scales_at(self, t: int) -> bool:
+        """Whether an event scales the direction term by another value than 1.
+
+        Args:
+            t: the event's timestep, 0 to 999.
+        """
+        return self.dt_lambda != 1 and t >= self.dt_end and not self.calibrate
+
     def acts_at(self, t: int) -> bool:
         """Whether an event differs from a plain DDIM step.
 
@@ -167,8 +203,7 @@ class Injection:
             t: the event's timestep, 0 to 999.
         """
         boosted = self.t_boost > 0 and t <= self.t_boost
-        scaled = self.dt_lambda != 1 and t >= self.dt_end and not self.calibrate
-        return t >= self.t_edit or boosted or scaled
+        return t >= self.t_edit or boosted or self.scales_at(t)
 
 
 def event_timesteps(n_events: int = 50, t_0: int = T_0) -> tuple[int, ...]:
@@ -202,7 +237,14 @@ def grid_plan(injection: Injection, kept: Sequence[int], n_steps: int = 1000, t_
 
 
 def aligned_plan(
-    injection: Injection, kept: Sequence[int], between: int = 2, tail: int = 20, t_0: int = T_0, *, order: int = 2
+    injection: Injection,
+    kept: Sequence[int],
+    between: int = 2,
+    tail: int = 20,
+    t_0: int = T_0,
+    *,
+    order: int = 2,
+    measured: int | None = None,
 ) -> Plan:
     """The event-aligned short grid: near the 1000-step result in a tenth of the calls or less.
 
@@ -212,6 +254,10 @@ def aligned_plan(
     docs/speed.md has what that is worth. A calibrated event calls the network once more after its change, so its own
     step is a plain one already and counts as the first of those over its gap.
 
+    An event makes e jump, by nearly as much as the event before. With ``measured`` the network is called after so many
+    of the injections only, and the jump is carried over the others (``trend.CarryingTrend``). Two kinds of events are
+    measured always, since their jumps are their own: those that draw noise and those that scale the direction.
+
     Args:
         injection: What happens at which timestep.
         kept: The timesteps whose h the content's inversion kept; each injection reads the nearest.
@@ -219,12 +265,19 @@ def aligned_plan(
         tail: Plain steps, about so many, from the last injection down to the picture.
         t_0: The timestep of x_T, 999 at most.
         order: Of the plain steps: 1 is DDIM, 2 follows the trend of e as well.
+        measured: After how many injections the network is called again, 2 or more; None: after each.
 
     Raises:
-        ValueError: ``kept`` is empty.
+        ValueError: ``kept`` is empty, or jumps are to be carried by steps of order 1.
     """
+    if measured is not None and (order < 2 or measured < 2):
+        raise ValueError(
+            f"measured is {measured} with order {order}: jumps are carried by order 2, from 2 measured ones"
+        )
     acting = [t for t in sorted(injection.events, reverse=True) if injection.acts_at(t)]
-    visited = {t_0, 0}
+    carried = _carried(acting, injection, measured)
+    # A call at 0 is worth nothing where calls are counted: sigma is 0.01 there.
+    visited = {t_0} if carried else {t_0, 0}
     last_injection = min((t for t in acting if t >= injection.t_edit), default=t_0 + 1)
     tail_density = tail / sqrt(last_injection + 1)  # steps for a unit of sqrt(t + 1)
     # The stretches of plain steps: from just below one acting event (or the top) to the next acting event (or -1).
@@ -236,12 +289,30 @@ def aligned_plan(
             continue
         if end >= last_injection:
             n = min(between, gap)
-            visited |= {start - round(gap * k / n) for k in range(n)}
+            visited |= {start - round(gap * k / n) for k in range(int(start + 1 in carried), n)}
         else:
             above, below = sqrt(start + 1), sqrt(end + 1)
             n = max(1, round(tail_density * (above - below)))
             visited |= {max(end + 1, round((above + (below - above) * k / n) ** 2 - 1)) for k in range(n)}
-    return _marked(sorted(visited | set(acting)), injection, kept, order)
+    return _marked(sorted(visited | set(acting)), injection, kept, order, carried)
+
+
+def _carried(acting: Sequence[int], injection: Injection, measured: int | None) -> set[int]:
+    """The injections after which the network is not called, of the acting events, descending.
+
+    Those measured lie quadratically, the first and the last among them: sigma changes fastest at the noisiest.
+    """
+    if measured is None:
+        return set()
+    alike = [t for t in acting if t >= injection.t_edit and not injection.draws_at(t) and not injection.scales_at(t)]
+    kept = {round((len(alike) - 1) * (k / (measured - 1)) ** 2) for k in range(measured)}
+    following = dict(pairwise(acting))
+    return {
+        t
+        for n, t in enumerate(alike)
+        # An event that is followed at once by another has no call between them that could be left out.
+        if n not in kept and (injection.calibrate or t - following[t] > 1)
+    }
 
 
 def _downwards(ascending: Sequence[int]) -> list[tuple[int, int]]:
@@ -249,8 +320,17 @@ def _downwards(ascending: Sequence[int]) -> list[tuple[int, int]]:
     return list(zip(down, [*down[1:], -1], strict=True))
 
 
-def _marked(grid: Sequence[int], injection: Injection, kept: Sequence[int], order: int = 1) -> Plan:
-    """Write into each step of a walk what the injection does there. ``order``: of the steps that do not jump."""
+def _marked(
+    grid: Sequence[int],
+    injection: Injection,
+    kept: Sequence[int],
+    order: int = 1,
+    carried: Collection[int] = (),
+) -> Plan:
+    """Write into each step of a walk what the injection does there.
+
+    ``order``: of the steps that do not jump. ``carried``: the injections whose jump is carried; these lead further.
+    """
     events = set(injection.events)
     if not kept:
         raise ValueError("no kept timesteps: the content bank holds no h")
@@ -258,14 +338,14 @@ def _marked(grid: Sequence[int], injection: Injection, kept: Sequence[int], orde
     for t, t_next in _downwards(grid):
         event = t in events
         injects = event and t >= injection.t_edit
-        scaled = event and t >= injection.dt_end and not injection.calibrate
         step = Step(
             t,
             t_next,
             content_t=nearest(t, kept) if injects else None,
-            noise=event and 0 < t <= injection.t_boost,
+            noise=event and injection.draws_at(t),
             calibrate=injects and injection.calibrate,
-            direction=injection.dt_lambda if scaled else 1.0,
+            direction=injection.dt_lambda if event and injection.scales_at(t) else 1.0,
+            carry=t in carried,
         )
-        steps.append(step if step.jumps else replace(step, order=order))
+        steps.append(replace(step, order=order) if step.carry or not step.jumps else step)
     return Plan(tuple(steps))

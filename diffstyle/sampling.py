@@ -18,7 +18,8 @@ from torch import Tensor
 from diffstyle.blend import blend
 from diffstyle.networks.unet import UNet
 from diffstyle.plan import Plan
-from diffstyle.schedule import a_at, sigma_at
+from diffstyle.schedule import a_at
+from diffstyle.trend import CarryingTrend, Trend
 
 # Called after each step with the number of steps done and their total; may raise to stop the walk.
 OnStep = Callable[[int, int], None]
@@ -46,7 +47,7 @@ def ddim_walk(model: UNet, x: Tensor, plan: Plan, on_step: OnStep | None = None)
         if step.keep:
             kept.append(encoded.h.float())
         if plan.order > 1:
-            trend.measure(step.t, e)
+            x = trend.measure(x, step.t, e)
         x = ddim_step(predicted_picture(x, e, step.t), e, step.t_next)
         if step.order > 1:
             x = trend.followed(x, step.t, step.t_next)
@@ -132,14 +133,15 @@ def inject(
     gammas = _per_injection(gamma, batch, len(plan.injections), x)
     omega = _per_image(omega, batch, x)
     n_injected = 0
-    trend = Trend()
+    trend = CarryingTrend() if plan.carried else Trend()
     for n, step in enumerate(plan.steps):
         t = _t(x, step.t)
         h, skips, emb = model.encode(x, t)
         e = model.decode(h, skips, emb)
-        P = predicted_picture(x, e, step.t)
         if plan.order > 1:
-            trend.measure(step.t, e)
+            x = trend.measure(x, step.t, e)
+        P = predicted_picture(x, e, step.t)
+        start = step.t  # where the step down begins
         if step.content_t is not None:
             # Only the predicted picture sees the content; the direction keeps e. This asymmetry is the method.
             hc = h_content[:, slot[step.content_t]]
@@ -152,11 +154,20 @@ def inject(
             if step.calibrate:
                 P_tilde = with_std_of(P_tilde, P)
                 x = x + sqrt(a_at(step.t)) * (P_tilde - P) + omega * sqrt(1 - a_at(step.t)) * (e_tilde - e)
+            elif step.carry:
+                # The event's own step, one timestep long as ever; the state is then where a second call would see it.
+                start = step.t - 1
+                x = ddim_step(P_tilde, e, start)
+            if step.carry:
+                assert isinstance(trend, CarryingTrend)
+                e = e + trend.jump(step.t, start)
+                P = predicted_picture(x, e, start)
+            elif step.calibrate:
+                trend.jumped()
                 e = model.decode(*model.encode(x, t))
-                P = predicted_picture(x, e, step.t)
                 if plan.order > 1:
-                    trend.jumped()
-                    trend.measure(step.t, e)
+                    x = trend.measure(x, step.t, e)
+                P = predicted_picture(x, e, step.t)
             else:
                 P = P_tilde
         if step.noise:
@@ -165,9 +176,9 @@ def inject(
         else:
             x = ddim_step(P, e, step.t_next, step.direction)
         if step.order > 1:
-            x = trend.followed(x, step.t, step.t_next)
-        if step.jumps:
-            trend.jumped()
+            x = trend.followed(x, start, step.t_next)
+        if step.jumps or step.carry:
+            trend.jumped(alike=step.content_t is not None and not step.noise and step.direction == 1)
         if on_step:
             on_step(n + 1, len(plan.steps))
     return x
@@ -186,39 +197,6 @@ def ddim_step(P: Tensor, e: Tensor, t_next: int, direction: float = 1.0) -> Tens
     """Move to ``t_next`` without noise; ``direction`` is the paper's dt_lambda."""
     a_next = a_at(t_next)
     return sqrt(a_next) * P + direction * sqrt(1 - a_next) * e
-
-
-class Trend:
-    """How e changes along a walk: what an Adams-Bashforth step of order 2 knows beyond the e of its own call.
-
-    In sigma = sqrt(1 - a) / sqrt(a), DDIM is Euler's method for d(x / sqrt(a)) / d sigma = e (DDIM eq. 14). The next
-    order takes e as a straight line in sigma (Adams-Bashforth with variable steps; used so in Zhang & Chen 2022,
-    arXiv 2204.13902). The line's slope comes from two calls with only plain steps between them. An event makes e jump,
-    but its slope before and after are nearly the same, so a jump forgets the point to measure from and keeps the slope:
-    measured, that is worth 10 dB over starting again after each event (docs/speed.md).
-    """
-
-    def __init__(self) -> None:
-        self._slope: Tensor | None = None
-        self._last: tuple[float, Tensor] | None = None
-
-    def measure(self, t: int, e: Tensor) -> None:
-        """A call at ``t`` gave ``e``, (B, 3, H, W)."""
-        sigma = sigma_at(t)
-        if self._last is not None:
-            last_sigma, last_e = self._last
-            self._slope = (e - last_e) / (sigma - last_sigma)
-        self._last = sigma, e
-
-    def jumped(self) -> None:
-        """The step after the last call changed the picture: e before and after are not on one line."""
-        self._last = None
-
-    def followed(self, x: Tensor, t: int, t_next: int) -> Tensor:
-        """x, moved by a first-order step from ``t`` to ``t_next``, with the second-order term added."""
-        if self._slope is None:
-            return x
-        return x + sqrt(a_at(t_next)) * (sigma_at(t_next) - sigma_at(t)) ** 2 / 2 * self._slope
 
 
 def ancestral_step(P: Tensor, e: Tensor, t: int, t_next: int, z: Tensor) -> Tensor:
@@ -278,5 +256,7 @@ def _check(
     missing = sorted(set(plan.content_timesteps) - set(h_timesteps))
     if missing:
         raise ValueError(f"the plan injects the content's h of timesteps {missing}, which were not given")
+    if plan.carried and not plan.carries_what_it_measured:
+        raise ValueError("the plan carries the jump of an event before it has measured one")
     if plan.noise_timesteps and noise is None:
         raise ValueError("the plan draws noise (t_boost > 0): pass noise")

@@ -49,7 +49,8 @@ def preset_plan(name: str, kept: tuple[int, ...]) -> Plan:
     spec, injection = PLAN_PRESETS[name], Injection(event_timesteps(50))
     if spec.aligned is None:
         return grid_plan(injection, kept, spec.grid or 1000)
-    return aligned_plan(injection, kept, spec.aligned.between, spec.aligned.tail, order=spec.aligned.order)
+    one = spec.aligned
+    return aligned_plan(injection, kept, one.between, one.tail, order=one.order, measured=one.measured)
 
 
 # ---- trained models that come with the code ----

@@ -102,6 +102,15 @@ class Aligned(Strict):
     """about so many plain steps below the last injection"""
     order: Annotated[Whole, Field(ge=1, le=2)] = 2
     """order of the solver of the plain steps, 1 or 2"""
+    measured: Annotated[Whole, Field(ge=2, le=T_MAX + 1)] | None = None
+    """after how many of the injections the network is called again, 2 or more; over the others the jump of its
+    estimate is carried along ([how](speed.md#how-so-few)). `null`: after each"""
+
+    @model_validator(mode="after")
+    def _carries_by_second_order(self) -> Aligned:
+        if self.measured is not None and self.order == 1:
+            raise ValueError("measured goes with order: 2, whose steps know what to carry; omit one of them")
+        return self
 
 
 class PlanSpec(OneOf):
@@ -118,7 +127,7 @@ class PlanSpec(OneOf):
 PLAN_PRESETS = {
     "reference": PlanSpec(grid=1000),
     "balanced": PlanSpec(aligned=Aligned(between=2, tail=20)),
-    "fast": PlanSpec(aligned=Aligned(between=1, tail=8)),
+    "fast": PlanSpec(aligned=Aligned(between=1, tail=9, measured=8)),
 }
 
 
@@ -180,9 +189,12 @@ class InjectionSettings(Strict):
         """JSON-able and canonical: equal settings give equal dicts however they were written.
 
         Masks and directions appear by their paths; an identity must put the hash of their content in its place. An edit
-        is in it only where there is one, so that results of before edits keep their identity.
+        is in it only where there is one, and so is a plan's ``measured``: results of before these keep their identity.
         """
         values = self.model_dump(mode="json", by_alias=True)
+        aligned = values["plan"].get("aligned")
+        if aligned and aligned["measured"] is None:
+            del aligned["measured"]
         edit = values.pop("edit")
         return values if edit is None else {**values, "edit": {k: v for k, v in edit.items() if v is not None}}
 

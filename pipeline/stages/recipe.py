@@ -53,7 +53,9 @@ def injection_plan(settings: InjectionSettings, walk: Walk) -> Plan:
         return grid_plan(injection, walk.grid, min(spec.grid, t_0 + 1), t_0)
     assert spec.aligned is not None
     aligned = spec.aligned
-    return aligned_plan(injection, walk.grid, aligned.between, aligned.tail, t_0, order=aligned.order)
+    return aligned_plan(
+        injection, walk.grid, aligned.between, aligned.tail, t_0, order=aligned.order, measured=aligned.measured
+    )
 
 
 def needed_h(job: Job, walk: Walk) -> tuple[int, ...]:

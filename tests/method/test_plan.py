@@ -116,6 +116,50 @@ def test_only_plain_steps_are_of_second_order(injection):
     assert aligned_plan(injection, KEPT, order=1).order == grid_plan(injection, KEPT).order == 1
 
 
+@given(injections, st.integers(1, 3), st.integers(1, 30), st.integers(2, 12))
+def test_a_carried_jump_leaves_out_one_call_and_nothing_that_happens(injection, between, tail, measured):
+    carrying = aligned_plan(injection, KEPT, between, tail, measured=measured)
+    every = aligned_plan(injection, KEPT, between, tail)
+    walk_is_whole(carrying)
+    assert carrying.carries_what_it_measured
+    assert (carrying.injections, carrying.noise_timesteps) == (every.injections, every.noise_timesteps)
+
+    def what_happens(plan):
+        return [replace(step, t_next=0, order=1, carry=False) for step in plan.steps if step.jumps or step.calibrate]
+
+    assert what_happens(carrying) == what_happens(every)
+    # At most the call at timestep 0 is left out besides.
+    assert every.encodes - len(carrying.carried) - carrying.encodes in ((0, 1) if carrying.carried else (0,))
+    by_t = {step.t: step for step in carrying.steps}
+    carried = [by_t[t] for t in carrying.carried]
+    assert not any(step.noise or step.direction != 1 for step in carried)
+    assert all(step.order == 2 for step in carried)
+    alike = [step.t for step in every.steps if step.content_t is not None and not step.noise and step.direction == 1]
+    if alike:
+        assert not {alike[0], alike[-1]} & set(carrying.carried)
+    if not carrying.carried:
+        assert carrying == every
+
+
+def test_where_the_jump_is_measured():
+    plan = aligned_plan(Injection(event_timesteps(50)), KEPT, between=1, tail=9, measured=8)
+    number = {t: n for n, t in enumerate(plan.injections)}
+    assert set(range(30)) - {number[t] for t in plan.carried} == {0, 1, 2, 5, 9, 15, 21, 29}
+    assert (plan.encodes, plan.decodes) == (46, 76)
+    with pytest.raises(ValueError, match="carried by order 2"):
+        aligned_plan(Injection(event_timesteps(50)), KEPT, order=1, measured=8)
+    with pytest.raises(ValueError, match="from 2 measured"):
+        aligned_plan(Injection(event_timesteps(50)), KEPT, measured=1)
+
+
+def test_plans_without_carried_jumps_are_written_as_before():
+    """A plan is part of each pair's identity: results of before must keep theirs."""
+    steps = aligned_plan(Injection(event_timesteps(50)), KEPT).to_dict()["steps"]
+    assert list(steps[0]) == ["t", "t_next", "keep", "content_t", "noise", "calibrate", "direction", "order"]
+    carrying = aligned_plan(Injection(event_timesteps(50)), KEPT, measured=8)
+    assert sum("carry" in step for step in carrying.to_dict()["steps"]) == len(carrying.carried) == 22
+
+
 def test_the_aligned_plan_takes_about_a_tenth_of_the_calls():
     plan = aligned_plan(Injection(event_timesteps(50)), KEPT, between=2, tail=20)
     assert 100 <= plan.encodes <= 112

@@ -11,7 +11,7 @@ from diffstyle.networks.architecture import DDPMArchitecture
 from diffstyle.networks.build import build_unet
 from diffstyle.networks.unet import Encoded
 from diffstyle.noise import seeded_noise
-from diffstyle.plan import Injection, aligned_plan, event_timesteps, grid_plan, inversion_plan, sampling_plan
+from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan, inversion_plan, sampling_plan
 from diffstyle.sampling import ddim_invert, ddim_sample, ddim_walk, inject
 from diffstyle.schedule import a_at
 
@@ -236,10 +236,59 @@ def test_a_short_second_order_plan_is_near_the_thousand_steps(knobs):
         )
     )
     assert float((result(grid_plan(injection, kept, 1000)) - wanted).norm()) < 1e-5 * float(wanted.norm())
-    first, second = (
-        float((result(aligned_plan(injection, kept, 1, 8, order=order)) - wanted).norm()) for order in (1, 2)
+    first, second, carried = (
+        float((result(aligned_plan(injection, kept, 1, tail, **how)) - wanted).norm())
+        for tail, how in ((8, {"order": 1}), (8, {"order": 2}), (9, {"measured": 8}))
     )
     assert second < first / 2.5
+    assert carried < (1.6 if "dt_lambda" in knobs else 1.2) * second
+
+
+def test_a_carried_jump_is_the_one_that_was_measured():
+    """Where every event makes e jump alike, the plan that carries jumps gives what the one that measures them gives."""
+
+    class Jumps(Gaussian):
+        """e is the number of events so far, which is all that an event changes; it has no slope."""
+
+        def __init__(self):
+            self.events = 0
+
+        def encode(self, x, t):
+            return Encoded(torch.ones(1, 2, 1, 1), (x, self.events), t)
+
+        def decode(self, h, skips, emb):
+            x, events = skips
+            self.events = max(self.events, events + bool((h != 1).any()))
+            return torch.full_like(x, float(events))
+
+    x_T, kept = torch.ones(1, 3, 8, 8), inversion_plan(50).kept
+    h = torch.tensor([1.0, -1.0])[:, None, None].expand(1, 49, 2, 1, 1)
+    results = [
+        inject(Jumps(), x_T, h, kept, aligned_plan(Injection(event_timesteps(50)), kept, 1, 9, measured=n), 1.0)
+        for n in (None, 8)
+    ]
+    assert float(results[0].abs().max()) > 1
+    torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=1e-3)
+
+
+def test_gammas_may_differ_within_a_batch_whose_jumps_are_carried(unet, latents):
+    x_T, h, kept, _ = latents
+    plan = aligned_plan(Injection(event_timesteps(20)), kept, 1, 4, measured=4)
+    assert plan.carried
+    gammas = torch.tensor([0.1, 0.5, 0.9])
+    together = inject(unet, x_T, h.flip(0), kept, plan, gammas)
+    for k in range(3):
+        alone = inject(unet, x_T[k : k + 1], h.flip(0)[k : k + 1], kept, plan, float(gammas[k]))
+        torch.testing.assert_close(together[k : k + 1], alone, rtol=0, atol=2e-5)
+
+
+def test_a_plan_can_not_carry_what_it_has_not_measured(unet, latents):
+    x_T, h, kept, _ = latents
+    plan = aligned_plan(Injection(event_timesteps(10)), kept, 1, 4, measured=2)
+    steps = [step for step in plan.steps if step.t not in (999, 998)]
+    assert steps[0].carry
+    with pytest.raises(ValueError, match="before it has measured one"):
+        inject(unet, x_T, h, kept, Plan(tuple(steps)))
 
 
 @pytest.mark.parametrize("knobs", [{}, {"calibrate": True}, {"t_boost": 500}])

@@ -37,6 +37,7 @@ EVENTS = event_timesteps(20, 900)
         ({"between": 1, "tail": 9, "order": 1}, {"between": 1, "tail": 9, "order": 1}),
         ({"between": 3, "tail": 5}, {"between": 3, "tail": 5, "order": 2}),
         ({}, {"between": 2, "tail": 20, "order": 2}),
+        ({"measured": 4}, {"between": 2, "tail": 20, "order": 2, "measured": 4}),
     ],
 )
 def test_an_aligned_plan(written, expected, omega):
@@ -55,7 +56,14 @@ def test_a_grid(n):
 def test_plans_by_name():
     assert planned("reference", events=20) == planned({"grid": 1000}, events=20)
     assert planned("balanced", events=20) == planned({"aligned": {"between": 2, "tail": 20}}, events=20)
-    assert planned("fast", events=20) == planned({"aligned": {"between": 1, "tail": 8}}, events=20)
+    assert planned("fast", events=20) == planned({"aligned": {"between": 1, "tail": 9, "measured": 8}}, events=20)
+
+
+def test_measured_is_part_of_the_settings_only_where_it_is_said():
+    """Pairs of before there was such a word keep their identity; those of ``fast`` have another plan now."""
+    (balanced,), (fast,) = job("balanced").settings(), job("fast").settings()
+    assert balanced.to_dict()["plan"] == {"aligned": {"between": 2, "tail": 20, "order": 2}}
+    assert fast.to_dict()["plan"] == {"aligned": {"between": 1, "tail": 9, "order": 2, "measured": 8}}
 
 
 def test_a_bank_keeps_what_any_point_of_the_sweep_reads():
