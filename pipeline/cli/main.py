@@ -45,6 +45,7 @@ COMMANDS = {
     "failures": ("pipeline.cli.failures:failures", "List every rejected source and failed pair, with its reason."),
     "verify": ("pipeline.cli.verify:verify", "Check that all of a run's output is as it was written; --repair it."),
     "prune": ("pipeline.cli.prune:prune", "Drop the pictures that no current job wants."),
+    "doctor": ("pipeline.cli.doctor:doctor", "Look at versions, devices, disk, Ray and weights, with what to do."),
     "models": ("pipeline.cli.models:models", "List models, fetch their weights."),
     "bank": ("pipeline.cli.bank:bank", "Look into latent banks, check and change them."),
     "reconstruct": ("pipeline.cli.reconstruct:reconstruct", "Sample pictures back from a bank, with their PSNR."),

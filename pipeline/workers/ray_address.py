@@ -77,7 +77,7 @@ def wants_token(address: str) -> bool:
     stated = os.environ.get(_MODE, "").lower()
     # Without a token first: a cluster that wants none lets one in that has one, but then fails to start actors.
     for mode in [stated] if stated else ["disabled", "token"]:
-        if mode == "token" and _token_at() is None:
+        if mode == "token" and token_at() is None:
             break
         answer = _asked(address, mode)
         if answer == "ok":
@@ -144,7 +144,7 @@ def _token_file() -> Path | None:
         return None
 
 
-def _token_at() -> str | None:
+def token_at() -> str | None:
     """Where this process has a token, for messages; None: nowhere. In Ray's order."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return "RAY_AUTH_TOKEN"
@@ -160,7 +160,7 @@ def _warn_of_readers() -> None:
 
 
 def _refused(address: str, stated: str) -> ConfigError:
-    place = _token_at()
+    place = token_at()
     if stated == "disabled":
         why = f"this cluster wants a token, but {_MODE} is disabled; unset {_MODE}"
     elif place is not None:
