@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -12,11 +12,18 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationError,
     model_serializer,
     model_validator,
 )
 
 from pipeline.storage.mistakes import shown
+from pipeline.storage.yamlfile import Document
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)  # it has no public name
 
 T_MAX = 999  # the last of the 1000 timesteps that every model here was trained with
 
@@ -25,6 +32,21 @@ class Strict(BaseModel):
     """Base of all: unknown fields are mistakes, values don't change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _InOurWords(ModelMetaclass):
+    """Building such a model in Python says its mistakes as a file's are said; validating one is pydantic's own."""
+
+    def __call__(cls, *args: Any, **values: Any) -> Any:
+        try:
+            return super().__call__(*args, **values)
+        except ValidationError:
+            mistakes = Document(cls.__name__, values)
+        return mistakes.validate(cast(type[BaseModel], cls))  # raises MistakesError
+
+
+class FromPython(Strict, metaclass=_InOurWords):
+    """Base of those that users build: ``Job(model=...)`` raises a MistakesError, one line that names the field."""
 
 
 class OneOf(Strict):

@@ -42,6 +42,8 @@ def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = (), check_
         MistakesError: the job is not valid; it has a line for each mistake.
         ConfigError: the file can't be read as YAML, or an override is not of the form FIELD=VALUE.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"{path!r}: give a job, the path of a job file or the name of a ready job")
     file, base = _find(path)
     return _validated(read_yaml(file), overrides, base, check_inputs)
 

@@ -22,6 +22,7 @@ from pipeline.jobfile.fields import (
     AutoCount,
     AutoSwitch,
     Count,
+    FromPython,
     Number,
     Seconds,
     Strict,
@@ -208,7 +209,7 @@ Score = Annotated[
 ]
 
 
-class ModelChoice(Strict):
+class ModelChoice(FromPython):
     """A model, and the checkpoint that it takes."""
 
     model: Annotated[str, *local_or_word(is_config_name)]

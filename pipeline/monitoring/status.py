@@ -207,7 +207,8 @@ def output_of(run: str | os.PathLike[str] | Place | Job) -> Place:
     Raises:
         DiffStyleError: The job file can't be read.
     """
-    place = Place.parse(run if isinstance(run, str | os.PathLike | Place) else run.output)
+    address: Any = getattr(run, "output", run)  # of a job, without importing what a job is
+    place = Place.parse(address)
     if place.is_local and place.is_file():
         from pipeline.jobfile.load import load_job  # with pydantic, which a folder has no need of
 

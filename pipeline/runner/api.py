@@ -144,6 +144,10 @@ def run(
             SourceError for a data set that is missing, BankError for a bank that does not fit. One line each.
         Stopped: The run can't go on (a full disk, lost rights, too many failures); run it again to go on from there.
     """
+    if max_failures is not None and (type(max_failures) is not int or max_failures < 0):
+        raise ConfigError(f"max_failures: must be a whole number from 0, or None, not {max_failures!r}")
+    if isinstance(stages, str):
+        raise ConfigError(f'stages: give a list, ["{stages}"], not {stages!r}')
     own = workers is None
     if workers is None:
         workers = choose_workers(address, local)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +23,7 @@ from pipeline.sources.tars import TarSource
 from pipeline.storage.address import BASE, InputPattern, Text
 from pipeline.storage.masking import without_variables
 from pipeline.storage.place import Place
+from pipeline.storage.yamlfile import Document
 
 #: One address, or several.
 Addresses = Annotated[
@@ -102,21 +105,33 @@ class SourceSpec(BaseModel):
 list_type: type = type([])  # the class above has a field called `list`
 
 
-def open_source(spec: SourceSpec | str, base: str | Path | None = None) -> Source:
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list_type, tuple))
+
+
+def open_source(
+    spec: SourceSpec | str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, Any],
+    base: str | Path | None = None,
+) -> Source:
     """Open a data set.
 
     Args:
-        spec: An address (a folder, ``.tar``, ``.parquet``, ``.csv`` or LSUN lmdb; on a disk, S3 or GCS), or a
-            :class:`SourceSpec` as ``content`` and ``style`` of a job have.
+        spec: An address (a folder, ``.tar``, ``.parquet``, ``.csv`` or LSUN lmdb; on a disk, S3 or GCS) or several;
+            or what ``content`` and ``style`` of a job are: a mapping of fields, or a :class:`SourceSpec`.
         base: The folder that a relative path given as text starts from; default: the working directory.
 
     Raises:
+        ConfigError: It is none of these.
         SourceError: It is missing or not of its kind, in one line that names the address and the cure. One that is
             empty shows when its blocks are asked for.
     """
     forget_links()
-    if isinstance(spec, str):
-        spec = SourceSpec.model_validate({"any": spec}, context={BASE: base})
+    if not isinstance(spec, SourceSpec):
+        value = os.fspath(spec) if isinstance(spec, os.PathLike) else spec
+        value = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in value] if _is_list(value) else value
+        spec = Document("data set", dict(value) if isinstance(value, Mapping) else {"any": value}).validate(
+            SourceSpec, {BASE: base}
+        )
     kind = spec.kind
     addresses = spec.addresses
     if kind == "any":

@@ -29,7 +29,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from diffstyle.errors import DiffStyleError, one_line
+from diffstyle.errors import ConfigError, DiffStyleError, one_line
 from pipeline.storage.conditional import create
 from pipeline.storage.identity import digest_of
 from pipeline.storage.layout import OutputLayout
@@ -88,6 +88,10 @@ class PartStore:
         except FileNotFoundError:
             raise DescriptionError(
                 f"{self.root}: no {self._description.name} here; is this the right folder?"
+            ) from None
+        except NotADirectoryError:
+            raise DescriptionError(
+                f"{self.root}: this is a file; give the folder that holds {self._description.name}"
             ) from None
         except ValueError as error:
             raise DescriptionError(
@@ -212,6 +216,10 @@ class PartStore:
         A column that older parts lack reads as null. Memory: the ``columns`` (None: all) of the index, never a payload.
         Raises DamagedError, naming the file, for a part that is not as it was written.
         """
+        if strange := sorted(set(columns or ()) - set(schema.names)):
+            from pipeline.storage.mistakes import unknown  # with pydantic, which reading has no need of
+
+            raise ConfigError(f"{self.index_folder}: {unknown('column', strange[0], schema.names)}")
         wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
         with ThreadPoolExecutor(4 if self.root.is_local else 16) as pool:
             tables = list(pool.map(lambda part: self.part_rows(part, schema, columns), self.parts()))

@@ -22,6 +22,8 @@ def split_address(address: str | os.PathLike[str], base: str | os.PathLike[str] 
         ConfigError: another scheme; a login inside the address; a path that no disk can have; a home folder that is not
             known.
     """
+    if not isinstance(address, str | os.PathLike):
+        raise ConfigError(f"{address!r}: give a path or an address as text, not {type(address).__name__}")
     text = os.fspath(address)
     if "\0" in text:
         raise ConfigError(f"{text!r}: a path can't hold the character NUL")

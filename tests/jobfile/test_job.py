@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from diffstyle.errors import ConfigError
 from pipeline.jobfile.injection import PlanSpec, gamma_schedule
@@ -312,7 +311,7 @@ def test_inputs_that_are_missing_are_named_when_asked(write, tmp_path):
 def test_a_job_is_validated_in_python_too():
     job = Job(model="afhq-dog", output="o", content={"sample": 3}, style="s")
     assert job.content == SampleSpec(sample=3)
-    with pytest.raises(ValidationError):
+    with pytest.raises(MistakesError):
         Job(model="afhq-dog", output="o", content="c", style="s", injection={"gamma": 7})
 
 

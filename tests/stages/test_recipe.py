@@ -47,7 +47,7 @@ def test_a_bank_that_lacks_an_h_is_refused():
 
 
 def test_every_event_needs_a_grid():
-    with pytest.raises(ValueError, match="events: every needs a grid plan"):
+    with pytest.raises(ConfigError, match="events: every needs a grid plan"):
         job(injection={"events": "every", "plan": {"aligned": {}}})
     (settings,) = job(injection={"events": "every", "plan": {"grid": 20}}).settings()
     assert len(injection_plan(settings, WALK).steps) == 20
