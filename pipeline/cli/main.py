@@ -31,6 +31,10 @@ from pipeline.storage.system import unsupported_system
 COMMANDS = {
     "try": ("pipeline.cli.try_pair:try_pair", "One pair at once, from two picture files; no job file."),
     "new": ("pipeline.cli.new:new", "Write a commented job file: asked for, or from options."),
+    "explain": (
+        "pipeline.cli.explain:explain",
+        "Say a job's steps in words and as a picture, and what each parameter does.",
+    ),
     "jobs": ("pipeline.cli.jobs:jobs", "List the ready jobs."),
     "run": ("pipeline.cli.run:run", "Run a job: shard, precompute, inject."),
     "plan": ("pipeline.cli.plan:plan", "Say what a job would compute, and how large its banks would be."),

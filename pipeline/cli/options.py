@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -102,3 +103,26 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     for row in (header, *rows):
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def picture_target(out: Path | None, stem: str, inputs: Sequence[str] = ()) -> Path:
+    """The file that a picture is to be written to: ``out``, or else STEM.png here, numbered where that is there.
+
+    Raises:
+        ConfigError: ``out`` is no picture by its name, its folder is missing, or it is one of ``inputs``.
+    """
+    from diffstyle.errors import ConfigError
+
+    if out is None:
+        names = (f"{stem[:120]}{'' if n == 1 else f'-{n}'}.png" for n in range(1, 10_000))
+        return next(Path(one) for one in names if not Path(one).exists())
+    if out.suffix.lower() not in _PICTURES:
+        raise ConfigError(f"--out {out}: must end in one of {', '.join(_PICTURES)}")
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it first")
+    if any(Path(one).exists() and out.exists() and out.samefile(one) for one in inputs):
+        raise ConfigError(f"--out {out}: is one of the two pictures; give another name")
+    return out
+
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")

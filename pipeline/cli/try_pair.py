@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-#: What a strip can be written as.
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+from pipeline.cli.options import picture_target
 
 
 @click.command("try")
@@ -40,26 +39,9 @@ def try_pair(
     """
     from pipeline.runner.try_pair import try_pair as run_try
 
-    file = _target(out, content, style)
+    file = picture_target(out, f"try-{Path(content).stem}-{Path(style).stem}", (content, style))
     trial = run_try(
         content, style, gamma=gamma, mask=mask, model=model, overrides=overrides, quiet=True if quiet else None
     )
     trial.save(file)
     click.echo(f"wrote {file}" if quiet else f"{trial}\nwrote {file}")
-
-
-def _target(out: Path | None, content: str, style: str) -> Path:
-    """The file to write; a name that is free, unless one was given."""
-    from diffstyle.errors import ConfigError
-
-    if out is None:
-        name = f"try-{Path(content).stem}-{Path(style).stem}"[:120]
-        names = (f"{name}{'' if n == 1 else f'-{n}'}.png" for n in range(1, 10_000))
-        return next(Path(one) for one in names if not Path(one).exists())
-    if out.suffix.lower() not in _SUFFIXES:
-        raise ConfigError(f"--out {out}: must end in one of {', '.join(_SUFFIXES)}")
-    if not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it first")
-    if any(Path(one).exists() and out.exists() and out.samefile(one) for one in (content, style)):
-        raise ConfigError(f"--out {out}: is one of the two pictures; give another name")
-    return out
