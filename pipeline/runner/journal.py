@@ -6,13 +6,44 @@ A run that is refused has changed nothing, so it must not replace the job of the
 from __future__ import annotations
 
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
+import yaml
+
 from pipeline.jobfile.schema import Job
-from pipeline.monitoring.events import EventLog
+from pipeline.monitoring.events import EventLog, read_events
+from pipeline.storage.identity import digest
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Place
+
+_HEAD = b"# The job as it was last run; hash of what follows: "
+
+
+def damaged_job(output: Place) -> str | None:
+    """What is wrong with the ``job.yaml`` of an output, in one line; None where it is as it was written, or not there.
+
+    One of an earlier release carries no hash: it must be YAML.
+    """
+    place = OutputLayout(output).job
+    if not place.is_file():
+        return None
+    data = place.read_bytes()
+    head, _, text = data.partition(b"\n")
+    if data.startswith(_HEAD):
+        wrong = head.removeprefix(_HEAD) != digest(text).encode()
+    else:
+        try:
+            wrong = not isinstance(yaml.safe_load(data), dict)
+        except (yaml.YAMLError, UnicodeDecodeError):
+            wrong = True
+    return f"{place}: not as it was written; run the job again, which writes it" if wrong else None
+
+
+def unreadable_events(output: Place) -> dict[str, int]:
+    """Run -> how many lines of its event log can't be read: the run was killed while writing one, or it is damaged."""
+    return Counter(event["run"] for event in read_events(output) if event.get("event") == "unreadable_line")
 
 
 class Journal:
@@ -35,7 +66,8 @@ class Journal:
         """Write the job and the events so far, once. Call it before each first change to the output."""
         if self._events is not None:
             return
-        OutputLayout(self._output).job.write_bytes(self._job.to_yaml().encode())
+        text = self._job.to_yaml().encode()
+        OutputLayout(self._output).job.write_bytes(_HEAD + digest(text).encode() + b"\n" + text)
         events = EventLog(self._output, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
         for event in self._early:
             events.write(*event)

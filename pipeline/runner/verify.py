@@ -14,6 +14,7 @@ from pipeline.results.manifest import Manifest
 from pipeline.results.network_scores import SOURCES_SCHEMA, networks_of
 from pipeline.results.scores import SCORES_SCHEMA, Scores
 from pipeline.results.verify import ResultsReport, check_results, drop_damaged
+from pipeline.runner.journal import damaged_job, unreadable_events
 from pipeline.shards.verify import ShardsReport, check_shards, drop_parts
 from pipeline.storage.counts import count, data_size
 from pipeline.storage.layout import SIDES, OutputLayout
@@ -98,6 +99,13 @@ def verify_run(output: Place, progress: Progress = lambda line: None) -> RunRepo
     except DamagedError as error:
         report.plan = False
         report.problems.append(str(error))
+    if (damaged := damaged_job(output)) is not None:
+        report.kept.append(damaged)
+    for run, n in unreadable_events(output).items():
+        report.notes.append(
+            f"{layout.events}/{run}.jsonl: {count(n, 'line')} can't be read, as of a run that was killed while "
+            "writing; no result depends on it"
+        )
     _check_scores(report)
     _check_networks(report)
     for place in shards:

@@ -273,3 +273,32 @@ def test_a_png_whose_pixels_are_whole_and_bytes_are_not(job):
     with Image.open(io.BytesIO(data[data.index(b"\x89PNG") :])) as image:
         image.load()
     assert any(tar.name in problem for problem in verify_run(Place.parse(job / "out")).problems)
+
+
+def test_the_job_that_was_run_last(job):
+    place = job / "out" / "job.yaml"
+    head, _, text = place.read_text().partition("\n")
+    assert head.startswith("# ")
+    for changed in (text.replace("gamma: 0.6", "gamma: 0.7"), "", text[: len(text) // 2]):
+        place.write_text(f"{head}\n{changed}")
+        report = verify_run(Place.parse(job / "out"))
+        assert report.problems == [f"{place}: not as it was written; run the job again, which writes it"]
+        repair_run(report)
+        assert place.is_file()
+    again(job)
+    assert verify_run(Place.parse(job / "out")).ok
+    # One of an earlier release says no hash.
+    place.write_text(text)
+    assert verify_run(Place.parse(job / "out")).ok
+    place.write_text("a: [")
+    assert not verify_run(Place.parse(job / "out")).ok
+
+
+def test_a_line_of_the_events_that_can_not_be_read_is_told_and_is_no_problem(job):
+    (log,) = (job / "out" / "events").iterdir()
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join([lines[0], b"\x00" + lines[1][1:], *lines[2:]]))
+    report = verify_run(Place.parse(job / "out"))
+    assert report.ok
+    (note,) = (note for note in report.notes if "events" in note)
+    assert f"{log}: 1 line can't be read" in note
