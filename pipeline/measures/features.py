@@ -35,11 +35,26 @@ def gram_distance(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
     Returns:
         (N,), 0 for the same texture and colours.
     """
+    return distance_of_grams([gram(z) for z in x], [gram(z) for z in y])
+
+
+def gram(z: Tensor) -> Tensor:
+    """The Gram matrices (N, C, C) of feature maps (N, C, h, w): far smaller than these, and all that is compared."""
+    flat = z.flatten(2)
+    return flat @ flat.transpose(1, 2) / flat.shape[2]
+
+
+def distance_of_grams(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
+    """:func:`gram_distance` of feature maps whose Gram matrices are known.
+
+    Args:
+        x: Gram matrices (N, C, C), one for each layer.
+        y: The same of other pictures.
+    """
     distances = []
     for a, b in zip(x, y, strict=True):
-        gram_a, gram_b = _gram(a), _gram(b)
-        scale = (gram_a.flatten(1).norm(dim=1) * gram_b.flatten(1).norm(dim=1)).sqrt()
-        distances.append((gram_a - gram_b).flatten(1).norm(dim=1) / scale.clamp_min(1e-12))
+        scale = (a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1)).sqrt()
+        distances.append((a - b).flatten(1).norm(dim=1) / scale.clamp_min(1e-12))
     return torch.stack(distances).mean(0)
 
 
@@ -61,8 +76,3 @@ def position(z: Tensor, start: Tensor, end: Tensor) -> Tensor:
 def cosine(x: Tensor, y: Tensor) -> Tensor:
     """Cosine of the angle between (N, ...) tensors, (N,)."""
     return F.cosine_similarity(x.flatten(1), y.flatten(1))
-
-
-def _gram(z: Tensor) -> Tensor:
-    flat = z.flatten(2)
-    return flat @ flat.transpose(1, 2) / flat.shape[2]

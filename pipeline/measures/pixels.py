@@ -11,7 +11,7 @@ _LUMINANCE = (0.299, 0.587, 0.114)
 
 def edge_correlation(x: Tensor, y: Tensor) -> Tensor:
     """Pearson correlation of the Sobel magnitudes of luminance: where lines and shapes are, whatever their colour."""
-    sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
+    sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=x.device)
     kernels = torch.stack([sobel, sobel.T]).unsqueeze(1)
 
     def edges(z: Tensor) -> Tensor:
@@ -32,8 +32,9 @@ def colour_distance(x: Tensor, y: Tensor, bins: int = 4) -> Tensor:
 
     def histogram(z: Tensor) -> Tensor:
         cells = ((z.clamp(-1, 1) + 1) / 2 * bins).long().clamp(max=bins - 1)
-        index = (cells[:, 0] * bins + cells[:, 1]) * bins + cells[:, 2]
-        return F.one_hot(index.flatten(1), bins**3).float().mean(1)
+        index = ((cells[:, 0] * bins + cells[:, 1]) * bins + cells[:, 2]).flatten(1)
+        counts = torch.zeros(len(z), bins**3, device=z.device)
+        return counts.scatter_add_(1, index, torch.ones_like(index, dtype=counts.dtype)) / index.shape[1]
 
     return (histogram(x) - histogram(y)).abs().sum(1) / 2
 
@@ -77,10 +78,10 @@ def difference_hash(x: Tensor) -> Tensor:
     """
     small = F.interpolate(_luminance(x), size=(8, 9), mode="bilinear", antialias=True)[:, 0]
     bits = (small[:, :, 1:] > small[:, :, :-1]).flatten(1)
-    weights = 2 ** torch.arange(7, -1, -1)
+    weights = 2 ** torch.arange(7, -1, -1, device=x.device)
     return (bits.view(len(x), 8, 8) * weights).sum(2).to(torch.uint8)
 
 
 def _luminance(x: Tensor) -> Tensor:
     """(N, 1, H, W) in [-1, 1]."""
-    return (x.clamp(-1, 1) * torch.tensor(_LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    return (x.clamp(-1, 1) * torch.tensor(_LUMINANCE, device=x.device).view(1, 3, 1, 1)).sum(1, keepdim=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,9 @@ from pipeline.storage.place import Place
 from pipeline.storage.tables import DamagedError
 from pipeline.workers.base import Pool
 from pipeline.workers.unit import Outcome, halves
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Chosen by measurement (docs/scores.md): the noise level at which the model's features say most about a finished
 #: picture, and how many of its first skips.
@@ -115,7 +118,6 @@ class ScoreUnit:
         self, model: LoadedModel, loaded: tuple[list[np.ndarray | str], dict[str, np.ndarray]]
     ) -> list[dict[str, Any]]:
         """A row of scores for each pair."""
-        from diffstyle.images import to_tensor
 
         results, sources = loaded
         whole = [n for n, result in enumerate(results) if not isinstance(result, str)]
@@ -127,20 +129,20 @@ class ScoreUnit:
             return rows
         begun = time.perf_counter()
         images = sorted(sources)
-        encoded = _encode(model, [sources[image] for image in images] + [results[n] for n in whole])  # type: ignore[misc]
-        features = dict(zip(images, encoded, strict=False))
-        for n, own in zip(whole, encoded[len(images) :], strict=True):
-            pair, result = self.pairs[n], to_tensor(results[n])[None]  # type: ignore[arg-type]
-            content, style = pair["content_image"], pair["style_image"]
-            rows[n] |= _scores(
-                result,
-                None if content not in sources else to_tensor(sources[content])[None],
-                None if style not in sources else to_tensor(sources[style])[None],
-                own,
-                features.get(content),
-                features.get(style),
+        seen = _see(model, [sources[image] for image in images] + [results[n] for n in whole])  # type: ignore[misc]
+        of_sources = dict(zip(images, seen, strict=False))
+        own = dict(zip(whole, seen[len(images) :], strict=True))
+
+        def some(indices: Sequence[int]) -> list[dict[str, Any]]:
+            chosen = [whole[i] for i in indices]
+            contents, styles = (
+                [of_sources.get(self.pairs[n][f"{side}_image"]) for n in chosen] for side in ("content", "style")
             )
-            rows[n]["style_returns"] = self.style_returns.get(style)
+            return _scores([own[n] for n in chosen], contents, styles, model.device)
+
+        for n, scores in zip(whole, model.in_batches(len(whole), some, fill=False), strict=True):
+            rows[n] |= scores
+            rows[n]["style_returns"] = self.style_returns.get(self.pairs[n]["style_image"])
         each = (time.perf_counter() - begun) / len(whole)
         for n in whole:
             rows[n]["seconds"] = each
@@ -153,41 +155,95 @@ class ScoreUnit:
         return [replace(self, pairs=half) for half in halves(self.pairs)]
 
 
-def _encode(model: LoadedModel, pictures: Sequence[np.ndarray]) -> list[Any]:
-    """The model's features of each picture, on the CPU, each with a batch axis of one."""
-    from diffstyle.images import to_tensor
-    from pipeline.measures.denoiser import DenoiserFeatures, denoiser_features
+class _Seen(NamedTuple):
+    """A picture, and what the model sees in it: tensors with a batch axis of one, on the model's device.
 
-    def one(indices: Sequence[int]) -> list[DenoiserFeatures]:
+    Gram matrices and not the skip features that they are of: those of a unit of large pictures would not fit in memory.
+    """
+
+    pixels: np.ndarray
+    h: Tensor
+    grams: tuple[Tensor, ...]
+
+
+def _see(model: LoadedModel, pictures: Sequence[np.ndarray]) -> list[_Seen]:
+    """What the model sees in each picture."""
+    from diffstyle.images import to_tensor
+    from pipeline.measures.denoiser import denoiser_features
+    from pipeline.measures.features import gram
+
+    def some(indices: Sequence[int]) -> list[_Seen]:
         x = to_tensor(np.stack([pictures[i] for i in indices])).to(model.device)
         h, skips = denoiser_features(model.unet, x, TIMESTEP, SKIPS)
-        h, skips = h.cpu(), tuple(skip.cpu() for skip in skips)
-        return [DenoiserFeatures(h[k : k + 1], tuple(skip[k : k + 1] for skip in skips)) for k in range(len(indices))]
+        grams = [gram(skip) for skip in skips]
+        return [_Seen(pictures[i], h[k : k + 1], tuple(g[k : k + 1] for g in grams)) for k, i in enumerate(indices)]
 
-    return model.in_batches(len(pictures), one)
+    return model.in_batches(len(pictures), some)
 
 
-def _scores(result: Any, content: Any, style: Any, own: Any, of_content: Any, of_style: Any) -> dict[str, Any]:
-    """The scores of one result; those whose source is not there are left out."""
+def _scores(
+    own: Sequence[_Seen], contents: Sequence[_Seen | None], styles: Sequence[_Seen | None], device: str
+) -> list[dict[str, Any]]:
+    """The scores of some results; those whose source is not there are left out."""
     from pipeline.measures import features, pixels
 
-    scores: dict[str, Any] = {}
-    if content is not None:
-        scores["edges"] = pixels.edge_correlation(result, content)
-        scores["psnr_content"] = pixels.psnr(result, content)
-        scores["content_cosine"] = features.cosine(own.h, of_content.h)
-    if style is not None:
-        scores["style_colour"] = pixels.colour_distance(result, style)
-        scores["psnr_style"] = pixels.psnr(result, style)
-        scores["style_gram"] = features.gram_distance(own.skips, of_style.skips)
-    if content is not None and style is not None:
-        scores["content_kept"] = features.position(own.h, of_style.h, of_content.h)
-        usual = (pixels.contrast(content) + pixels.contrast(style)) / 2
-        scores["contrast"] = pixels.contrast(result) / usual.clamp_min(1e-6)
-        for name, measure in (("clipped", pixels.clipped), ("dark", pixels.dark)):
-            scores[name] = (measure(result) - measure(content).maximum(measure(style))).clamp_min(0)
-    plain: dict[str, Any] = {name: float(value) for name, value in scores.items()}
-    return {**plain, "phash": pixels.difference_hash(result)[0].numpy().tobytes()}
+    rows: list[dict[str, Any]] = [{} for _ in own]
+
+    def fill(chosen: Sequence[int], **scores: Tensor) -> None:
+        for name, values in scores.items():
+            for n, value in zip(chosen, values.tolist(), strict=True):
+                rows[n][name] = value
+
+    with_content = [n for n, one in enumerate(contents) if one is not None]
+    with_style = [n for n, one in enumerate(styles) if one is not None]
+    with_both = [n for n in with_content if styles[n] is not None]
+    if with_content:
+        x, content = _Batch([own[n] for n in with_content], device), _Batch([contents[n] for n in with_content], device)
+        fill(
+            with_content,
+            edges=pixels.edge_correlation(x.pixels, content.pixels),
+            psnr_content=pixels.psnr(x.pixels, content.pixels),
+            content_cosine=features.cosine(x.h, content.h),
+        )
+    if with_style:
+        x, style = _Batch([own[n] for n in with_style], device), _Batch([styles[n] for n in with_style], device)
+        fill(
+            with_style,
+            style_colour=pixels.colour_distance(x.pixels, style.pixels),
+            psnr_style=pixels.psnr(x.pixels, style.pixels),
+            style_gram=features.distance_of_grams(x.grams, style.grams),
+        )
+    if with_both:
+        x, content, style = (_Batch([side[n] for n in with_both], device) for side in (own, contents, styles))
+        usual = (pixels.contrast(content.pixels) + pixels.contrast(style.pixels)) / 2
+        beyond = {
+            name: measure(x.pixels) - measure(content.pixels).maximum(measure(style.pixels))
+            for name, measure in (("clipped", pixels.clipped), ("dark", pixels.dark))
+        }
+        fill(
+            with_both,
+            content_kept=features.position(x.h, style.h, content.h),
+            contrast=pixels.contrast(x.pixels) / usual.clamp_min(1e-6),
+            **{name: value.clamp_min(0) for name, value in beyond.items()},
+        )
+    hashes = pixels.difference_hash(_Batch(own, device).pixels).cpu().numpy()
+    for row, hashed in zip(rows, hashes, strict=True):
+        row["phash"] = hashed.tobytes()
+    return rows
+
+
+class _Batch:
+    """Several pictures that were seen, as tensors with N rows on the device."""
+
+    def __init__(self, seen: Sequence[_Seen | None], device: str) -> None:
+        import torch
+
+        from diffstyle.images import to_tensor
+
+        known = [one for one in seen if one is not None]
+        self.pixels = to_tensor(np.stack([one.pixels for one in known])).to(device)
+        self.h = torch.cat([one.h for one in known])
+        self.grams = [torch.cat(layer) for layer in zip(*(one.grams for one in known), strict=True)]
 
 
 # ---- the driver's side ----
