@@ -96,7 +96,7 @@ def select(context: click.Context, run: str, out: str | None, **given: Any) -> N
         raise ConfigError("--overwrite: there is no --out to replace")
     if out is not None:  # before the work, not after it
         check_target(Place.parse(out), place, given["overwrite"])
-    choice = choose(place, rules)
+    choice = choose(place, rules, whole=out is not None)
     for line in choice.lines():
         click.echo(line)
     if out is None:

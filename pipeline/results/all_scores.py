@@ -63,8 +63,10 @@ class AllScores:
 
 def _rows(table: pa.Table, pairs: pa.ChunkedArray) -> pa.Array:
     """The number of each pair's row, null where it has none: of several the newest without an error."""
-    if pc.count_distinct(table["pair"]).as_py() == len(table):
-        return _plain(pc.index_in(pairs, _plain(table["pair"])))
+    rows = _plain(pc.index_in(pairs, _plain(table["pair"])))
+    once = len(rows) - rows.null_count == len(table)  # each of its rows is some pair's, and so no pair's second
+    if once or pc.count_distinct(table["pair"]).as_py() == len(table):
+        return rows
     ranked = table.append_column("scored", pc.is_null(table["error"]))
     order = pc.sort_indices(ranked, [("scored", "descending"), ("created", "descending")])
     return order.take(_plain(pc.index_in(pairs, _plain(table["pair"].take(order)))))

@@ -16,7 +16,9 @@ from diffstyle.errors import ConfigError
 from pipeline.results.scores import Scores, score_rows
 from pipeline.results.select.choose import Choice, Rules, choose
 from pipeline.results.select.licences import allowed_list
+from pipeline.results.select.pairs import columns_of
 from pipeline.results.select.splits import parse_splits
+from pipeline.storage.parts import PartStore
 
 SIX = [pair_row(c, s, content_kept=i / 10, style_gram=i / 10) for i, (c, s) in enumerate(product("abc", "xy"))]
 
@@ -72,6 +74,67 @@ def test_a_condition_that_is_wrong_or_reaches_out_is_one_line(six, tmp_path, whe
     assert "\n" not in str(caught.value)
     assert "content_kept, content_cosine" in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["secret.csv"]
+
+
+NAMES = ["pair", "content_key", "style_key", "content_kept", "style_gram", "edges", "gamma", "seed"]
+
+
+@pytest.mark.parametrize(
+    ("condition", "wanted"),
+    [
+        ("content_kept > 0.5 AND Style_Gram*2 < edges * 3", {"content_kept", "style_gram", "edges"}),
+        ('"content_kept" BETWEEN 0 AND (gamma)*2', {"content_kept", "gamma"}),
+        ("edges > (SELECT median(content_kept) FROM pairs)", {"edges", "content_kept"}),
+        ("edges > (SELECT avg(edges) FROM pairs WHERE gamma > 0.5)", {"edges", "gamma"}),
+        ("content_kept IS NOT NULL -- edges", {"content_kept", "edges"}),
+        ("true", set()),
+        *[
+            (condition, set(NAMES))
+            for condition in (
+                "COLUMNS('.*kept') > 0.5",
+                "COLUMNS(*) IS NOT NULL",
+                "#4 > 0.5",
+                "(SELECT count(*) FROM pairs) > 3",
+                "exists(SELECT * FROM pairs)",
+                "exists(SELECT pairs.* FROM pairs)",
+                "exists(FROM pairs)",
+                "exists(TABLE pairs)",
+                "pairs IS NOT NULL",
+                "(SELECT max(p) FROM pairs p) IS NOT NULL",
+                "(SELECT max(p) FROM pairs AS p) IS NOT NULL",
+                "exists(SELECT 1 FROM pairs NATURAL JOIN (SELECT 0.5 AS gamma))",
+                "exists(SUMMARIZE pairs)",
+            )
+        ],
+    ],
+)
+def test_the_columns_that_a_condition_may_read(condition, wanted):
+    assert columns_of(condition, NAMES) == wanted
+
+
+@pytest.mark.parametrize("condition", ["COLUMNS('.*_kept') > 0.25", "(SELECT count(*) FROM pairs) = 6", "#1 > ''"])
+def test_a_condition_that_names_no_column(six, condition):
+    wanted = ["by", "cx", "cy"] if "kept" in condition else ["ax", "ay", "bx", "by", "cx", "cy"]
+    assert names(choose(six, Rules(where=condition))) == wanted
+
+
+def test_only_the_columns_that_the_rules_look_at_are_read(six, monkeypatch):
+    read = []
+    rows = PartStore.rows
+
+    def noted(store, schema, columns=None):
+        read.extend(schema.names if columns is None else columns)
+        return rows(store, schema, columns)
+
+    monkeypatch.setattr(PartStore, "rows", noted)
+    rules = Rules(where="content_kept > 0.1 AND style_key = 'x'", best="edges", per_style=1)
+    narrow = choose(six, rules, whole=False)
+    needed = {"pair", "status", "content_kept", "style_key", "edges", "content_image", "style_image"}
+    assert set(read) == needed | {"error", "created"}  # of several rows of a pair, the newest without an error
+    whole = choose(six, rules)
+    assert narrow.lines() == whole.lines()
+    assert narrow.table["pair"] == whole.table["pair"]
+    assert set(whole.table.column_names) > {"picture", "style_gram", "content_licence", "phash"}
 
 
 def test_only_a_condition_needs_duckdb(six, monkeypatch):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import shutil
 
 import numpy as np
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 from support.whole_jobs import manifest, run_job
 
+from diffstyle.networks.unet import UNet
 from pipeline.cli.main import main
 from pipeline.measures.denoiser import denoiser_features
 from pipeline.measures.features import cosine, gram_distance, position
@@ -171,3 +173,29 @@ def test_near_duplicates_differ_in_few_bits():
     assert (plain != hashed(image.resize((48, 48)))).sum() <= 4
     assert (plain != hashed(image.point(lambda v: v // 2 + 20))).sum() <= 4
     assert (plain != hashed(other)).sum() > 48
+
+
+# ---- what it costs ----
+
+
+def test_half_a_network_call_for_each_picture_and_its_sources(made, tmp_path, monkeypatch):
+    """No decoding, and each picture of a unit is encoded once; features of one batch alone are held at a time."""
+    out = tmp_path / "out"
+    shutil.copytree(made, out)
+    shutil.rmtree(out / "scores")
+    monkeypatch.setattr("pipeline.runner.run.Run.share", lambda run, total, most=256: total)  # all in one unit
+    encoded, shapes = [], set()
+
+    def counted(unet, x, timestep, skips):
+        tensors = (one for one in gc.get_objects() if type(one) is torch.Tensor)
+        assert not [one for one in tensors if one.shape[1:] in shapes], "features of an earlier batch are still held"
+        features = denoiser_features(unet, x, timestep, skips)
+        encoded.append(len(x))
+        shapes.update(skip.shape[1:] for skip in features.skips)
+        return features
+
+    monkeypatch.setattr("pipeline.measures.denoiser.denoiser_features", counted)
+    monkeypatch.setattr(UNet, "decode", None)
+    assert CliRunner().invoke(main, ["score", str(out), "--local", "--quiet"]).exit_code == 0
+    assert sum(encoded) == 8 + 2 + 2
+    assert scores(out)["style_gram"].notna().all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from diffstyle.errors import ConfigError
 from pipeline.results.manifest import Manifest
 from pipeline.results.select.keep_list import read_keep_list
 from pipeline.results.select.licences import is_allowed
-from pipeline.results.select.pairs import has_scores, matching, pairs_of
+from pipeline.results.select.pairs import RunPairs, columns_of, matching
 from pipeline.results.select.ranking import best_first, within_quotas, without_duplicates
 from pipeline.results.select.splits import By, splits_of
 from pipeline.storage.counts import count
@@ -55,6 +55,21 @@ class Rules:
     per_content: int | None = None
     limit: int | None = None
 
+    @property
+    def best_column(self) -> str | None:
+        """The column that ``best`` names."""
+        return None if self.best is None else self.best.lstrip("+-")
+
+    def columns(self, names: Sequence[str]) -> set[str]:
+        """Of all columns that there are, those that the rules look at."""
+        needed = {self.best_column} if self.best_column else set()
+        needed |= columns_of(self.where, names) if self.where is not None else set()
+        needed |= {"content_licence", "style_licence"} if self.licences else set()
+        needed |= {"phash"} if self.duplicates is not None else set()
+        if self.splits or self.per_style is not None or self.per_content is not None:
+            needed |= {"content_image", "style_image"}
+        return needed
+
     def check(self) -> None:
         """ConfigError where two of them don't go together."""
         if self.best is not None and (self.duplicates, self.per_style, self.per_content, self.limit) == (None,) * 4:
@@ -81,7 +96,7 @@ class Choice:
     """The chosen pairs.
 
     Attributes:
-        table: Their rows as ``pairs_of`` gives them, sorted by ``pair``, with a column ``split``.
+        table: Their rows as :class:`RunPairs` gives them, sorted by ``pair``, with a column ``split``.
         made: How many pictures the run has.
         left_out: What each rule left out, in order.
         notes: What the user should know.
@@ -111,18 +126,24 @@ def _order(table: pa.Table) -> list[str]:
     return names.decode().split(",") if names else []
 
 
-def choose(run: Place, rules: Rules) -> Choice:
+def choose(run: Place, rules: Rules, whole: bool = True) -> Choice:
     """Choose the pairs of a run.
 
     Args:
         run: The output folder, or its address on S3 or GCS.
         rules: What is asked of them.
+        whole: Whether the chosen rows are wanted with all their columns; else those that the rules look at are enough.
 
     Raises:
         ConfigError: A rule is wrong, or there are no pictures.
     """
     rules.check()
-    table = pairs_of(run)
+    pairs = RunPairs(run)
+    if rules.best_column is not None:
+        pairs.number(rules.best_column, "--best")
+    if rules.duplicates is not None and not pairs.scored:
+        raise ConfigError("--drop-duplicates: this run has no scores yet; `diffstyle score RUN` makes them")
+    table = pairs.table(rules.columns(pairs.names))
     made = len(table)
     left_out: list[LeftOut] = []
     notes: list[str] = []
@@ -133,7 +154,8 @@ def choose(run: Place, rules: Rules) -> Choice:
         left_out.append(LeftOut(rule, before - len(table), why if before > len(table) else ""))
 
     if rules.where is not None:
-        keep(pc.is_in(table["pair"], matching(table, rules.where)), "--where")
+        keep(pc.is_in(table["pair"], matching(table, rules.where, pairs.words())), "--where")
+    table = table.sort_by("pair").combine_chunks()
     if rules.keep is not None:
         decisions = read_keep_list(rules.keep)
         unknown = (decisions.keep | decisions.reject) - set(_all_ids(run))
@@ -151,8 +173,6 @@ def choose(run: Place, rules: Rules) -> Choice:
     if rules.splits:
         keep(pc.is_valid(table["split"]), "--splits", split_why)
     if rules.duplicates is not None:
-        if not has_scores(table):
-            raise ConfigError("--drop-duplicates: this run has no scores yet; `diffstyle score RUN` makes them")
         unknown_hash = table["phash"].null_count
         if unknown_hash:
             notes.append(f"{count(unknown_hash, 'pair', 'has/have')} no scores and so no others to be compared with")
@@ -166,8 +186,11 @@ def choose(run: Place, rules: Rules) -> Choice:
         keep(_mask(kept, len(table)), " and ".join(name for name, value in given.items() if value is not None))
     if rules.limit is not None:
         keep(_mask(best_first(table, rules.best)[: rules.limit], len(table)), "--limit")
-    if rules.best is not None and (empty := table[rules.best.lstrip("+-")].null_count):
-        notes.append(f"{empty:,} of the chosen pairs have no {rules.best.lstrip('+-')}; they came last")
+    if rules.best_column is not None and (empty := table[rules.best_column].null_count):
+        notes.append(f"{empty:,} of the chosen pairs have no {rules.best_column}; they came last")
+    if whole:
+        chosen = pairs.table(only=table["pair"]).sort_by("pair").combine_chunks()
+        table = chosen.append_column(table.schema.field("split"), table["split"])
     choice = Choice(table, made, tuple(left_out), tuple(notes))
     lacking = [name for name in rules.splits if name not in choice.splits]
     if lacking and len(table):
@@ -190,18 +213,22 @@ def _mask(rows: np.ndarray, n: int) -> pa.Array:
     return pa.array(mask)
 
 
-def _licensed(table: pa.Table, allowed: tuple[str, ...]) -> tuple[pa.ChunkedArray, str, str]:
+def _licensed(table: pa.Table, allowed: tuple[str, ...]) -> tuple[pa.Array, str, str]:
     """Which pairs may be used, the rule's name, and how many pairs each other licence cost."""
-    good: dict[str | None, bool] = {}
-    kept, reasons = [], Counter[str]()
-    for pair in zip(table["content_licence"].to_pylist(), table["style_licence"].to_pylist(), strict=True):
-        wrong = [one for one in pair if not good.setdefault(one, is_allowed(one, allowed))]
-        kept.append(not wrong)
-        if wrong:
-            reasons[wrong[0] or "no licence stated"] += 1
-    words = [f"{name}: {n:,}" for name, n in reasons.most_common(8)]
-    words += ["..."] if len(reasons) > len(words) else []
-    return pa.array(kept, pa.bool_()), "--licence", ", ".join(words)
+    sides = [table[f"{side}_licence"].combine_chunks() for side in ("content", "style")]
+    good = []
+    for licences in sides:
+        distinct = pc.unique(licences)
+        verdicts = pa.array([is_allowed(licence, allowed) for licence in distinct.to_pylist()], pa.bool_())
+        good.append(verdicts.take(pc.index_in(licences, distinct)))
+    kept = pc.and_(*good)
+    wrong = pc.if_else(good[0], sides[1], sides[0]).filter(pc.invert(kept))
+    counts = Counter(
+        {row["values"] or "no licence stated": row["counts"] for row in pc.value_counts(wrong).to_pylist()}
+    )
+    words = [f"{name}: {n:,}" for name, n in counts.most_common(8)]
+    words += ["..."] if len(counts) > len(words) else []
+    return kept, "--licence", ", ".join(words)
 
 
 def _with_splits(table: pa.Table, rules: Rules) -> tuple[pa.Table, str]:

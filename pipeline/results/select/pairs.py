@@ -1,6 +1,12 @@
-"""The pairs of a run as one table: manifest, scores and what the sources say of licences, joined by ``pair``."""
+"""The pairs of a run as one table: manifest, scores and what the sources say of licences, joined by ``pair``.
+
+A million rows of all columns are a gigabyte and take seconds to read, so only the columns that are asked for are.
+"""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,55 +18,113 @@ from pipeline.results.scores import SCORES, ScoreColumn
 from pipeline.results.select.licences import rights_of
 from pipeline.storage.place import Place
 
-#: Of the manifest's, those that are the same in each row here, and one that is long: of a million rows a gigabyte.
+#: Of the manifest's columns, those that are the same in each row here, and one that is long.
 _OMITTED = {"status", "error", "recipe"}
+_RIGHTS = tuple(f"{side}_{name}" for side in ("content", "style") for name in ("licence", "attribution"))
 
 
-def pairs_of(run: Place) -> pa.Table:
-    """A row for each picture of a run, sorted by ``pair``.
+class RunPairs:
+    """The pictures of a run, a row for each.
 
     Args:
         run: The output folder, or its address on S3 or GCS.
 
-    Returns:
-        The manifest's columns but ``recipe``, ``content_licence``, ``content_attribution``, ``style_licence``,
-        ``style_attribution``, and the scores' where the run was scored; a picture that has no scores has nulls there.
+    Attributes:
+        names: The columns that there are: the manifest's but ``recipe``, ``content_licence``,
+            ``content_attribution``, ``style_licence``, ``style_attribution``, and the scores' where the run was scored.
 
     Raises:
         ConfigError: There are no pictures.
     """
-    manifest = Manifest(run)
-    if not manifest.store.exists():
-        raise ConfigError(f"{run}: no results here; give the output folder of a job that was run")
-    table = manifest.table()
-    table = table.filter(pc.equal(table["status"], "ok"))
-    table = table.select([name for name in MANIFEST_SCHEMA.names if name not in _OMITTED])
-    if len(table) == 0:
-        raise ConfigError(f"{run}: no pictures here yet; run the job first")
-    for side in ("content", "style"):
-        licences, attributions = rights_of(table[f"{side}_meta"])
-        table = table.append_column(f"{side}_licence", licences)
-        table = table.append_column(f"{side}_attribution", attributions)
-    scores = AllScores(run)
-    for field, values in scores.of(table["pair"], [field.name for field in scores.fields]):
-        table = table.append_column(field, values)
-    return table.sort_by("pair").combine_chunks()
+
+    def __init__(self, run: Place) -> None:
+        self._run, self._manifest, self._scores = run, Manifest(run), AllScores(run)
+        if not self._manifest.store.exists():
+            raise ConfigError(f"{run}: no results here; give the output folder of a job that was run")
+        self._fields = [field.name for field in self._scores.fields]
+        self.names = [*(name for name in MANIFEST_SCHEMA.names if name not in _OMITTED), *_RIGHTS, *self._fields]
+
+    @property
+    def scored(self) -> bool:
+        """Whether the run was ever scored."""
+        return "phash" in self._fields
+
+    def table(self, names: Collection[str] | None = None, only: pa.ChunkedArray | None = None) -> pa.Table:
+        """The pairs, in any order. Memory: the columns asked for.
+
+        Args:
+            names: Those wanted, ``pair`` always being one of them; None: all.
+            only: Ids of the pairs that are wanted; None: all.
+
+        Raises:
+            ConfigError: There are no pictures yet.
+        """
+        wanted = [name for name in self.names if names is None or name == "pair" or name in names]
+        of_metas = {f"{side}_meta": {f"{side}_licence", f"{side}_attribution"} for side in ("content", "style")}
+        metas = [meta for meta, rights in of_metas.items() if rights & set(wanted)]
+        own = [name for name in wanted if name in MANIFEST_SCHEMA.names]
+        table = self._manifest.table(list(dict.fromkeys([*own, *metas, "status"])))
+        table = table.filter(pc.equal(table["status"], "ok"))
+        if len(table) == 0:
+            raise ConfigError(f"{self._run}: no pictures here yet; run the job first")
+        if only is not None:
+            table = table.filter(pc.is_in(table["pair"], only.combine_chunks()))
+        columns = {name: table[name] for name in own}
+        for meta in metas:
+            side = meta.removesuffix("meta")
+            columns |= dict(zip((f"{side}licence", f"{side}attribution"), rights_of(table[meta]), strict=True))
+        fields = {name: MANIFEST_SCHEMA.field(name) for name in own} | {n: pa.field(n, pa.string()) for n in _RIGHTS}
+        for field, values in self._scores.of(table["pair"], set(wanted) & set(self._fields)):
+            fields[field.name], columns[field.name] = field, values
+        schema = pa.schema([fields[name] for name in wanted])
+        return pa.Table.from_arrays([columns[name] for name in wanted], schema=schema)
+
+    def words(self) -> str:
+        """The names for a message, with a word on scores where there are none."""
+        names = self.names if self.scored else [*self.names, "and no scores (`diffstyle score RUN` makes them)"]
+        return ", ".join(names)
+
+    def number(self, name: str, option: str) -> None:
+        """Raise ConfigError, naming the option, where ``name`` is no column of numbers."""
+        if name not in self.names:
+            if name in SCORES and not self.scored:
+                raise ConfigError(f"{option} {name}: this run has no scores yet; `diffstyle score RUN` makes them")
+            raise ConfigError(f"{option} {name}: no such column; the columns are {self.words()}")
+        fields = {field.name: field for field in (*MANIFEST_SCHEMA, *self._scores.fields)}
+        kind = fields[name].type if name in fields else pa.string()
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            raise ConfigError(f"{option} {name}: a column of {kind}, which is no number")
 
 
-def has_scores(table: pa.Table) -> bool:
-    """Whether the run of these pairs was ever scored."""
-    return "phash" in table.column_names
+# How a condition may mean a column without naming it: `*` that is no product, `#1`, COLUMNS(...), whole rows, and
+# queries that name no columns at all.
+_UNNAMED = re.compile(
+    r"#|(?<![\w\s)\]'\"])\s*\*|^\s*\*|\b(?:select|distinct|all)\s*\*"
+    r"|\b(?:pairs|columns|table|describe|show|summarize|pivot|unpivot|natural)\b"
+)
+# The plain use of the table: it has no other name there by which whole rows could be meant.
+_FROM = re.compile(r"\bfrom\s+pairs(?=\s*(?:\)|$|(?:where|group|having|qualify|order|limit)\b))")
 
 
-def matching(table: pa.Table, condition: str) -> pa.Array:
+def columns_of(condition: str, names: Sequence[str]) -> set[str]:
+    """Of some columns, all that an SQL condition may read; perhaps more, never fewer."""
+    text = _FROM.sub("from ", condition.lower())
+    words = re.findall(r"\w+", text)
+    if _UNNAMED.search(text) or words.count("from") > words.count("select"):
+        return set(names)
+    return {name for name in names if name.lower() in words}
+
+
+def matching(table: pa.Table, condition: str, names: str) -> pa.Array:
     """The ids of the pairs for which an SQL condition is true.
 
     The condition is one DuckDB expression over the table's columns; a subquery may name the table ``pairs``. It can
     read nothing else: no files, no other tables, no variables of this process.
 
     Args:
-        table: As :func:`pairs_of` gives it.
+        table: As :meth:`RunPairs.table` gives it, with ``columns_of`` the condition.
         condition: For example ``content_kept > 0.5 AND style_label = 'oil'``.
+        names: The columns that there are, for a message.
 
     Raises:
         ConfigError: The condition is wrong; the line has DuckDB's own message and the columns that there are. Or DuckDB
@@ -83,30 +147,12 @@ def matching(table: pa.Table, condition: str) -> pa.Array:
             # As an expression and not as text inside a query, which a bracket too many could leave.
             chosen = connection.view("pairs").filter(condition).project("pair").to_arrow_table()
         except duckdb.Error as error:
-            raise ConfigError(f"--where: {_first_line(error)}; the columns are {', '.join(columns(table))}") from error
+            raise ConfigError(f"--where: {_first_line(error)}; the columns are {names}") from error
     return chosen["pair"].combine_chunks()
 
 
 def _first_line(error: Exception) -> str:
     return " ".join(str(error).split("\n\nLINE ")[0].split())[:400]
-
-
-def columns(table: pa.Table) -> list[str]:
-    """The names that a condition may use; with a word on scores where there are none."""
-    names = list(table.column_names)
-    return names if has_scores(table) else [*names, "and no scores (`diffstyle score RUN` makes them)"]
-
-
-def column_of(table: pa.Table, name: str, option: str) -> pa.ChunkedArray:
-    """A column of numbers by name. ConfigError, naming the option, where there is none."""
-    if name not in table.column_names:
-        if name in SCORES and not has_scores(table):
-            raise ConfigError(f"{option} {name}: this run has no scores yet; `diffstyle score RUN` makes them")
-        raise ConfigError(f"{option} {name}: no such column; the columns are {', '.join(columns(table))}")
-    kind = table.schema.field(name).type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise ConfigError(f"{option} {name}: a column of {kind}, which is no number")
-    return table[name]
 
 
 def score_columns(table: pa.Table) -> dict[str, ScoreColumn]:

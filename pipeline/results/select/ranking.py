@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffstyle.errors import ConfigError
-from pipeline.results.select.pairs import column_of, score_columns
+from pipeline.results.select.pairs import score_columns
 
 
 def best_first(table: pa.Table, best: str | None) -> np.ndarray:
@@ -20,16 +20,16 @@ def best_first(table: pa.Table, best: str | None) -> np.ndarray:
 
     Args:
         table: The pairs, sorted by ``pair``.
-        best: A score; ``-`` before it turns its direction. Where neither end is good by itself, and for other columns
-            of numbers: ``+`` for most first, ``-`` for least first.
+        best: A score, or another of its columns of numbers; ``-`` before it turns its direction. Where neither end is
+            good by itself, and for columns that are no scores: ``+`` for most first, ``-`` for least first.
 
     Raises:
-        ConfigError: There is no such column, or its direction isn't known.
+        ConfigError: Its direction isn't known.
     """
     if best is None:
         return np.arange(len(table))
     sign, name = (best[0], best[1:]) if best[:1] in "+-" else ("", best)
-    values = column_of(table, name, "--best").cast(pa.float64()).to_numpy(zero_copy_only=False)
+    values = table[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
     column = score_columns(table).get(name)
     more = None if column is None else column.better
     if more is None:
