@@ -98,7 +98,8 @@ def main() -> None:
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
     head = ("`diffstyle select RUN ...`", "seconds", "of all cores", "memory", "chosen")
-    lines = [f"{arguments.pairs:,} pairs, {os.cpu_count()} cores.", ""]
+    busy = f"{os.cpu_count()} cores, on which {os.getloadavg()[0]:.0f} other programs wanted to run"
+    lines = [f"{arguments.pairs:,} pairs; {busy}.", ""]
     lines += [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "run"
