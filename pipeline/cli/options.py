@@ -45,21 +45,45 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Stop after more than N failed pictures or pairs; instead of the job's compute.max_failures.",
             ),
             click.option("--quiet", "-q", is_flag=True, help="No progress, only the summary."),
+            click.option(
+                "--summary",
+                type=click.Path(dir_okay=False, path_type=Path),
+                metavar="FILE",
+                help="Write a summary as JSON when the run ends, however it ends.",
+            ),
+            click.option(
+                "--webhook",
+                envvar="DIFFSTYLE_WEBHOOK",
+                metavar="URL",
+                help="POST that summary to this address. Better by the variable DIFFSTYLE_WEBHOOK, which no list of "
+                "processes shows.",
+            ),
         )
     ):
         command = decorate(command)
     return command
 
 
-def run_stages(job: str, overrides: tuple[str, ...], stages: Sequence[str] | None, **options: Any) -> int:
+def run_stages(
+    job: str,
+    overrides: tuple[str, ...],
+    stages: Sequence[str] | None,
+    summary: Path | None = None,
+    webhook: str | None = None,
+    **options: Any,
+) -> int:
     """Run some stages of a job, say what was made, and return the exit code."""
     from pipeline.jobfile.load import load_job
+    from pipeline.runner.closing import told_at_the_end
 
-    loaded = load_job(job, overrides, check_inputs=True)
+    with told_at_the_end(summary, webhook) as closing:
+        loaded = load_job(job, overrides, check_inputs=True)
+        closing.output = loaded.output
 
-    from pipeline.runner.api import run
+        from pipeline.runner.api import run
 
-    result = run(loaded, stages=stages, **options)
+        result = run(loaded, stages=stages, counts=closing.counts, **options)
+        closing.exit_code = result.exit_code
     click.echo(str(result))
     return result.exit_code
 

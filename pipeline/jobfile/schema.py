@@ -242,6 +242,9 @@ class Job(ModelChoice):
     score: Score = False
     """`true`: score every picture as a last stage: content kept, style kept, sanity ([scores](scores.md))"""
     compute: Compute = Compute()
+    stop_after: Seconds | None = None
+    """time budget of a run (seconds, or `6h`): then no new work is begun, what is under way is finished and
+    committed, and the run ends with code 4, to be gone on with"""
 
     @field_serializer("seed")
     def _as_written(self, values: tuple[int, ...]) -> Any:

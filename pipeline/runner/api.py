@@ -120,6 +120,7 @@ def run(
     retry_failed: bool = False,
     max_failures: int | None = None,
     quiet: bool = False,
+    counts: RunCounts | None = None,
 ) -> Result:
     """Run a job, or some of its stages: what is missing is made, what is there is kept.
 
@@ -135,6 +136,7 @@ def run(
         retry_failed: Try again what failed before.
         max_failures: Stop after more failed pictures or pairs than this; default: the job's ``compute.max_failures``.
         quiet: Show no progress.
+        counts: Filled as the run goes on, and as :attr:`Result.counts` at its end; of use where the run is stopped.
 
     Returns:
         Counts, failures and where everything is. A job that is done with failures returns too; see ``exit_code``.
@@ -165,7 +167,7 @@ def run(
     with ExitStack() as stack:
         if own:
             stack.callback(workers.close)
-        prepared = Run(loaded, Options(retry_failed, quiet, max_failures), workers)
+        prepared = Run(loaded, Options(retry_failed, quiet, max_failures), workers, counts)
         prepared.check(chosen)
         running = stack.enter_context(prepared)
         for stage in chosen:

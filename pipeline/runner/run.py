@@ -25,6 +25,7 @@ from pipeline.monitoring.status import write_plan
 from pipeline.monitoring.summary import RunCounts, summary_lines
 from pipeline.results.contact_sheets import COLUMNS, contact_sheets
 from pipeline.results.manifest import Manifest
+from pipeline.runner.budget import Budget, WithinBudget
 from pipeline.runner.check import check_job, require_made
 from pipeline.runner.journal import Journal
 from pipeline.runner.listing import listed_pictures
@@ -73,21 +74,28 @@ class Options:
 class Run:
     """One run of a job, over any of its stages. A context manager: it holds the output's lock and the workers.
 
-    ``workers`` says where the work runs; None: on a Ray of this process's own.
+    ``workers`` says where the work runs; None: on a Ray of this process's own. ``counts`` are filled as it goes on.
     """
 
-    def __init__(self, job: Job, options: Options = Options(), workers: Workers | None = None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        options: Options = Options(),
+        workers: Workers | None = None,
+        counts: RunCounts | None = None,
+    ) -> None:
         self.job = job
         self.options = options
         self.workers: Workers = RayWorkers() if workers is None else workers
         self.output = Place.parse(job.output)
         self.sides = sides(job)
-        self.counts = RunCounts()
+        self.counts = RunCounts() if counts is None else counts
         self.sheets: list[Place] = []
         self._stack = ExitStack()
         self._pool: Pool | None = None
         self._banks: tuple[LatentBank, LatentBank] | None = None
         self._metrics = Metrics()
+        self._budget = Budget(job.stop_after)
         self._journal = Journal(self.output, job)
         self.log: Callable[..., None] = self._journal.log
         limit = job.compute.max_failures if options.max_failures is None else options.max_failures
@@ -162,7 +170,7 @@ class Run:
             self.begin()
             self._clock.starting()
             made = model_pool(self.job, self.facts, self.workers, self._clock.on_event, self.lock.check, self._crew)
-            self._pool = self._stack.enter_context(made)
+            self._pool = self._stack.enter_context(WithinBudget(made, self._budget))
         return self._pool
 
     def stage(
@@ -191,7 +199,7 @@ class Run:
                 on=self.job.compute.decode_on,
             )
 
-        with PoolOnDemand(decoders) as pool:
+        with WithinBudget(PoolOnDemand(decoders), self._budget) as pool:
             for side in self.sides:
                 if not side.needs_shards:
                     continue
@@ -308,6 +316,8 @@ class Run:
 
                 def measured(made: int, not_made: int, outcome: Outcome) -> None:
                     calls = outcome.unit.recipe.plan.encodes
+                    self.counts.pairs_made += made
+                    self.counts.pairs_failed += not_made
                     sizer.measured(len(outcome.unit.pairs), calls, outcome.timing.compute)
                     self._metrics.pairs(made, not_made, outcome.timing, calls * len(outcome.unit.pairs))
                     on_done(made, not_made, outcome)
@@ -326,9 +336,7 @@ class Run:
                         size=lambda left, calls=one.recipe.plan.encodes: sizer.next(calls, left),  # type: ignore[misc]
                     )
                 )
-                made, not_made = inject_stage(self.pool, manifest, tiles, measured)
-                self.counts.pairs_made += made
-                self.counts.pairs_failed += not_made
+                inject_stage(self.pool, manifest, tiles, measured)
 
     def _tell_lost(self, pairs: WantedPairs) -> None:
         """Count and list the rows whose pictures can't be used, and those that ask for the same pair."""

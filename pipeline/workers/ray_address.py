@@ -74,11 +74,7 @@ def wants_token(address: str) -> bool:
     Raises:
         ConfigError: it refuses this process, or is no Ray cluster.
     """
-    stated = os.environ.get(_MODE, "").lower()
-    # Without a token first: a cluster that wants none lets one in that has one, but then fails to start actors.
-    for mode in [stated] if stated else ["disabled", "token"]:
-        if mode == "token" and token_at() is None:
-            break
+    for mode in modes_to_try():
         answer = _asked(address, mode)
         if answer == "ok":
             if mode == "token":
@@ -86,7 +82,17 @@ def wants_token(address: str) -> bool:
             return mode == "token"
         if answer != "refused":
             raise no_cluster(address, answer)
-    raise _refused(address, stated)
+    raise refused(address)
+
+
+def modes_to_try() -> list[str]:
+    """The ways in which this process may ask to be let in, in order.
+
+    Without a token first: a cluster that wants none lets one in that has one, but then fails to start actors.
+    """
+    stated = os.environ.get(_MODE, "").lower()
+    modes = [stated] if stated else ["disabled", "token"]
+    return [mode for mode in modes if mode != "token" or token_at() is not None]
 
 
 def set_authentication(mode: str | None) -> str | None:
@@ -159,8 +165,9 @@ def _warn_of_readers() -> None:
         log.warning("%s: other users can read this token, and run code on the cluster; chmod 600 %s", file, file)
 
 
-def _refused(address: str, stated: str) -> ConfigError:
-    place = token_at()
+def refused(address: str) -> ConfigError:
+    """The error for a cluster that wants a token and did not get the right one."""
+    place, stated = token_at(), os.environ.get(_MODE, "").lower()
     if stated == "disabled":
         why = f"this cluster wants a token, but {_MODE} is disabled; unset {_MODE}"
     elif place is not None:
