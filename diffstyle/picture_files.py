@@ -12,8 +12,9 @@ note says where gAMA is not sRGB's), EXIF's ColorSpace, a TIFF's WhitePoint and 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,6 +26,9 @@ from diffstyle.picture_metadata import without_metadata
 
 # Pillow's own limit, about 13,000 x 13,000 pixels: above it a small file can take gigabytes once it is decoded.
 PIXEL_LIMIT = 178_956_970
+
+# Colours are worked out so many pixels at a time: a picture at the limit takes 1.4 GB and not 4.
+STRIP = 1 << 22
 
 # What shows through where a picture is transparent.
 BACKGROUND = (255, 255, 255)
@@ -72,6 +76,7 @@ class _Samples:
     signed: bool = False
     white_is_zero: bool = False
     misread: str | None = None  # a kind that Pillow reads wrongly, in silence
+    range: tuple[float, float] | None = None  # the lowest and the highest value, of those of more than 8 bits
 
 
 def read_picture(
@@ -99,7 +104,6 @@ def read_picture(
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, pixel_limit)
     image, notes = _opened(data, pixel_limit)
     samples = _samples(image, data)
-    colours, alpha = _colours(image, samples, data)
     profile = image.info.get("icc_profile") if profiles and image.mode != "LAB" else None
     if profile is not None and not isinstance(profile, bytes):
         notes.append("its colour profile can't be read; it is ignored")
@@ -107,17 +111,46 @@ def read_picture(
     gamma = image.info.get("gamma")
     if profiles and not profile and "srgb" not in image.info and gamma and abs(gamma - _SRGB_GAMMA) > 0.02:
         notes.append(f"its gAMA chunk ({gamma:g}) is not that of sRGB; it is ignored")
-    flat, note = to_srgb(colours, profile)
-    if note:
-        notes.append(note)
-    if alpha is not None:
-        flat.putalpha(alpha)
-        below = Image.new("RGBA", flat.size, (*background, 255))
-        flat = Image.alpha_composite(below, flat).convert("RGB")
-    turn, note = _turn(image)
-    if note:
-        notes.append(note)
+    turn, turn_note = _turn(image)
+    flat, note = _flat(image, samples, data, profile, background)
+    notes += [one for one in (note, turn_note) if one]
+    del image
     return Picture(flat if turn is None else flat.transpose(turn), tuple(notes))
+
+
+def _flat(
+    image: Image.Image, samples: _Samples, data: bytes, profile: bytes | None, background: tuple[int, int, int]
+) -> tuple[Image.Image, str | None]:
+    """The picture in sRGB on its background, and a note on its profile; strip by strip, so that little is held."""
+    if samples.range is None and (image.mode.startswith("I") or image.mode == "F"):
+        extremes = np.array([(part.min(), part.max()) for part in map(np.asarray, _strips(image))])
+        samples = replace(samples, range=(float(extremes[:, 0].min()), float(extremes[:, 1].max())))
+    low = _low_bytes(data) if samples.bits == 16 and image.mode == "RGB" and _colour_key(image) is not None else None
+    whole, note, top = Image.new("RGB", image.size), None, 0
+    for part, low_part in zip(_strips(image), _strips(low) if low else itertools.repeat(None), strict=False):
+        colours, alpha = _colours(part, samples, low_part)
+        flat, note = to_srgb(colours, profile)
+        if alpha is not None:
+            flat.putalpha(alpha)
+            below = Image.new("RGBA", flat.size, (*background, 255))
+            flat = Image.alpha_composite(below, flat).convert("RGB")
+        if flat.size == image.size:
+            return flat, note
+        whole.paste(flat, (0, top))
+        top += flat.height
+    return whole, note
+
+
+def _strips(image: Image.Image) -> Iterator[Image.Image]:
+    """The picture as strips of about STRIP pixels, from the top; one that is no larger as it is."""
+    if image.width * image.height <= STRIP:
+        yield image
+        return
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        part = _from_pillow(image.crop, (0, top, image.width, min(top + rows, image.height)))
+        part.format = image.format  # a crop forgets what file it is of
+        yield part
 
 
 def _opened(data: bytes, pixel_limit: int) -> tuple[Image.Image, list[str]]:
@@ -177,7 +210,12 @@ def _number(tags: Any, tag: int, default: int) -> int:
     return first if isinstance(first, int) else default
 
 
-def _colours(image: Image.Image, samples: _Samples, data: bytes) -> tuple[Image.Image, Image.Image | None]:
+def _colour_key(image: Image.Image) -> Any:
+    """The colour that a PNG names as transparent, as its tRNS chunk has it; None where it names none."""
+    return image.info.get("transparency") if image.format == "PNG" and image.mode != "P" else None
+
+
+def _colours(image: Image.Image, samples: _Samples, low: Image.Image | None) -> tuple[Image.Image, Image.Image | None]:
     """A picture of mode RGB, L or CMYK, and its alpha of mode L or None."""
     mode = image.mode
     wide = mode.startswith("I") or mode == "F"
@@ -185,10 +223,10 @@ def _colours(image: Image.Image, samples: _Samples, data: bytes) -> tuple[Image.
         raise Undecodable(f"a TIFF with {samples.misread} can't be read; save it otherwise")
     if samples.signed and (samples.bits == 8 or not wide):
         raise Undecodable(f"signed samples of {samples.bits} bits have no known white")
-    colour_key = image.info.get("transparency") if image.format == "PNG" and mode != "P" else None
+    colour_key = _colour_key(image)
     alpha = None
     if colour_key is not None and mode in ("1", "L", "RGB", "I", "I;16", "I;16B"):
-        alpha = _keyed_alpha(image, colour_key, samples.bits, data)
+        alpha = _keyed_alpha(image, colour_key, samples.bits, low)
     if wide:
         return Image.fromarray(_eight_bits(image, samples)), alpha
     if mode in ("RGBa", "La", "PA") or (mode == "P" and "transparency" in image.info):
@@ -205,14 +243,14 @@ def _colours(image: Image.Image, samples: _Samples, data: bytes) -> tuple[Image.
     return _from_pillow(image.convert, "L" if image.mode == "1" else "RGB"), alpha
 
 
-def _keyed_alpha(image: Image.Image, colour_key: Any, bits: int, data: bytes) -> Image.Image:
-    """The alpha of a PNG that names one colour as transparent; ``colour_key`` is as the file's tRNS chunk has it."""
+def _keyed_alpha(image: Image.Image, colour_key: Any, bits: int, low: Image.Image | None) -> Image.Image:
+    """The alpha of a PNG that names one colour as transparent; ``low``: the low bytes of one of 16 bits a channel."""
     values = np.asarray(image).astype(np.int64)
     if image.mode == "1":
         matches = values == (1 if colour_key else 0)
     elif image.mode == "RGB":
         if bits == 16:  # the picture holds the high bytes only, and the colour must match to the last bit
-            values = values << 8 | np.asarray(_low_bytes(data)).astype(np.int64)
+            values = values << 8 | np.asarray(low).astype(np.int64)
         matches = (values == np.array(colour_key) % (1 << bits)).all(axis=-1)
     else:  # grey of less than 8 bits was spread over 0 to 255 when it was loaded
         level = colour_key % (1 << bits)
@@ -232,7 +270,8 @@ def _low_bytes(data: bytes) -> Image.Image:
 def _eight_bits(image: Image.Image, samples: _Samples) -> np.ndarray:
     """Grey values of more than 8 bits as uint8 (H, W), scaled by the white that their range stands for."""
     values = np.asarray(image)
-    low, high = float(values.min()), float(values.max())
+    assert samples.range is not None
+    low, high = samples.range
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         white = 4095.0 if samples.bits == 12 else 65535.0
     elif image.mode == "F" and 0 <= low <= high <= 1:

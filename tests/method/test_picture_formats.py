@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +18,13 @@ GREY = np.array([[0, 40, 100], [160, 200, 255]], np.uint8).repeat(8, 0).repeat(8
 RGB = np.stack([GREY, GREY[::-1], GREY[:, ::-1]], -1)
 ALPHA = np.full(GREY.shape, 255, np.uint8)
 ALPHA[:8], ALPHA[8:, 8:16] = 0, 100
+
+
+@pytest.fixture(params=["as a whole", "in strips"], autouse=True)
+def size_of_strips(request, monkeypatch):
+    """All of this page holds however a picture is cut while its colours are worked out."""
+    if request.param == "in strips":
+        monkeypatch.setattr("diffstyle.picture_files.STRIP", 40)
 
 
 def read(data: bytes) -> np.ndarray:
@@ -291,3 +300,26 @@ def test_a_bmp_with_alpha():
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "JPEG2000"])
 def test_grey_of_sixteen_bits(kind):
     check(encoded(Image.fromarray(GREY * np.uint16(257)), kind), three(GREY), 1)
+
+
+MEASURE = """
+import io, resource, sys
+import numpy as np
+from PIL import Image
+from diffstyle.picture_files import read_picture
+mode, side = sys.argv[1], int(sys.argv[2])
+Image.new(mode, (side, side)).save(data := io.BytesIO(), "PNG", compress_level=1)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+read_picture(data.getvalue())
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / side**2)
+"""
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "RGB", "I;16"])
+def test_a_large_picture_takes_few_bytes_a_pixel(mode, size_of_strips, request):
+    """4.3 GB at the limit of pixels were 24 bytes each: two whole pictures are left, and what a strip takes."""
+    if "strips" in request.node.name:
+        pytest.skip("of the strips as they are")
+    command = [sys.executable, "-c", MEASURE, mode, "6000"]
+    measured = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert float(measured.stdout) < 12
