@@ -96,8 +96,7 @@ def phase(name: str, root: str, contents: int, styles: int) -> None:
     else:
         wanted = asked(contents, styles)
         manifest.open()
-        done, failed = manifest.known()
-        (work,) = all_remaining(wanted, done, failed)
+        (work,) = all_remaining(wanted, manifest.known())
         tiles = _tiles(work, wanted, output)
         if name == "resume":
             assert work.n_done == contents * styles

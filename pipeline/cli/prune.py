@@ -23,6 +23,7 @@ def prune(jobs: tuple[str, ...], yes: bool) -> None:
     from pipeline.runner.run import Run
     from pipeline.storage.layout import SIDES, OutputLayout
     from pipeline.storage.lock import OutputLock
+    from pipeline.storage.pair_ids import PairIds
     from pipeline.storage.place import Place
 
     loaded = [load_job(job, check_inputs=True) for job in jobs]
@@ -34,12 +35,12 @@ def prune(jobs: tuple[str, ...], yes: bool) -> None:
     if not manifest.store.exists():
         raise ConfigError(f"{output}: no results here; run a job first")
     with OutputLock(output):
-        wanted: set[str] = set()
+        wanted = PairIds()
         banks: set[Place] = set()
         for job in loaded:
             run = Run(job)
             asked = run.wanted()
-            wanted.update(*(asked.ids(recipe) for recipe in asked.recipes))
+            wanted = PairIds(wanted.ids(), *(ids for recipe in asked.recipes for ids in asked.ids(recipe)))
             banks.update(run.bank_places().values())
         for bank in (bank for side in SIDES for bank in OutputLayout(output).banks(side) if bank not in banks):
             size = sum(entry.size for entry in bank.list(recursive=True)) / 1e6
@@ -48,8 +49,7 @@ def prune(jobs: tuple[str, ...], yes: bool) -> None:
         if not leavings:
             click.echo("nothing to drop: every pair is wanted")
             return
-        files = len(leavings.files) + len(leavings.tars)
-        counts = f"{count(leavings.pairs, 'pair')} and {count(files, 'file')} ({data_size(leavings.size)})"
+        counts = f"{count(leavings.pairs, 'pair')} and {count(leavings.files, 'file')} ({data_size(leavings.size)})"
         if not yes:
             click.echo(f"would drop {counts}; to do it: --yes")
             return

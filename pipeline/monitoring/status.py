@@ -225,8 +225,8 @@ def read_status(output: Place) -> Status:
     plan = read_plan(output)
     _sides(status, SIDES if plan is None else plan.get("sides", SIDES), {} if plan is None else plan.get("banks", {}))
     if plan is not None:
-        n_done, n_failed = manifest.counts()
-        status.repeated = manifest.repeated()
+        known = manifest.known()
+        n_done, n_failed, status.repeated = len(known.done), len(known.failed), known.repeated
         status.wanted, status.lost = plan["wanted"], plan.get("lost", 0)
         status.done = plan["done"] + n_done - plan["manifest_done"]
         status.failed = plan["failed"] + n_failed - plan["manifest_failed"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 from pipeline.storage.counts import count
 from pipeline.storage.identity import digest
 from pipeline.storage.layout import OutputLayout
+from pipeline.storage.pair_ids import PairIds, packed
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 
@@ -77,6 +79,21 @@ def side_columns(side: str, row: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{side}_{name}": row.get(name) for name in _SIDE}
 
 
+@dataclass(frozen=True)
+class KnownPairs:
+    """What a manifest says of pairs.
+
+    Attributes:
+        done: The pairs that are made.
+        failed: Those that failed and were not made since.
+        repeated: How many rows too many the finished pairs have: none, unless two runs wrote here at once.
+    """
+
+    done: PairIds = field(default_factory=PairIds)
+    failed: PairIds = field(default_factory=PairIds)
+    repeated: int = 0
+
+
 class Manifest:
     """The manifest of an output folder: a row for each pair. Reading needs no lock; writing is the driver's alone.
 
@@ -125,23 +142,22 @@ class Manifest:
             table = pa.concat_tables([ok, _first_of_each(still)])
         return table.select(wanted)
 
-    def repeated(self) -> int:
-        """How many rows too many finished pairs have: none, unless two runs wrote here at once."""
-        rows = self.store.rows(MANIFEST_SCHEMA, ["pair", "status"])
-        pairs = rows["pair"].filter(pc.equal(rows["status"], "ok"))
-        return len(pairs) - pc.count_distinct(pairs).as_py()
-
     def drop_repeated(self) -> int:
         """Leave each finished pair its first row; returns how many rows were dropped. For the holder of the output."""
-        n = self.repeated()
+        columns = ["pair", "status"]
+        doubled = PairIds.more_than_once(
+            *self.store.each(lambda rows: packed(rows["pair"])[_is_ok(rows)], MANIFEST_SCHEMA, columns)
+        )
         seen: set[str] = set()
-        for part in self.store.parts() if n else []:
+        n = 0
+        for part in self.store.parts() if len(doubled) else []:
             rows = self.store.part_rows(part, MANIFEST_SCHEMA)
-            keep = []
-            for pair, status in zip(rows["pair"].to_pylist(), rows["status"].to_pylist(), strict=True):
-                keep.append(status != "ok" or pair not in seen)
-                if status == "ok":
-                    seen.add(pair)
+            keep = np.ones(len(rows), bool)
+            for row in np.flatnonzero(_is_ok(rows) & doubled.contains(packed(rows["pair"]))).tolist():
+                pair = rows["pair"][row].as_py()
+                keep[row] = pair not in seen
+                seen.add(pair)
+            n += int((~keep).sum())
             self.replace(part, rows, rows.filter(pa.array(keep)))
         return n
 
@@ -170,17 +186,22 @@ class Manifest:
         done, failed = self.counts()
         return f"<Manifest {self.output}: {count(done, 'pair')}, {failed} failed>"
 
-    def known(self) -> tuple[set[str], set[str]]:
-        """The ids of the pairs that are done, and of those that failed."""
-        table = self.table(["pair", "status"])
-        ok = pc.equal(table["status"], "ok")
-        return set(table["pair"].filter(ok).to_pylist()), set(table["pair"].filter(pc.invert(ok)).to_pylist())
+    def known(self) -> KnownPairs:
+        """Which pairs are done and which failed, in 16 bytes a pair."""
+
+        def ids(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+            ok, pairs = _is_ok(rows), packed(rows["pair"])
+            return pairs[ok], pairs[~ok]
+
+        parts = self.store.each(ids, MANIFEST_SCHEMA, ["pair", "status"])
+        done = PairIds(*(ok for ok, _ in parts))
+        failed = PairIds(*(failed for _, failed in parts)).without(done)
+        return KnownPairs(done, failed, sum(len(ok) for ok, _ in parts) - len(done))
 
     def counts(self) -> tuple[int, int]:
         """How many pairs are done, and how many failed."""
-        status = self.table(["status"])["status"]
-        n_ok = pc.sum(pc.equal(status, "ok")).as_py() or 0
-        return n_ok, len(status) - n_ok
+        known = self.known()
+        return len(known.done), len(known.failed)
 
     def seconds_per_call(self, fingerprint: str, precision: str) -> float | None:
         """Seconds that a pair's network call took lately; None where no row says.
@@ -213,7 +234,7 @@ class Manifest:
         """
         self.commit(f"{_FAILED}{digest(*(row['pair'] for row in rows))[:20]}", rows)
 
-    def drop_failures(self, pairs: set[str]) -> None:
+    def drop_failures(self, pairs: PairIds) -> None:
         """Drop the failed rows of some pairs, before these are tried again.
 
         Killed after this, they are in no row, and the next run makes them: never is a pair in two rows.
@@ -221,11 +242,10 @@ class Manifest:
         Args:
             pairs: their ids.
         """
-        wanted = pa.array(sorted(pairs), pa.string())
         for part in self.store.parts():
             if part.startswith(_FAILED):
                 rows = self.store.part_rows(part, MANIFEST_SCHEMA)
-                self.replace(part, rows, rows.filter(pc.invert(pc.is_in(rows["pair"], wanted))))
+                self.replace(part, rows, rows.filter(pa.array(~pairs.contains(packed(rows["pair"])))))
 
     def replace(self, part: str, rows: pa.Table, kept: pa.Table) -> None:
         """Leave a part only some of its rows.
@@ -239,6 +259,10 @@ class Manifest:
             self.store.drop(part)
         elif len(kept) < len(rows):
             self.store.commit(part, kept)
+
+
+def _is_ok(rows: pa.Table) -> np.ndarray:
+    return pc.fill_null(pc.equal(rows["status"], "ok"), False).to_numpy()
 
 
 def manifest_rows(rows: Iterable[Mapping[str, Any]]) -> pa.Table:

@@ -83,7 +83,8 @@ def _check_data_set(job: Job, side: Side, stages: Sequence[str]) -> None:
 
 def _check_pairs(job: Job, sides: Sequence[Side]) -> None:
     if isinstance(job.pairs, ListedPairs):
-        read_list(job.pairs.file)
+        for _ in read_list(job.pairs.file):  # to its end, for the mistakes
+            pass
     elif job.pairs == "zip" and all(side.needs_shards for side in sides):
         check_zip(*(open_source(side.spec).count() for side in (sides[0], sides[-1])))
 

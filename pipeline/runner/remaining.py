@@ -202,8 +202,7 @@ def pairs_states(
     if not has_rows:
         return [PairsState(len(pairs), to_make=len(pairs))] * points, len(pairs.lost)
     sweep = recipes(job, facts, banks[0], banks[1], contents.entries)
-    done, failed = manifest.known()
-    work = all_remaining(PairPlan(sweep, contents.entries, styles.entries, pairs), done, failed, retry)
+    work = all_remaining(PairPlan(sweep, contents.entries, styles.entries, pairs), manifest.known(), retry)
     states = {
         one.recipe.settings: PairsState(len(pairs) - one.n_twice, one.n_done, one.n_failed, len(one.contents))
         for one in work

@@ -51,6 +51,7 @@ from pipeline.stages.tiles import Sizer, most_pairs
 from pipeline.storage.counts import count
 from pipeline.storage.errors import EXIT_DONE, EXIT_FAILURES, fatal, how_it_ended
 from pipeline.storage.lock import OutputLock
+from pipeline.storage.pair_ids import PairIds
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 from pipeline.workers.base import Pool, Workers
@@ -291,24 +292,26 @@ class Run:
         manifest = Manifest(self.output)
         manifest.open()
         manifest.store.remove_uncommitted()
-        if n_repeated := manifest.drop_repeated():
+        known_pairs = manifest.known()
+        if known_pairs.repeated:
+            n_repeated = manifest.drop_repeated()
             warning = f"{count(n_repeated, 'row')} of the manifest dropped: in another part too"
             log.warning(warning)
             self.log("warning", said=warning)
-        done, failed = manifest.known()
-        work = all_remaining(wanted, done, failed, retry)
-        if again := set().union(*(one.again for one in work)):
+        work = all_remaining(wanted, known_pairs, retry)
+        again = PairIds(*(one.again.ids() for one in work))
+        if len(again):
             manifest.drop_failures(again)
         self.counts.pairs_there += sum(one.n_done for one in work)
         self.counts.pairs_failed += sum(one.n_failed for one in work)
         self._tell_lost(wanted.pairs)
-        rows = len(done), len(failed) - len(again)
+        rows = len(known_pairs.done), len(known_pairs.failed) - len(again)
         asked = len(wanted) - sum(one.n_twice for one in work)
         own = (side for side in self.sides if not isinstance(side.spec, BankSpec))
         made_here = {side.name: self.bank(side).place.name for side in own}
         known = (self.counts.pairs_there, self.counts.pairs_failed)
         write_plan(self.output, self.log, asked, known, rows, lost=len(wanted.pairs.lost), banks=made_here)
-        del done, failed
+        del known_pairs
         total = sum(len(one.contents) for one in work)
         with self.stage("inject", total, "pair", manifest.store.remove_uncommitted) as on_done:
             if total:

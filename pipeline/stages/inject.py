@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain, groupby
+from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +16,7 @@ from pipeline.banks.reader import LatentBank
 from pipeline.banks.tensors import BankError
 from pipeline.jobfile.schema import Job, Pictures
 from pipeline.models.session import ModelFacts
-from pipeline.results.manifest import Manifest
+from pipeline.results.manifest import KnownPairs, Manifest
 from pipeline.results.pictures import picture_settings
 from pipeline.stages.commit import OnDone, commit_outcomes
 from pipeline.stages.inject_unit import InjectUnit, Pair
@@ -23,7 +25,8 @@ from pipeline.stages.pairs import Entries, WantedPairs
 from pipeline.stages.recipe import Recipe, as_json, make_recipe, open_directions
 from pipeline.stages.tiles import plan_tiles
 from pipeline.stages.walk import Walk
-from pipeline.storage.identity import ALGORITHM_VERSION, pair_id
+from pipeline.storage.identity import ALGORITHM_VERSION, pair_digests, pair_id, with_length
+from pipeline.storage.pair_ids import PairIds, from_bytes
 from pipeline.storage.place import Place
 from pipeline.workers.base import Pool
 from pipeline.workers.unit import Outcome
@@ -168,6 +171,9 @@ def manifest_columns(job: Job, facts: ModelFacts, recipe: Recipe, content: Laten
     }
 
 
+_IDS_AT_ONCE = 1 << 16
+
+
 @dataclass(frozen=True)
 class PairPlan:
     """What a job asks for: its sweep, its pictures, and the pairs of them as numbers, the same for each recipe."""
@@ -180,17 +186,24 @@ class PairPlan:
     def __len__(self) -> int:
         return len(self.recipes) * len(self.pairs)
 
-    def ids(self, recipe: Recipe) -> Iterator[str]:
-        """The pair ids of one recipe, in the order of ``pairs``."""
-        c_images, s_images = self.contents.images, self.styles.images
-        masks = [recipe.masks.own_hash(image) for image in c_images]
-        for c, s in zip(self.pairs.contents.tolist(), self.pairs.styles.tolist(), strict=True):
-            yield pair_id(c_images[c], s_images[s], recipe.digest, masks[c])
+    def ids(self, recipe: Recipe) -> Iterator[np.ndarray]:
+        """The pair ids of one recipe, in the order of ``pairs``: (n, 2) uint64, some ten thousand at a time."""
+        images = self.contents.images
+        masks = [recipe.masks.own_hash(image) for image in images]
+        styles = [with_length(image) for image in self.styles.images]
+        for begin in range(0, len(self.pairs), _IDS_AT_ONCE):
+            numbers = (each[begin : begin + _IDS_AT_ONCE] for each in (self.pairs.contents, self.pairs.styles))
+            by_content = groupby(zip(*(each.tolist() for each in numbers), strict=True), itemgetter(0))
+            ids = (
+                pair_digests(images[c], (styles[s] for _, s in pairs), recipe.digest, masks[c])
+                for c, pairs in by_content
+            )
+            yield from_bytes(b"".join(chain.from_iterable(ids)))
 
 
 @dataclass(frozen=True)
 class Backlog:
-    """What is left to do for one recipe: the pairs, as numbers."""
+    """What is left to do for one recipe: the pairs, as numbers, both (n,) int32."""
 
     recipe: Recipe
     contents: np.ndarray
@@ -198,53 +211,49 @@ class Backlog:
     n_done: int
     n_failed: int  # failed before, and not tried again
     n_twice: int  # asked for by another recipe too
-    again: set[str]  # ids of those that failed before and are tried again
+    again: PairIds  # those that failed before and are tried again
 
 
-def all_remaining(wanted: PairPlan, done: set[str], failed: set[str], retry: bool = False) -> list[Backlog]:
+def all_remaining(wanted: PairPlan, known: KnownPairs, retry: bool = False) -> list[Backlog]:
     """:func:`remaining` for each recipe, with no pair twice: two folders may hold the same mask for a content."""
     own = sum(recipe.masks.own is not None for recipe in wanted.recipes)
-    planned: set[str] | None = set() if own > 1 else None
-    return [
-        remaining(wanted, recipe, done, failed, retry, None if recipe.masks.own is None else planned)
-        for recipe in wanted.recipes
-    ]
+    planned = PairIds()
+    work = []
+    for recipe in wanted.recipes:
+        work.append(remaining(wanted, recipe, known, retry, None if recipe.masks.own is None else planned))
+        if own > 1 and recipe.masks.own is not None:
+            planned = PairIds(planned.ids(), *wanted.ids(recipe))
+    return work
 
 
 def remaining(
     wanted: PairPlan,
     recipe: Recipe,
-    done: set[str],
-    failed: set[str],
+    known: KnownPairs,
     retry: bool = False,
-    planned: set[str] | None = None,
+    planned: PairIds | None = None,
 ) -> Backlog:
-    """The wanted pairs that the manifest has neither as done nor, unless ``retry``, as failed.
-
-    Pairs in ``planned`` are left out, and it gets those that are not.
-    """
+    """The wanted pairs that the manifest has neither as done nor, unless ``retry``, as failed; none of ``planned``."""
+    planned = PairIds() if planned is None else planned
     c, s = wanted.pairs.contents, wanted.pairs.styles
     keep = np.ones(len(c), bool)
     n_done = n_failed = n_twice = 0
-    again = set()
-    if done or failed or planned is not None:
-        for n, identifier in enumerate(wanted.ids(recipe)):
-            if planned is not None:
-                if identifier in planned:
-                    n_twice += 1
-                    keep[n] = False
-                    continue
-                planned.add(identifier)
-            if identifier in done:
-                n_done += 1
-                keep[n] = False
-            elif identifier in failed:
-                if retry:
-                    again.add(identifier)
-                else:
-                    n_failed += 1
-                    keep[n] = False
-    return Backlog(recipe, c[keep], s[keep], n_done, n_failed, n_twice, again)
+    again = []
+    end = 0
+    for ids in wanted.ids(recipe) if any(map(len, (known.done, known.failed, planned))) else ():
+        begin, end = end, end + len(ids)
+        twice = planned.contains(ids)
+        done = known.done.contains(ids) & ~twice
+        failed = known.failed.contains(ids) & ~twice & ~done
+        n_twice, n_done = n_twice + int(twice.sum()), n_done + int(done.sum())
+        if retry:
+            again.append(ids[failed])
+            failed[:] = False
+        n_failed += int(failed.sum())
+        keep[begin:end] = ~(twice | done | failed)
+    if not keep.all():
+        c, s = c[keep], s[keep]
+    return Backlog(recipe, c, s, n_done, n_failed, n_twice, PairIds(*again))
 
 
 def units(

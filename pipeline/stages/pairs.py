@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,7 +101,7 @@ class LostPair:
 class WantedPairs:
     """The pairs of a job.
 
-    contents, styles  (N,) int64 each, the numbers of the entries: each pair once, by contents, then styles
+    contents, styles  (N,) int32 each, the numbers of the entries: each pair once, by contents, then styles
     repeated          how many rows ask for a pair that another row asks for
     lost              the rows that ask for a picture which can't be used
     """
@@ -121,7 +122,7 @@ def wanted_pairs(job: Job, contents: Entries, styles: Entries) -> WantedPairs:
     """
     n_c, n_s = len(contents), len(styles)
     if job.pairs == "all":
-        return WantedPairs(np.repeat(np.arange(n_c), n_s), np.tile(np.arange(n_s), n_c))
+        return WantedPairs(np.repeat(_numbers(n_c), n_s), np.tile(_numbers(n_s), n_c))
     if job.pairs == "zip":
         check_zip(len(contents.listing), len(styles.listing))
         rows = zip(contents.listing, styles.listing, strict=True)
@@ -143,18 +144,23 @@ def check_zip(n_contents: int, n_styles: int) -> None:
 
 def _gathered(rows: Iterator[tuple[str, Picture, Picture]]) -> WantedPairs:
     """Rows of (where, content, style) as pairs: a picture that can't be used costs its own rows and no others."""
-    pairs: set[tuple[int, int]] = set()
+    contents, styles = array("i"), array("i")
     lost = []
-    n = 0
     for where, content, style in rows:
         if content.number is None or style.number is None:
             unusable = content if content.number is None else style
             lost.append(LostPair(where, content.source, style.source, f"{unusable.source}: {unusable.reason}"))
         else:
-            n += 1
-            pairs.add((content.number, style.number))
-    array = np.array(sorted(pairs), np.int64).reshape(-1, 2)
-    return WantedPairs(array[:, 0], array[:, 1], n - len(pairs), tuple(lost))
+            contents.append(content.number)
+            styles.append(style.number)
+    joined = np.array(contents, np.int64) << 32 | np.array(styles, np.int64)
+    each = np.unique(joined)
+    numbers = (each >> 32).astype(np.int32), (each & 0xFFFFFFFF).astype(np.int32)
+    return WantedPairs(*numbers, len(joined) - len(each), tuple(lost))
+
+
+def _numbers(n: int) -> np.ndarray:
+    return np.arange(n, dtype=np.int32)
 
 
 def _random_pairs(spec: RandomPairs, contents: Entries, styles: Entries) -> tuple[np.ndarray, np.ndarray]:
@@ -173,8 +179,9 @@ def _random_pairs(spec: RandomPairs, contents: Entries, styles: Entries) -> tupl
             one = state.copy()
             one.update(image)
             scores.append(int.from_bytes(one.digest(), "big"))
-        chosen.append(np.sort(np.argsort(np.array(scores, np.uint64), kind="stable")[:k]))
-    return np.repeat(np.arange(len(contents)), k), np.concatenate(chosen)
+        nearest = np.argsort(np.array(scores, np.uint64), kind="stable")[:k]
+        chosen.append(np.sort(nearest).astype(np.int32))
+    return np.repeat(_numbers(len(contents)), k), np.concatenate(chosen)
 
 
 # ---- lists ----
@@ -192,8 +199,7 @@ class ListedPair:
 def _listed_pairs(file: str, contents: Entries, styles: Entries) -> Iterator[tuple[str, Picture, Picture]]:
     folder = str(Place.parse(file).parent)
     names = {"content": contents.names("content"), "style": styles.names("style")}
-    mistakes: list[str] = []
-    pairs: list[tuple[str, Picture, Picture]] = []
+    mistakes = _Mistakes(file)
     for row in read_list(file):
         pictures: list[Picture] = []
         for side, known in names.items():
@@ -201,22 +207,21 @@ def _listed_pairs(file: str, contents: Entries, styles: Entries) -> Iterator[tup
             try:
                 pictures.append(known.find(name, folder))
             except UnknownNameError as error:
-                mistakes.append(f"{row.where}: {error}")
+                mistakes.add(f"{row.where}: {error}")
         if len(pictures) == 2:
-            pairs.append((row.where, pictures[0], pictures[1]))
-    if mistakes:
-        raise _mistaken(file, mistakes)
-    return iter(pairs)
+            yield row.where, pictures[0], pictures[1]
+    mistakes.refuse()
 
 
-def read_list(file: str) -> list[ListedPair]:
+def read_list(file: str) -> Iterator[ListedPair]:
     """The rows of a list of pairs: CSV, JSON lines or Parquet with the columns ``content`` and ``style``.
 
-    Raises PairsError, in one line, where the list can't be read, has no rows, or a row lacks a name.
+    Raises PairsError, in one line, where the list can't be read, has no rows, or a row lacks a name: of a row that
+    lacks one only after the last row.
     """
     place = Place.parse(file)
-    mistakes: list[str] = []
-    pairs = []
+    mistakes = _Mistakes(file)
+    n = 0
     try:
         if not place.is_file():
             raise PairsError(f"pairs.list: {place} does not exist, or is a folder; give a CSV, .jsonl or Parquet file")
@@ -228,17 +233,15 @@ def read_list(file: str) -> list[ListedPair]:
                 )
         for row in rows:
             if (problem := _problem(row)) is not None:
-                mistakes.append(problem)
+                mistakes.add(problem)
             else:
-                content, style = (_text(row.values[side]) for side in ("content", "style"))
-                pairs.append(ListedPair(str(row), content, style))
+                n += 1
+                yield ListedPair(str(row), _text(row.values["content"]), _text(row.values["style"]))
     except (SourceError, ValueError) as error:
         raise PairsError(f"pairs.list: {shown(str(error), 400)}") from error
-    if mistakes:
-        raise _mistaken(file, mistakes)
-    if not pairs:
+    mistakes.refuse()
+    if not n:
         raise PairsError(f"pairs.list: {place} has no rows")
-    return pairs
 
 
 def _problem(row: Row) -> str | None:
@@ -256,6 +259,20 @@ def _text(value: Any) -> str:
     return "" if value is None or isinstance(value, Mapping | list) else str(value).strip()
 
 
-def _mistaken(file: str, mistakes: Sequence[str]) -> PairsError:
-    more = f" ({len(mistakes) - 1} more mistakes)" if len(mistakes) > 1 else ""
-    return PairsError(f"pairs.list: {file}, {mistakes[0]}{more}")
+class _Mistakes:
+    """What is wrong in a list: the first mistake and how many there are."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._first = ""
+        self._n = 0
+
+    def add(self, mistake: str) -> None:
+        self._first = self._first or mistake
+        self._n += 1
+
+    def refuse(self) -> None:
+        """PairsError where there are any."""
+        if self._n:
+            more = f" ({self._n - 1} more mistakes)" if self._n > 1 else ""
+            raise PairsError(f"pairs.list: {self._file}, {self._first}{more}")

@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Tile:
-    """Some pairs of one block of contents and one block of styles, as numbers: both (n,) int64."""
+    """Some pairs of one block of contents and one block of styles, as numbers: both (n,) int32."""
 
     contents: np.ndarray
     styles: np.ndarray
@@ -74,14 +74,16 @@ def plan_tiles(contents: np.ndarray, styles: np.ndarray, size: int | Callable[[i
 
     ``size``: pairs a tile, or what says so for the next tile from how many are left (so tiles can follow the clock).
     Tiles are near-square blocks where pairs fill a grid; where they are scattered (zip, random, a list), runs of
-    consecutive pairs. Every pair is in exactly one tile, and all tiles but the last have the size asked for. Memory and
-    time grow with the pairs, N log N at most.
+    consecutive pairs. Every pair is in exactly one tile, and all tiles but the last have the size asked for. Pairs that
+    are sorted by contents, then styles, as those of a job are, are not copied: memory is that of a band of tiles.
     """
-    order = np.lexsort((styles, contents))
-    contents, styles = contents[order], styles[order]
-    edges = np.append(np.flatnonzero(np.diff(contents, prepend=-1)), len(contents))  # where each content's pairs begin
+    if not _are_sorted(contents, styles):
+        order = np.lexsort((styles, contents))
+        contents, styles = contents[order], styles[order]
+    # Where each content's pairs begin, and where the last one's end.
+    edges = np.concatenate(([0], 1 + np.flatnonzero(contents[1:] != contents[:-1]), [len(contents)]))
     row = 0
-    held_c = held_s = np.empty(0, np.int64)
+    held_c, held_s = contents[:0], styles[:0]
     left = len(contents)
     while left:
         n = min(size(left) if callable(size) else size, left)
@@ -100,3 +102,8 @@ def plan_tiles(contents: np.ndarray, styles: np.ndarray, size: int | Callable[[i
             row = end
         yield Tile(held_c[:n], held_s[:n])
         held_c, held_s, left = held_c[n:], held_s[n:], left - n
+
+
+def _are_sorted(contents: np.ndarray, styles: np.ndarray) -> bool:
+    same = contents[1:] == contents[:-1]
+    return bool((same | (contents[1:] > contents[:-1])).all() and (~same | (styles[1:] >= styles[:-1])).all())

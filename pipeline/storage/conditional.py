@@ -24,7 +24,7 @@ def create(place: Place, data: bytes) -> bool:
 
     bucket, _, key = place.path.partition("/")
     try:
-        obstore.put(_store(place.scheme, bucket), key, data, mode="create")
+        obstore.put(object_store(place.scheme, bucket), key, data, mode="create")
     except AlreadyExistsError:
         return False
     except (BaseError, OSError) as error:
@@ -32,7 +32,8 @@ def create(place: Place, data: bytes) -> bool:
     return True
 
 
-def _store(scheme: str, bucket: str) -> Any:
+def object_store(scheme: str, bucket: str) -> Any:
+    """A bucket, as obstore opens it."""
     from obstore.store import GCSStore, S3Store
 
     if scheme == "gs":

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,13 @@ KEY_DIGITS = 12
 
 def digest(*pieces: bytes | str) -> str:
     """32 hex digits (BLAKE2b-128) of the pieces, each prefixed by its length so that no two lists run together."""
-    state = hashlib.blake2b(digest_size=16)
-    for piece in pieces:
-        data = piece.encode() if isinstance(piece, str) else piece
-        state.update(len(data).to_bytes(8, "little"))
-        state.update(data)
-    return state.hexdigest()
+    return hashlib.blake2b(b"".join(map(with_length, pieces)), digest_size=16).hexdigest()
+
+
+def with_length(piece: bytes | str) -> bytes:
+    """A piece as :func:`digest` takes it in: its length in 8 bytes, then itself."""
+    data = piece.encode() if isinstance(piece, str) else piece
+    return len(data).to_bytes(8, "little") + data
 
 
 def digest_of(value: Any) -> str:
@@ -90,6 +92,19 @@ def pair_id(content_image: str, style_image: str, settings: str, mask: str = "")
     where noise is drawn); ``mask``: the hash of this content's own mask, where each has one.
     """
     return digest(content_image, style_image, settings, mask, str(ALGORITHM_VERSION))
+
+
+def pair_digests(content_image: str, styles: Iterable[bytes], settings: str, mask: str = "") -> Iterator[bytes]:
+    """:func:`pair_id` of one content with many styles, as 16 bytes each: what they share is hashed once.
+
+    ``styles``: the hashes of their images, each :func:`with_length`.
+    """
+    begun = hashlib.blake2b(with_length(content_image), digest_size=16)
+    rest = with_length(settings) + with_length(mask) + with_length(str(ALGORITHM_VERSION))
+    for style in styles:
+        state = begun.copy()
+        state.update(style + rest)
+        yield state.digest()
 
 
 def pair_seed(job_seed: int, content_image: str, style_image: str) -> int:

@@ -24,8 +24,9 @@ from __future__ import annotations
 import datetime
 import json
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -35,6 +36,8 @@ from pipeline.storage.identity import digest_of
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Entry, Place
 from pipeline.storage.tables import DamagedError, read_table, write_table
+
+T = TypeVar("T")
 
 
 class DescriptionError(DiffStyleError):
@@ -221,9 +224,16 @@ class PartStore:
 
             raise ConfigError(f"{self.index_folder}: {unknown('column', strange[0], schema.names)}")
         wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-        with ThreadPoolExecutor(4 if self.root.is_local else 16) as pool:
-            tables = list(pool.map(lambda part: self.part_rows(part, schema, columns), self.parts()))
+        tables = self.each(lambda rows: rows, schema, columns)
         return pa.concat_tables(tables) if tables else wanted.empty_table()
+
+    def each(self, of_part: Callable[[pa.Table], T], schema: pa.Schema, columns: list[str] | None = None) -> list[T]:
+        """What ``of_part`` makes of each committed part's rows, in the order of the parts' names.
+
+        Memory: what it makes, and a few parts at a time. ``schema``, ``columns`` and errors are those of :meth:`rows`.
+        """
+        with ThreadPoolExecutor(4 if self.root.is_local else 16) as pool:
+            return list(pool.map(lambda part: of_part(self.part_rows(part, schema, columns)), self.parts()))
 
     def part_rows(self, part: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         """The rows of one committed part; as :meth:`rows`."""

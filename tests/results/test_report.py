@@ -13,6 +13,7 @@ from pipeline.results import contact_sheets
 from pipeline.results.manifest import Manifest, manifest_rows
 from pipeline.results.prune import drop_leavings, find_leavings
 from pipeline.storage.identity import digest
+from pipeline.storage.pair_ids import PairIds
 from pipeline.storage.place import Place
 
 LARGER = 3  # a picture of 32 pixels is shown with 96
@@ -159,7 +160,7 @@ def test_prune_leaves_no_sheet_of_settings_that_are_gone(tmp_path):
     contact_sheets.contact_sheets(place, written.table(contact_sheets.COLUMNS), [])
     (out / "contact-sheets" / "mine.png").write_bytes(b"a note of somebody")
     rows = manifest(out)
-    wanted = set(rows.loc[rows["gamma"] == 0.75, "pair"])
+    wanted = PairIds.of(rows.loc[rows["gamma"] == 0.75, "pair"])
     leavings = find_leavings(written, wanted)
     drop_leavings(written, leavings, wanted)
     left = sorted(path.name.rpartition("-")[0] or path.name for path in (out / "contact-sheets").iterdir())

@@ -8,12 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.jobfile.schema import Job, Pictures
+from pipeline.results.manifest import KnownPairs
+from pipeline.stages import inject
 from pipeline.stages.inject import PairPlan, all_remaining, remaining, units
 from pipeline.stages.masks import Masks
 from pipeline.stages.pairs import Entries, wanted_pairs
 from pipeline.stages.recipe import Recipe, make_recipe
 from pipeline.stages.walk import Walk
 from pipeline.storage.identity import digest, pair_id
+from pipeline.storage.pair_ids import PairIds
 from pipeline.storage.place import Place
 
 
@@ -40,12 +43,20 @@ def plan(*recipes: Recipe, n_contents: int = 3, n_styles: int = 2) -> PairPlan:
 ONE = recipe()
 
 
+def texts(wanted: PairPlan, of: Recipe) -> list[str]:
+    return [f"{high:016x}{low:016x}" for ids in wanted.ids(of) for high, low in ids.tolist()]
+
+
+def known(done, failed=()) -> KnownPairs:
+    return KnownPairs(PairIds.of(done), PairIds.of(failed))
+
+
 def test_ids_are_those_of_the_pairs_in_their_order():
     wanted = plan(ONE)
     expected = [
         pair_id(wanted.contents.images[c], wanted.styles.images[s], ONE.digest) for c in range(3) for s in range(2)
     ]
-    assert list(wanted.ids(ONE)) == expected
+    assert texts(wanted, ONE) == expected
     assert len(wanted) == 6
     assert len(plan(ONE, recipe(0.4))) == 12
 
@@ -54,21 +65,21 @@ def test_ids_are_those_of_the_pairs_in_their_order():
 def test_what_is_wanted_less_what_is_known(done, failed, retry):
     failed = failed - done
     wanted = plan(ONE)
-    ids = list(wanted.ids(ONE))
-    left = remaining(wanted, ONE, {ids[n] for n in done} | {"another"}, {ids[n] for n in failed}, retry)
+    ids = texts(wanted, ONE)
+    left = remaining(wanted, ONE, known([*(ids[n] for n in done), "another"], [ids[n] for n in failed]), retry)
     expected = [n for n in range(6) if n not in done and (retry or n not in failed)]
     assert list(zip(left.contents.tolist(), left.styles.tolist(), strict=True)) == [(n // 2, n % 2) for n in expected]
     assert left.n_done == len(done)
     assert left.n_failed == (0 if retry else len(failed))
-    assert left.again == ({ids[n] for n in failed} if retry else set())
+    assert set(left.again) == ({ids[n] for n in failed} if retry else set())
     assert left.n_twice == 0
 
 
 @given(st.sets(st.integers(0, 11), max_size=11), st.integers(1, 5))
 def test_tiles_hold_the_pairs_that_are_left_and_no_others(done, size):
     wanted = plan(ONE, n_contents=3, n_styles=4)
-    ids = list(wanted.ids(ONE))
-    left = remaining(wanted, ONE, {ids[n] for n in done}, set())
+    ids = texts(wanted, ONE)
+    left = remaining(wanted, ONE, known(ids[n] for n in done))
     places = {name: Place.parse(f"/nowhere/{name}") for name in ("output", "content_bank", "style_bank")}
     tiles = list(units(left, wanted, {}, pictures=Pictures(), size=lambda left: size, **places))
     pairs = [pair for tile in tiles for pair in tile.pairs]
@@ -85,7 +96,7 @@ def test_a_tile_carries_the_masks_of_its_contents():
     masks = own_masks(0.1, 0.2, 0.3)
     one = recipe(masks=masks)
     wanted = plan(one)
-    (left,) = all_remaining(wanted, set(), set())
+    (left,) = all_remaining(wanted, known([]))
     places = {name: Place.parse(f"/nowhere/{name}") for name in ("output", "content_bank", "style_bank")}
     for tile in units(left, wanted, {}, pictures=Pictures(), size=lambda left: 1, **places):
         (pair,) = tile.pairs
@@ -103,7 +114,7 @@ def test_a_pair_is_told_apart_by_its_contents_own_mask():
     one, other = recipe(masks=own_masks(0.1, 0.2, 0.3)), recipe(masks=own_masks(0.1, 0.2, 0.4))
     assert one.digest == other.digest  # the recipe says that each has its own
     wanted = plan(one, other)
-    first, second = (list(wanted.ids(each)) for each in (one, other))
+    first, second = (texts(wanted, each) for each in (one, other))
     assert [a == b for a, b in zip(first, second, strict=True)] == [True, True, True, True, False, False]
     assert first[0] == pair_id(
         wanted.contents.images[0], wanted.styles.images[0], one.digest, digest(one.masks.own[f"c{0:031}"].tobytes())
@@ -114,20 +125,33 @@ def test_a_pair_of_two_mask_folders_is_planned_once():
     masks = own_masks(0.1, 0.2, 0.3), own_masks(0.1, 0.2, 0.4)
     one, other = (recipe(masks=each) for each in masks)
     wanted = plan(one, other)
-    first, second = all_remaining(wanted, set(), set())
+    first, second = all_remaining(wanted, known([]))
     assert (len(first.contents), first.n_twice) == (6, 0)
     assert list(zip(second.contents.tolist(), second.styles.tolist(), strict=True)) == [(2, 0), (2, 1)]
     assert second.n_twice == 4
     # What is done counts for the recipe that asks first.
-    done = set(list(wanted.ids(one))[:2])
-    first, second = all_remaining(wanted, done, set())
+    done = texts(wanted, one)[:2]
+    first, second = all_remaining(wanted, known(done))
     assert (first.n_done, len(first.contents), second.n_done, len(second.contents)) == (2, 4, 0, 2)
 
 
 @pytest.mark.parametrize("retry", [False, True])
 def test_recipes_without_masks_share_nothing(retry):
     wanted = plan(ONE, recipe(0.4))
-    ids = list(wanted.ids(ONE))
-    first, second = all_remaining(wanted, set(ids[:1]), set(ids[1:3]), retry)
+    ids = texts(wanted, ONE)
+    first, second = all_remaining(wanted, known(ids[:1], ids[1:3]), retry)
     assert (len(first.contents), first.n_done, first.n_failed) == ((5, 1, 0) if retry else (3, 1, 2))
     assert (len(second.contents), second.n_done, second.n_failed) == (6, 0, 0)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5, 100])
+def test_ids_come_in_pieces_that_cut_contents_anywhere(monkeypatch, at_once):
+    wanted = plan(recipe(masks=own_masks(0.1, 0.2, 0.3)), n_contents=3, n_styles=4)
+    (one,) = wanted.recipes
+    whole = texts(wanted, one)
+    monkeypatch.setattr(inject, "_IDS_AT_ONCE", at_once)
+    assert texts(wanted, one) == whole
+    left = remaining(wanted, one, known(whole[5:7], whole[11:]))
+    assert list(zip(left.contents.tolist(), left.styles.tolist(), strict=True)) == [
+        (n // 4, n % 4) for n in range(12) if n not in (5, 6, 11)
+    ]
