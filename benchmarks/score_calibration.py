@@ -1,11 +1,12 @@
 """How well each score tells a good result from a bad one, on held-out drawings whose true paintings are known.
 
-    python benchmarks/score_calibration.py [--pairs N] [--write docs/scores.md] [--choose]
+    python benchmarks/score_calibration.py [--pairs N] [--network FILE] [--write docs/scores.md] [--choose]
 
 Contents are injected at several gammas, every result is scored as `diffstyle score` does it, and each score is held
 against the distance to the true painting: Spearman's rank correlation over all results, and within one gamma; the area
-under the ROC curve for "among the nearest quarter"; both with 95 % intervals over drawings. ``--choose`` prints it
-for other noise levels and numbers of skips too, which is how the fixed ones were chosen.
+under the ROC curve for "among the nearest quarter"; over all styles and for each by itself; all with 95 % intervals
+over drawings. ``--network`` does the same for the scores of a network of the user's. ``--choose`` prints it for other
+noise levels and numbers of skips, which is how the fixed ones were chosen.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ from pipeline.measures import features, pixels
 from pipeline.measures.denoiser import denoiser_features
 from pipeline.models.config import load_model_config
 from pipeline.models.load import load_model
+from pipeline.models.network_spec import NetworkSpec, load_network_spec
 from pipeline.results.scores import SCORES
 from pipeline.stages.score import SKIPS, TIMESTEP
 
 TREE = Path(__file__).resolve().parents[1]
 MARKERS = ("<!-- calibration: begin -->", "<!-- calibration: end -->")
 GAMMAS = (0.3, 0.6, 1.0)
+#: Of fewer drawings of a style an interval would say more than there is to know.
+FEWEST = 5
 
 
 def scores_of(bench: Bench, results: Tensor, timestep: int, skips: int) -> dict[str, np.ndarray]:
@@ -54,6 +58,19 @@ def scores_of(bench: Bench, results: Tensor, timestep: int, skips: int) -> dict[
         "dark": (pixels.dark(results) - pixels.dark(content).maximum(pixels.dark(style))).clamp_min(0),
     }
     return {name: (-value if SCORES[name][0] is False else value).numpy() for name, value in values.items()}
+
+
+def network_scores(spec: NetworkSpec, bench: Bench, results: Tensor) -> dict[str, np.ndarray]:
+    """The same of a network of the user's."""
+    network, values = spec.load("cpu"), {}
+    for side, (more, _) in zip(spec.compare, spec.columns().values(), strict=True):
+        batches = [
+            network.compare(network.look(x), network.look(y), side)
+            for x, y in zip(results.split(16), getattr(bench.pairs, side).split(16), strict=True)
+        ]
+        value = torch.cat(batches)
+        values[f"{spec.name}_{side}"] = (value if more else -value).numpy()
+    return values
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
@@ -109,15 +126,74 @@ def judged(
     return table
 
 
+def by_style(
+    scores: Sequence[Mapping[str, np.ndarray]],
+    nearness: Sequence[np.ndarray],
+    drawings: Sequence[str],
+    paintings: Sequence[str],
+) -> dict[str, dict[str, tuple[Interval, Interval]]]:
+    """painting -> name -> (rank correlation, AUC for the nearest quarter of that painting's results).
+
+    Paintings of fewer than FEWEST drawings are omitted.
+    """
+    table = {}
+    for painting in sorted(set(paintings)):
+        own = np.array([n for n, one in enumerate(paintings) if one == painting])
+        if len({drawings[n] for n in own}) < FEWEST:
+            continue
+        some = judged(
+            [{name: values[own] for name, values in one.items()} for one in scores],
+            [near[own] for near in nearness],
+            [drawings[n] for n in own],
+        )
+        table[painting] = {name: (over_all, area) for name, (over_all, _, area) in some.items()}
+    return table
+
+
+def verdict(area: Interval) -> str:
+    """Whether a score tells: where the interval of its AUC leaves 0.5 out."""
+    return "yes" if area.low > 0.5 else "the other way round" if area.high < 0.5 else "no"
+
+
+def page(
+    table: Mapping[str, tuple[Interval, Interval, Interval]],
+    styles: Mapping[str, Mapping[str, tuple[Interval, Interval]]],
+    better: Mapping[str, bool | None],
+) -> list[str]:
+    """The tables of one set of paintings."""
+    head = ("score", "better", "rank correlation, all", "within one gamma", "AUC, nearest quarter", "tells")
+    lines = _table((*head, f"and in how many of the {len(styles)} styles"))
+    for name, (over_all, within, area) in table.items():
+        verdicts = [verdict(style[name][1]) for style in styles.values()]
+        turned = verdicts.count("the other way round")
+        counts = f"{verdicts.count('yes')}" + (f", the other way round in {turned}" if turned else "")
+        words = {True: "more", False: "less", None: "-"}[better[name]]
+        lines.append(f"| `{name}` | {words} | {over_all} | {within} | {area} | {verdict(area)} | {counts} |")
+    if not styles:
+        return [*lines, "", "Too few drawings of each style to say more.", ""]
+    for n, title in enumerate(("Rank correlation", "AUC for the nearest quarter of the style's own results")):
+        lines += ["", f"{title}, style by style:", "", *_table(("score", *styles))]
+        lines += [f"| `{name}` | {' | '.join(str(one[name][n]) for one in styles.values())} |" for name in table]
+    return [*lines, ""]
+
+
+def _table(head: Sequence[str]) -> list[str]:
+    return [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=80)
+    parser.add_argument("--network", type=Path, action="append", default=[])
     parser.add_argument("--write", type=Path)
     parser.add_argument("--choose", action="store_true")
     arguments = parser.parse_args()
     job = load_job(TREE / "jobs" / "demo.yaml")
     unet = load_model(load_model_config(job.model), job.weights)
     settings = one_setting(job.settings())
+    specs = [load_network_spec(file) for file in arguments.network]
+    better = {name: more for name, (more, _) in SCORES.items()}
+    better |= {name: more for spec in specs for name, (more, _) in spec.columns().items()}
     lines: list[str] = []
     for unseen in (False, True):
         pairs = load_pairs(TREE / "demo" / "heldout.parquet", arguments.pairs, unet.image_size, unseen)
@@ -136,20 +212,20 @@ def main() -> None:
                     )
                     print(f"t {timestep}, {skips} skips: {'; '.join(cells)}", flush=True)
             continue
-        table = judged([scores_of(bench, result, TIMESTEP, SKIPS) for result in results], nearness, pairs.drawings)
+        scores = [scores_of(bench, result, TIMESTEP, SKIPS) for result in results]
+        for spec in specs:
+            scores = [one | network_scores(spec, bench, result) for one, result in zip(scores, results, strict=True)]
         kind = "paintings that training never saw" if unseen else "paintings that training saw"
         lines += [
             f"{arguments.pairs} pairs at gamma {', '.join(map(str, GAMMAS))}, {kind}; model "
             f"{load_model_config(job.model).name}. Distance to the true painting in dB.",
             "",
-            "| score | better | rank correlation, all | within one gamma | AUC, nearest quarter | tells |",
-            "| --- | --- | --- | --- | --- | --- |",
+            *page(
+                judged(scores, nearness, pairs.drawings),
+                by_style(scores, nearness, pairs.drawings, pairs.paintings),
+                better,
+            ),
         ]
-        for name, (over_all, within, area) in table.items():
-            better = {True: "more", False: "less", None: "-"}[SCORES[name][0]]
-            tells = "yes" if area.low > 0.5 else "the other way round" if area.high < 0.5 else "no"
-            lines.append(f"| `{name}` | {better} | {over_all} | {within} | {area} | {tells} |")
-        lines.append("")
     if lines:
         publish(lines, arguments.write, MARKERS)
 

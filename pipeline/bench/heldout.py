@@ -20,12 +20,16 @@ from diffstyle.images import prepare, to_tensor
 
 @dataclass(frozen=True)
 class Pairs:
-    """N pairs with known answers; pictures (N, 3, S, S) in [-1, 1]; ``drawings`` names each pair's content drawing."""
+    """N pairs with known answers; pictures (N, 3, S, S) in [-1, 1].
+
+    ``drawings`` names each pair's content drawing, ``paintings`` its style.
+    """
 
     content: Tensor
     style: Tensor
     truth: Tensor
     drawings: list[str]
+    paintings: list[str]
 
     def __len__(self) -> int:
         return len(self.drawings)
@@ -67,7 +71,7 @@ def load_pairs(path: str | Path, count: int, size: int, unseen: bool = False, se
     content, style, truth = (
         torch.stack([_picture(data, size) for data in column]) for column in zip(*triples, strict=True)
     )
-    return Pairs(content, style, truth, contents)
+    return Pairs(content, style, truth, contents, [paintings[n % len(paintings)] for n in range(count)])
 
 
 def _picture(data: bytes, size: int) -> Tensor:
