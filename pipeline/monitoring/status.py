@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffstyle.errors import DiffStyleError
@@ -18,6 +18,7 @@ from pipeline.banks.reader import LatentBank
 from pipeline.monitoring.activity import MEASURING, STARTING, Activity, time_words
 from pipeline.monitoring.events import read_events, run_ids
 from pipeline.monitoring.progress import duration
+from pipeline.monitoring.rate import rate
 from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
 from pipeline.results.scores import Scores
 from pipeline.shards.passed_over import read_passed_over, total
@@ -28,6 +29,7 @@ from pipeline.storage.identity import digest_of
 from pipeline.storage.layout import SIDES, OutputLayout
 from pipeline.storage.lock import Holder, holder_of
 from pipeline.storage.masking import masking_errors
+from pipeline.storage.pair_ids import PairIds, packed
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 from pipeline.storage.tables import DamagedError
@@ -37,9 +39,6 @@ if TYPE_CHECKING:
 
 # Event that says how many seconds something took -> what; None: the stage that it names.
 _TIMED = {"workers_started": STARTING, "batch_measured": MEASURING, "stage_done": None}
-
-# The rate is that of the pairs made in so many seconds before the last one.
-LATELY = 900.0
 
 
 class NoRunError(DiffStyleError):
@@ -230,9 +229,9 @@ def read_status(output: Place) -> Status:
         status.wanted, status.lost = plan["wanted"], plan.get("lost", 0)
         status.done = plan["done"] + n_done - plan["manifest_done"]
         status.failed = plan["failed"] + n_failed - plan["manifest_failed"]
-        status.rate = _rate(manifest, plan["at"])
+        status.rate = rate(manifest, plan["at"])
         if n_failed:
-            status.errors = _errors(manifest)
+            status.errors = _errors(manifest, known.done)
     status.not_scored = Scores(output).unreadable()
     _from_events(status)
     return status
@@ -279,21 +278,16 @@ def _sides(status: Status, of_this_job: Collection[str], banks: Mapping[str, str
             status.sides.append(f"{'':<8} {line}")
 
 
-def _rate(manifest: Manifest, since: float) -> float | None:
-    """Pairs a second, lately, by the clocks of the machines that made them."""
-    rows = manifest.store.rows(MANIFEST_SCHEMA, ["status", "created"])
-    created = rows["created"].filter(pc.equal(rows["status"], "ok"))
-    times = created.to_numpy().astype("datetime64[us]").astype(np.int64) / 1e6
-    last = times.max(initial=0.0)
-    begin = max(since, last - LATELY)
-    made = int((times >= begin).sum())
-    return made / (last - begin) if made and last > begin else None
+def _errors(manifest: Manifest, done: PairIds) -> list[tuple[str, int]]:
+    """Why pairs failed that were not made since. Memory: the different errors."""
 
+    def errors(rows: pa.Table) -> Counter[str]:
+        failed = rows.filter(pc.equal(rows["status"], "failed"))
+        still = failed.filter(pa.array(~done.contains(packed(failed["pair"]))))
+        return Counter(error or "unknown" for error in still["error"].to_pylist())
 
-def _errors(manifest: Manifest) -> list[tuple[str, int]]:
-    table = manifest.table(["status", "error"])
-    errors = table["error"].filter(pc.equal(table["status"], "failed")).to_pylist()
-    return Counter(error or "unknown" for error in errors).most_common(5)
+    every = manifest.store.each(errors, MANIFEST_SCHEMA, ["pair", "status", "error"])
+    return sum(every, Counter[str]()).most_common(5)
 
 
 def _from_events(status: Status) -> None:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -227,13 +227,20 @@ class PartStore:
         tables = self.each(lambda rows: rows, schema, columns)
         return pa.concat_tables(tables) if tables else wanted.empty_table()
 
-    def each(self, of_part: Callable[[pa.Table], T], schema: pa.Schema, columns: list[str] | None = None) -> list[T]:
-        """What ``of_part`` makes of each committed part's rows, in the order of the parts' names.
+    def each(
+        self,
+        of_part: Callable[[pa.Table], T],
+        schema: pa.Schema,
+        columns: list[str] | None = None,
+        parts: Sequence[str] | None = None,
+    ) -> list[T]:
+        """What ``of_part`` makes of the rows of each of ``parts``; None: of all, in the order of their names.
 
         Memory: what it makes, and a few parts at a time. ``schema``, ``columns`` and errors are those of :meth:`rows`.
         """
+        names = self.parts() if parts is None else parts
         with ThreadPoolExecutor(4 if self.root.is_local else 16) as pool:
-            return list(pool.map(lambda part: of_part(self.part_rows(part, schema, columns)), self.parts()))
+            return list(pool.map(lambda part: of_part(self.part_rows(part, schema, columns)), names))
 
     def part_rows(self, part: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         """The rows of one committed part; as :meth:`rows`."""
