@@ -134,6 +134,7 @@ class OpenFiles:
                 return self._files[place]
         file: Any
         try:
+            place.refuse_pipe()
             file = open(place.path, "rb", buffering=0) if place.is_local else place.open()  # noqa: PTH123, SIM115
         except FileNotFoundError:
             raise BankError(

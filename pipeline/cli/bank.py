@@ -15,6 +15,7 @@ from pipeline.cli.bank_keys import keys
 from pipeline.cli.options import print_values
 from pipeline.storage.counts import count, data_size
 from pipeline.storage.errors import EXIT_FAILURES
+from pipeline.storage.masking import unescaped
 
 if TYPE_CHECKING:
     from pipeline.banks.description import Latents
@@ -122,7 +123,7 @@ def show(path: str, key: str, thumbnail: Path | None) -> None:
     if thumbnail and picture is not None:
         thumbnail.write_bytes(picture)
     elif picture is not None and sys.stdout.isatty():
-        click.echo(_in_blocks(picture))
+        click.echo(_in_blocks(picture), file=unescaped(sys.stdout))
     elif picture is not None:
         click.echo(f"thumbnail: {data_size(len(picture))}; --thumbnail FILE writes it")
 

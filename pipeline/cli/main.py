@@ -26,6 +26,7 @@ from diffstyle.errors import DiffStyleError
 from pipeline.storage.errors import EXIT_BUG, EXIT_DONE, EXIT_STOPPED, EXIT_WRONG_INPUT, BugError
 from pipeline.storage.masking import masked_output
 from pipeline.storage.system import unsupported_system
+from pipeline.storage.visible import on_one_line
 
 #: name -> (module:attribute, help). The help stands here so that ``diffstyle --help`` imports no command.
 COMMANDS = {
@@ -258,7 +259,7 @@ def _leave(error: BaseException, verbose: bool) -> NoReturn:
 
 
 def _say(text: str) -> None:
-    click.echo(" ".join(text.splitlines()), err=True)
+    click.echo(on_one_line(" ".join(text.split("\n"))), err=True)
 
 
 @click.group(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})

@@ -121,8 +121,10 @@ def _progress() -> Iterator[Any]:
             TransferSpeedColumn,
         )
 
+        from pipeline.storage.masking import unescaped
+
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        with Progress(*columns, TimeRemainingColumn(), console=Console(file=unescaped(sys.stderr))) as bar:
             tasks: dict[str, Any] = {}
 
             def draw(name: str, done: int, total: int | None) -> None:

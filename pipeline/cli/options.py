@@ -119,10 +119,12 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         from rich.markup import escape
         from rich.table import Table
 
+        from pipeline.storage.masking import unescaped
+
         table = Table(*header)
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
-        Console().print(table)
+        Console(file=unescaped(sys.stdout)).print(table)
         return
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     for row in (header, *rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 
 import click
@@ -29,11 +30,19 @@ def status(run: str, as_json: bool, watch: bool) -> int:
         raise click.UsageError("--watch is for people, and --json for programs; omit one of them")
     state = status_of(run)
     while watch and state.holder is not None:
-        click.clear()  # on a terminal; elsewhere nothing
+        _clear()
         click.echo(str(state))
         time.sleep(EVERY)
         state = status_of(run)
     if watch:
-        click.clear()
+        _clear()
     click.echo(json.dumps(state.to_dict(), indent=2) if as_json else str(state))
     return state.exit_code
+
+
+def _clear() -> None:
+    """Empty the terminal; elsewhere nothing happens."""
+    from pipeline.storage.masking import unescaped
+
+    if sys.stdout.isatty():
+        unescaped(sys.stdout).write("\x1b[2J\x1b[1;1H")

@@ -24,6 +24,7 @@ def verify(run: str, repair: bool, quiet: bool) -> int:
     from pipeline.runner.verify import repair_run, verify_run
     from pipeline.storage.lock import OutputLock, holder_of
     from pipeline.storage.place import Place
+    from pipeline.storage.visible import on_one_line
 
     place = Place.parse(run)
     if place.is_local and place.is_file():
@@ -37,14 +38,14 @@ def verify(run: str, repair: bool, quiet: bool) -> int:
         report = verify_run(place, tell)
         if repair and report.seals:
             for problem in report.problems:
-                click.echo(f"wrong: {problem}")
+                click.echo(on_one_line(f"wrong: {problem}"))
             repair_run(report)
             click.echo("they are dropped; now all parts are checked")
             report = verify_run(place, tell)
         for note in report.notes if not quiet else ():
-            click.echo(f"note: {note}")
+            click.echo(on_one_line(f"note: {note}"))
         for problem in report.problems:
-            click.echo(f"wrong: {problem}")
+            click.echo(on_one_line(f"wrong: {problem}"))
         click.echo(report.summary())
         if report.ok:
             return 0

@@ -23,6 +23,7 @@ from pipeline.storage.layout import SIDES, OutputLayout
 from pipeline.storage.masking import masking_errors
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
+from pipeline.storage.visible import on_one_line
 
 if TYPE_CHECKING:
     from pipeline.jobfile.schema import Job
@@ -54,7 +55,7 @@ class FailedItem:
 
     def __str__(self) -> str:
         settings = f" ({self.settings})" if self.settings else ""
-        return f"{self.kind:<12} {self.name}{settings}: {self.error}"
+        return on_one_line(f"{self.kind:<12} {self.name}{settings}: {self.error}")
 
 
 @masking_errors

@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from pipeline.storage.counts import count
+from pipeline.storage.masking import unescaped
+from pipeline.storage.visible import on_one_line
 
 
 class Progress:
@@ -92,9 +94,9 @@ class Progress:
     def note(self, text: str) -> None:
         """Print a line of its own, without tearing the bar. Not when quiet."""
         if self._bar is not None:
-            self._bar.note(text)
+            self._bar.note(on_one_line(text))
         elif not self._quiet:
-            self._write(text)
+            self._write(on_one_line(text))
 
     # ---- figures ----
 
@@ -187,7 +189,7 @@ class _Bar:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             Figures(),
-            console=Console(file=stream, highlight=False),
+            console=Console(file=unescaped(stream), highlight=False),
             transient=True,  # the summary takes its place
             refresh_per_second=4,
         )

@@ -33,6 +33,7 @@ from pipeline.storage.pair_ids import PairIds, packed
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 from pipeline.storage.tables import DamagedError
+from pipeline.storage.visible import on_one_line
 
 if TYPE_CHECKING:
     from pipeline.jobfile.schema import Job
@@ -173,7 +174,7 @@ class Status:
         return lines
 
     def __str__(self) -> str:
-        return "\n".join(self.lines())
+        return "\n".join(map(on_one_line, self.lines()))
 
     def to_dict(self) -> dict[str, Any]:
         """For programs."""

@@ -28,6 +28,7 @@ from pipeline.storage.layout import OutputLayout
 from pipeline.storage.masking import masking_errors
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
+from pipeline.storage.visible import on_one_line
 from pipeline.workers.base import Workers
 from pipeline.workers.local import LocalWorkers
 from pipeline.workers.ray_workers import RayWorkers
@@ -99,7 +100,8 @@ class Result:
             yield from not_scored(self.output)
 
     def __str__(self) -> str:
-        return "\n".join(summary_lines(self.counts, self.output, self.stages, self.contact_sheets))
+        lines = summary_lines(self.counts, self.output, self.stages, self.contact_sheets)
+        return "\n".join(map(on_one_line, lines))
 
     def __repr__(self) -> str:
         counts = self.counts

@@ -31,6 +31,7 @@ from pipeline.storage.errors import EXIT_DONE, EXIT_WRONG_INPUT
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.parts import DescriptionError, PartStore
 from pipeline.storage.place import Place
+from pipeline.storage.visible import on_one_line
 from pipeline.workers.local import cores
 
 
@@ -213,7 +214,7 @@ class Preview:
         return f"about {duration(one.expected)} ({duration(one.low)} to {duration(one.high)}) {self.speed}"
 
     def __str__(self) -> str:
-        return "\n".join(self.lines())
+        return "\n".join(map(on_one_line, self.lines()))
 
 
 def preview_job(job: Job, retry: bool = False, measure: bool = False, elsewhere: bool = False) -> Preview:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TextIO, TypeVar, cast
 
+from pipeline.storage.visible import visible
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -61,13 +63,21 @@ def has_login(address: str) -> bool:
 
 
 class _MaskedStream:
-    """A text stream that masks what is written to it. All else is the stream's own."""
+    """A text stream that masks what is written to it, and writes control characters out. All else is the stream's own.
 
-    def __init__(self, stream: TextIO) -> None:
+    ``unescaped`` is the same stream for what may give orders to a terminal: colours, bars.
+    """
+
+    def __init__(self, stream: TextIO, shown: Callable[[str], str] = visible) -> None:
         self._stream = stream
+        self._shown = shown
+
+    @property
+    def unescaped(self) -> _MaskedStream:
+        return _MaskedStream(self._stream, str)
 
     def write(self, text: str) -> int:
-        self._stream.write(masked(text))
+        self._stream.write(self._shown(masked(text)))
         return len(text)
 
     def writelines(self, lines: Any) -> None:
@@ -115,9 +125,14 @@ def _mask_value(value: Any) -> Any:
     return type(value)(map(_mask_value, value)) if type(value) in (list, tuple) else value
 
 
+def unescaped(stream: TextIO) -> TextIO:
+    """The stream for what may give orders to a terminal, where :func:`masked_output` writes them out."""
+    return cast(TextIO, getattr(stream, "unescaped", stream))
+
+
 @contextmanager
 def masked_output() -> Iterator[None]:
-    """While inside, stdout and stderr of this process mask what is written to them."""
+    """While inside, stdout and stderr of this process mask what is written, and write control characters out."""
     before = sys.stdout, sys.stderr
     own = tuple(cast(TextIO, _MaskedStream(stream)) for stream in before)
     sys.stdout, sys.stderr = own

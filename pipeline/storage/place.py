@@ -15,6 +15,7 @@ import functools
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -140,8 +141,18 @@ class Place:
 
     # ---- reading ----
     def open(self) -> pa.NativeFile:
-        """A seekable stream of the file's bytes."""
+        """A seekable stream of the file's bytes. FileNotFoundError where there is no file, but perhaps a pipe."""
+        self.refuse_pipe()
         return self.fs.open_input_file(self.path)
+
+    def refuse_pipe(self) -> None:
+        """FileNotFoundError where a pipe, socket or device is in a file's place: to open that may wait forever."""
+        try:
+            mode = Path(self.path).stat().st_mode if self.is_local else stat.S_IFREG
+        except OSError:  # opening it tells better
+            return
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise FileNotFoundError(errno.ENOENT, "a pipe, socket or device, and no file", str(self))
 
     def read_bytes(self) -> bytes:
         with self.open() as stream:
