@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.results.pictures import inside, recipe_slug
 from pipeline.results.source_pictures import SourcePictures
-from pipeline.results.words import setting_words, short_name
+from pipeline.results.words import NAMING, name_words, setting_words, short_name
 from pipeline.storage.identity import digest, source_parts
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Entry, Place
@@ -25,9 +25,9 @@ from pipeline.storage.tables import DamagedError
 
 #: The columns of the manifest that are read; of a million rows the others would be a gigabyte.
 COLUMNS = (
-    *("status", "settings", "gamma", "gamma_schedule", "picture", "picture_hash", "width"),
+    *("status", "picture", "picture_hash", "width", *NAMING),
     *("content_key", "content_image", "style_key", "style_image"),
-    *("t_edit", "t_boost", "events", "omega", "mask", "edit", "plan", "precision"),  # said in the title
+    *("t_edit", "t_boost", "events", "dt_lambda", "dt_end", "plan", "inversion", "precision", "model", "format"),
 )
 
 # A sheet is to be looked at, not to hold everything.
@@ -38,7 +38,7 @@ MARGIN = 6  # between the sources and the results
 _SHEET = re.compile(r"gamma-.*-[0-9a-f]{8}\.png")
 NAMES = 30  # pixels high, above the styles: two lines
 ASIDE = 112  # pixels wide, left of the contents
-_INK, _SOFT = (20, 22, 26), (90, 95, 105)
+INK, SOFT = (20, 22, 26), (90, 95, 105)
 
 
 def contact_sheets(
@@ -52,7 +52,9 @@ def contact_sheets(
     """
     written: list[Place] = []
     rows = manifest.filter(pc.equal(manifest["status"], "ok"))
-    settings_of = _recipes(rows)
+    settings_of = recipes_of(rows)
+    for stale in stale_sheets(output, rows):
+        stale.place.delete()
     _, first = np.unique(rows["settings"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
     one_of_each = rows.take(first).to_pylist()
     words = {
@@ -72,27 +74,31 @@ def contact_sheets(
 
 
 def stale_sheets(output: Place, rows: pa.Table) -> list[Entry]:
-    """The contact sheets of recipes of which no row is left.
+    """The contact sheets of recipes of which no row is left, and those of before under other names.
 
     Args:
         output: The output folder.
-        rows: The rows that stay, with the columns settings, gamma and gamma_schedule.
+        rows: The rows that stay, with the columns NAMING.
     """
-    names = {f"{slug}.png" for slug in _recipes(rows)}
+    names = {f"{slug}.png" for slug in recipes_of(rows)}
     sheets = OutputLayout(output).contact_sheets.list(".png")
     return [entry for entry in sheets if entry.place.name not in names and _SHEET.fullmatch(entry.place.name)]
 
 
-def _recipes(rows: pa.Table) -> dict[str, str]:
-    """The name of each recipe's folder -> its settings."""
-    recipes = rows.group_by(["settings", "gamma", "gamma_schedule"]).aggregate([]).to_pylist()
-    return {_slug(recipe): recipe["settings"] for recipe in recipes}
+def recipes_of(rows: pa.Table) -> dict[str, str]:
+    """The name of each recipe's folder and sheet -> its settings. Rows need the columns NAMING."""
+    slugs: dict[str, str] = {}  # one for each recipe, also where two jobs wrote the same mask in two ways
+    for recipe in rows.group_by(list(NAMING)).aggregate([]).to_pylist():
+        slug = _slug(recipe)
+        slugs[recipe["settings"]] = min(slug, slugs.get(recipe["settings"], slug))
+    return {slug: settings for settings, slug in slugs.items()}
 
 
 def _slug(recipe: Mapping[str, Any]) -> str:
     """The name of a recipe's folder, from its columns of the manifest."""
     gamma = recipe["gamma"]
-    return recipe_slug(next(iter(json.loads(recipe["gamma_schedule"]))) if gamma is None else gamma, recipe["settings"])
+    gamma = next(iter(json.loads(recipe["gamma_schedule"]))) if gamma is None else gamma
+    return recipe_slug(gamma, recipe["settings"], name_words(recipe))
 
 
 def read_picture(output: Place, picture: str, written: str | None = None) -> np.ndarray:
@@ -169,13 +175,13 @@ def _sheet(output: Place, rows: pa.Table, source_pictures: SourcePictures, title
     size = rows["width"][0].as_py()
     larger = -(-CELL // size)
     cell = size * larger + GAP
-    head = _wrapped([title, _extent(rows, contents, styles)], ASIDE + cell * (len(styles) + 1) + MARGIN - 8)
+    head = wrapped([title, _extent(rows, contents, styles)], ASIDE + cell * (len(styles) + 1) + MARGIN - 8)
     top = 20 * len(head) + 8 + NAMES
     width, height = ASIDE + cell * (len(styles) + 1) + MARGIN, top + cell * (len(contents) + 1) + MARGIN
     sheet = Image.new("RGB", (width, height), (255, 255, 255))
     pen, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(15), ImageFont.load_default(11)
     for n, line in enumerate(head):
-        pen.text((4, 4 + 20 * n), line, _INK, font)
+        pen.text((4, 4 + 20 * n), line, INK, font)
 
     def place_of(row: int, column: int) -> tuple[int, int]:
         return ASIDE + column * cell + MARGIN * (column > 0), top + row * cell + MARGIN * (row > 0)
@@ -185,8 +191,8 @@ def _sheet(output: Place, rows: pa.Table, source_pictures: SourcePictures, title
             sheet.paste(fitted(pixels, size * larger), place_of(row, column))
 
     def name(key: str, x: int, y: int, across: int, lines: int) -> None:
-        text = _cut(short_name(key), across, lines, small)
-        pen.multiline_text((x, y), text, _SOFT, small, spacing=2)
+        text = cut(short_name(key), across, lines, small)
+        pen.multiline_text((x, y), text, SOFT, small, spacing=2)
 
     for column, (style, key) in enumerate(styles.items(), 1):
         name(key, place_of(0, column)[0], top - NAMES, cell - 4, 2)
@@ -217,14 +223,14 @@ def _extent(rows: pa.Table, contents: Mapping[str, str], styles: Mapping[str, st
     return f"{' and '.join(parts)} shown" if parts else ""
 
 
-def _wrapped(texts: Sequence[str], across: int) -> list[str]:
+def wrapped(texts: Sequence[str], across: int) -> list[str]:
     """Texts in lines that fit."""
     font = ImageFont.load_default(15)
     letters = max(10, int(across / (font.getlength("abcdefghij") / 10)))
     return [line for text in texts for line in textwrap.wrap(text, letters)]
 
 
-def _cut(text: str, across: int, lines: int, font: Any) -> str:
+def cut(text: str, across: int, lines: int, font: Any) -> str:
     """A name in so many lines of a width in pixels; what is too long ends in dots."""
     pieces: list[str] = [""]
     for letter in text:

@@ -93,6 +93,13 @@ def inside(path: str) -> bool:
     return pieces[0] == OutputLayout.PICTURES and len(pieces) > 1 and not {"", ".", ".."} & set(pieces)
 
 
-def recipe_slug(gamma: float | str, identifier: str) -> str:
-    """The name of a recipe's folder and contact sheet. ``gamma``: the number, or the kind of its schedule."""
-    return f"gamma-{gamma if isinstance(gamma, str) else format(gamma, 'g')}-{identifier[:8]}"
+def recipe_slug(gamma: float | str, identifier: str, more: str = "") -> str:
+    """The name of a recipe's folder and contact sheet.
+
+    Args:
+        gamma: The number, or the kind of its schedule.
+        identifier: The recipe's digest.
+        more: What else tells it from others, see ``words.name_words``.
+    """
+    pieces = ["gamma", gamma if isinstance(gamma, str) else format(gamma, "g"), more, identifier[:8]]
+    return "-".join(piece for piece in pieces if piece)

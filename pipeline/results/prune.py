@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 
 from pipeline.results.contact_sheets import stale_sheets
 from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
+from pipeline.results.sweep_sheet import sweep_sheets
+from pipeline.results.words import NAMING
 from pipeline.storage.files_below import files_below
 from pipeline.storage.identity import source_parts
 from pipeline.storage.layout import OutputLayout
@@ -24,7 +26,7 @@ from pipeline.storage.pair_ids import PairIds, packed
 from pipeline.storage.place import Entry, Place
 from pipeline.storage.tar import TarWriter
 
-_RECIPE = ["settings", "gamma", "gamma_schedule"]
+_RECIPE = list(NAMING)
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ def find_leavings(manifest: Manifest, wanted: PairIds) -> Leavings:
     for entry in _spare(manifest, stay):
         n_spare, size = n_spare + 1, size + entry.size
     sheets = stale_sheets(manifest.output, pa.concat_tables(recipes))
+    if parts:  # it may show what goes; the next run draws it again
+        sheets += sweep_sheets(manifest.output)
     tars = sorted(tar for tar in losing if tar in stay)
     return Leavings(parts, stay, n_spare, sheets, tars, size + sum(entry.size for entry in sheets))
 

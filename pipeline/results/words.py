@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.jobfile.edit import EditPoint
+from pipeline.storage.identity import source_stem
 
 #: The manifest's columns that say how a pair was made. The page of a report shows them all.
 PARAMETERS = (
@@ -23,7 +25,7 @@ _ALWAYS = ("t_edit", "omega", "mask", "edit")
 
 
 def setting_words(settings: Sequence[Mapping[str, Any]], all_of_one: bool = False) -> list[str]:
-    """What tells each of some settings from the others: ``gamma 0.6, mask {rectangle: [0.5, 0, 1, 1]}``.
+    """What tells each of some settings from the others: ``gamma 0.6, mask rectangle 0.5, 0, 1, 1``.
 
     Args:
         settings: A row of the manifest for each setting; columns that are missing are not said.
@@ -49,7 +51,16 @@ def _gamma(row: Mapping[str, Any]) -> str:
 
 
 def _value(name: str, value: Any) -> str:
-    return str(EditPoint.model_validate_json(value)) if name == "edit" else _plain(value)
+    if name == "edit":
+        return str(EditPoint.model_validate_json(value))
+    if name == "mask":
+        mask = json.loads(value)
+        if not isinstance(mask, Mapping):
+            return str(mask)
+        if "rectangle" in mask:
+            return f"rectangle {', '.join(format(edge, 'g') for edge in mask['rectangle'])}"
+        return " ".join(f"{kind} {str(path).rstrip('/').rpartition('/')[2]}" for kind, path in mask.items())
+    return _plain(value)
 
 
 def _plain(value: Any) -> str:
@@ -63,6 +74,49 @@ def _plain(value: Any) -> str:
             return value
         return value.replace('"', "")
     return str(value)
+
+
+#: The manifest's columns that name a recipe's folder and sheet, with its digest.
+NAMING = ("settings", "gamma", "gamma_schedule", "omega", "mask", "edit", "seed")
+
+
+def name_words(row: Mapping[str, Any]) -> str:
+    """What besides gamma tells a recipe from others, as a piece of a file's name: ``masked-0.5-0-1-1-omega-0.5``.
+
+    Args:
+        row: The columns NAMING of the manifest, those that are not null.
+
+    Returns:
+        Letters, digits, dots, hyphens and underscores; nothing without a mask, an edit, calibration or noise.
+    """
+    pieces = []
+    if row.get("mask") is not None:
+        pieces.append(f"masked-{_mask_name(json.loads(row['mask']))}".removesuffix("-"))
+    if row.get("edit") is not None:
+        point = EditPoint.model_validate_json(row["edit"])
+        name = f"component-{point.component}" if point.label is None else point.label
+        pieces.append(f"edit-{name}-{'minus' if point.strength < 0 else 'plus'}-{abs(point.strength):g}")
+    if row.get("omega"):
+        pieces.append(f"omega-{row['omega']:g}")
+    if row.get("seed") is not None:
+        pieces.append(f"seed-{row['seed']}")
+    return "-".join(re.sub(r"[^A-Za-z0-9._-]+", "_", piece)[:48] for piece in pieces)
+
+
+def _mask_name(mask: Any) -> str:
+    if isinstance(mask, Mapping) and "rectangle" in mask:
+        return "-".join(format(edge, "g") for edge in mask["rectangle"])
+    if isinstance(mask, Mapping) and "picture" in mask:
+        return source_stem(mask["picture"])
+    return "each" if isinstance(mask, Mapping) else ""  # the paper's own needs no name
+
+
+def shared_words(settings: Sequence[Mapping[str, Any]]) -> str:
+    """The main fields in which some settings agree, gamma among them: ``gamma 0.6, t_edit 400``."""
+    same = [name for name in _ALWAYS if len({_plain(row.get(name)) for row in settings}) == 1]
+    gammas = {_gamma(row) for row in settings}
+    fields = [f"{name} {_value(name, settings[0][name])}" for name in same if settings[0].get(name) is not None]
+    return ", ".join([*(gammas if len(gammas) == 1 else ()), *fields])
 
 
 def short_name(key: str) -> str:

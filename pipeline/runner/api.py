@@ -46,7 +46,8 @@ class Result:
         counts: How many pictures were prepared, inverted and rejected, how many pairs made, there before and failed,
             and the seconds of each stage.
         stages: The stages that ran.
-        contact_sheets: A PNG file for each point of the sweep; empty where ``inject`` was not run.
+        contact_sheets: A PNG file for each point of the sweep and, of several, one of them all; empty where ``inject``
+            was not run.
         shard_places: Side (``content``, ``style`` or ``both``) -> the folder of its prepared pictures.
         bank_places: Side -> the folder of its latent bank.
     """

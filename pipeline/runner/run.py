@@ -25,6 +25,7 @@ from pipeline.monitoring.status import write_plan
 from pipeline.monitoring.summary import RunCounts, summary_lines
 from pipeline.results.contact_sheets import COLUMNS, contact_sheets
 from pipeline.results.manifest import Manifest
+from pipeline.results.sweep_sheet import sweep_sheet
 from pipeline.runner.budget import Budget, WithinBudget
 from pipeline.runner.check import check_job, require_made
 from pipeline.runner.journal import Journal
@@ -369,10 +370,12 @@ class Run:
         return max(batch, min(most // batch, batches) * batch)
 
     def report(self) -> None:
-        """A contact sheet for each point of the sweep."""
+        """A contact sheet for each point of the sweep, and one of the sweep."""
         shards = [side.shards for side in self.sides if side.needs_shards]
         banks = [side.bank for side in self.sides]
-        self.sheets = contact_sheets(self.output, Manifest(self.output).table(COLUMNS), shards, banks)
+        rows = Manifest(self.output).table(COLUMNS)
+        self.sheets = contact_sheets(self.output, rows, shards, banks)
+        self.sheets += sweep_sheet(self.output, rows, shards, banks)
 
     def summary(self, stages: Sequence[str]) -> list[str]:
         """What was made, how fast, where, what failed and how to try that again."""

@@ -19,6 +19,7 @@ from pipeline.jobfile.edit import EditPoint
 from pipeline.jobfile.injection import InjectionSettings, gamma_schedule
 from pipeline.jobfile.schema import Job
 from pipeline.results.pictures import recipe_slug
+from pipeline.results.words import name_words
 from pipeline.stages.masks import Masks
 from pipeline.stages.walk import Walk
 from pipeline.storage.identity import digest, digest_of
@@ -124,13 +125,15 @@ def make_recipe(
     identity = {"injection": values, "plan": digest_of(plan.to_dict()), **shared_identity}
     identifier = digest_of(identity)
     gamma = settings.gamma if isinstance(settings.gamma, float | int) else settings.gamma.kind
+    named = {name: as_json(value) for name, value in settings.to_dict().items() if name in ("mask", "edit") and value}
+    more = name_words({**named, "omega": settings.omega, "seed": settings.seed})
     return Recipe(
         settings,
         plan,
         tuple(gamma_schedule(settings.gamma).at(plan.injections)),
         masks,
         identifier,
-        recipe_slug(gamma, identifier),
+        recipe_slug(gamma, identifier, more),
         edit,
         as_json(identity),
     )

@@ -94,7 +94,7 @@ class OutputLayout:
 
     @property
     def contact_sheets(self) -> Place:
-        """The folder of contact sheets, one for each point of the sweep."""
+        """The folder of contact sheets, one for each point of the sweep and one of the sweep itself."""
         return self.root / "contact-sheets"
 
     @property

@@ -31,13 +31,13 @@ def out(request, tmp_path_factory):
         "injection.gamma=[0.3, {linear: [0.6, 0.2]}]",
         content={"folder": str(CONTENTS), "limit": 3},
     )
-    assert len(run.contact_sheets) == 2
+    assert len(run.contact_sheets) == 3
     return folder / "out"
 
 
 def test_a_sheet_for_each_recipe_named_as_its_folder(out):
     rows = manifest(out).drop_duplicates("settings")
-    names = {path.stem for path in (out / "contact-sheets").glob("*.png")}
+    names = {path.stem for path in (out / "contact-sheets").glob("gamma-*.png")}
     assert {name.rpartition("-")[2] for name in names} == {settings[:8] for settings in rows["settings"]}
     assert {name.rpartition("-")[0] for name in names} == {"gamma-0.3", "gamma-linear"}
     folders = {path.name for path in (out / "pictures").iterdir() if path.is_dir()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.results.words import setting_words
+import pytest
+
+from pipeline.results.words import name_words, setting_words
 
 
 def test_the_edits_of_a_sweep_are_told_apart():
@@ -16,3 +18,24 @@ def test_the_edits_of_a_sweep_are_told_apart():
         "gamma 0.3, edit component 1 x -2 of dogs.safetensors",
         "gamma 0.3, edit label a b against pug x 0.5 of d.safetensors",
     ]
+
+
+@pytest.mark.parametrize(
+    ("row", "said", "named"),
+    [
+        ({"gamma": 0.3}, "gamma 0.3", ""),
+        ({"mask": '"reference"', "omega": 0.5}, "omega 0.5, mask reference", "masked-omega-0.5"),
+        ({"mask": '{"rectangle":[0.5,0.0,1.0,1.0]}'}, "mask rectangle 0.5, 0, 1, 1", "masked-0.5-0-1-1"),
+        ({"mask": '{"picture":"/my/masks/left half.png"}'}, "mask picture left half.png", "masked-left_half"),
+        ({"mask": '{"folder":"/my/masks/"}', "seed": 4}, "mask folder masks", "masked-each-seed-4"),
+        (
+            {"edit": '{"directions":"/d.safetensors","label":"a/b","strength":-2.0}'},
+            "edit label a/b x -2 of d.safetensors",
+            "edit-a_b-minus-2",
+        ),
+    ],
+)
+def test_settings_in_words_and_in_names(row, said, named):
+    row = {"gamma": 0.3, **row}
+    assert said in setting_words([row], all_of_one=True)[0]
+    assert name_words(row) == named

@@ -127,7 +127,7 @@ def test_a_run_of_one_setting_is_asked_by_content_and_style(tmp_path):
 def test_several_that_fit_are_told_apart_by_their_settings(made):
     with pytest.raises(ConfigError, match=r"6 rows fit content c1 with style s0: ") as told:
         again(made / "out", content="c1", style="s0")
-    pair = re.search(r"(\w{12}) \(c1 in s0, gamma 0.6, mask \{rectangle: \[0.5, 0.0, 1.0, 1.0\]\}\)", str(told.value))
+    pair = re.search(r"(\w{12}) \(c1 in s0, gamma 0.6, mask rectangle 0.5, 0, 1, 1\)", str(told.value))
     assert pair is not None
     result = again(made / "out", pair[1], content="c1")
     assert result.same

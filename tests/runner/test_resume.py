@@ -245,9 +245,9 @@ def test_prune_drops_what_no_job_wants(tmp_path, calls):
         values["injection"]["gamma"] = gamma
         jobs.append(tmp_path / f"job-{gamma}.yaml")
         jobs[-1].write_text(yaml.safe_dump(values))
-    assert "would drop 10 pairs and 11 files" in prune(*jobs)  # the pictures, and the contact sheet of 0.4
+    assert "would drop 10 pairs and 12 files" in prune(*jobs)  # the pictures, the sheets of 0.4 and of the sweep
     assert len(manifest(out)) == 18
-    assert "dropped 10 pairs and 11 files" in prune(*jobs, "--yes")
+    assert "dropped 10 pairs and 12 files" in prune(*jobs, "--yes")
     rows = manifest(out)
     assert sorted(rows["gamma"]) == [0.2] * 4 + [0.3] * 4
     now = files(out / "pictures")

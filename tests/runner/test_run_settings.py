@@ -63,7 +63,7 @@ def test_gamma_as_number_and_schedule(tmp_path, banks):
     }
     # Folders and contact sheets have the same names.
     names = {path.name for path in (tmp_path / "out" / "pictures").iterdir()}
-    assert {path.stem for path in (tmp_path / "out" / "contact-sheets").iterdir()} == names
+    assert {path.stem for path in (tmp_path / "out" / "contact-sheets").iterdir()} == {*names, "sweep"}
 
 
 def as_written(text: str | None) -> str | None:
