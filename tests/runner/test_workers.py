@@ -58,7 +58,7 @@ def test_a_measured_batch_is_kept_with_the_output(pool):
     assert pool(batch="auto").batch == 8
     assert pool(batch="auto").batch == 8
     assert len(pool.measured) == 1
-    assert [name for name, _ in pool.events] == ["measuring_batch", "workers", "workers"]
+    assert [name for name, _ in pool.events] == ["measuring_batch", "batch_measured", "workers", "workers"]
     (kind,) = json.loads(pool.kept.read_text())
     assert kind.endswith("on cpu in float32")
 
