@@ -64,21 +64,27 @@ SHORTER = [name for name in PLAN_PRESETS if name != REFERENCE]
 
 @dataclass(frozen=True)
 class Pairs:
-    """A model with inverted pictures: x_T (n, 3, H, W) of the styles, h (n, K, C, h, w) of the contents at ``kept``."""
+    """A model with inverted pictures: x_T (n, 3, H, W) of the styles, h (n, K, C, h, w) of the contents at ``kept``.
+
+    ``contents`` and ``styles`` are the pictures, (n, 3, H, W) in [-1, 1].
+    """
 
     name: str
     unet: UNet
     x_T: Tensor
     h: Tensor
     kept: tuple[int, ...]
+    contents: Tensor
+    styles: Tensor
 
     @classmethod
     def of(cls, name: str, unet: UNet, contents: list[Path], styles: list[Path]) -> Pairs:
         unet = unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         walk = inversion_plan(50)
-        x_T, _ = ddim_invert(unet, prepared(styles, unet.image_size), walk)
-        _, h = ddim_invert(unet, prepared(contents, unet.image_size), walk)
-        return cls(name, unet, x_T, h, walk.kept)
+        content, style = prepared(contents, unet.image_size), prepared(styles, unet.image_size)
+        x_T, _ = ddim_invert(unet, style, walk)
+        _, h = ddim_invert(unet, content, walk)
+        return cls(name, unet, x_T, h, walk.kept, content, style)
 
     def reference(self, settings: InjectionSettings, keep: Path | None) -> Tensor:
         """The result of the 1000 steps: read from the folder ``keep`` if an earlier run left it there."""
