@@ -106,6 +106,7 @@ def test_every_block_that_is_run_in_the_source_tree_runs(
         assert (tmp_path / "results/demo/report/index.html").exists()
         assert "4 pairs" in capsys.readouterr().out
         assert len(list((tmp_path / "results/sweep/pictures").rglob("*.png"))) == 4
+        assert (tmp_path / "results/sweep/contact-sheets/sweep.png").exists()
 
 
 def test_a_block_that_fails_is_told(tmp_path: Path) -> None:
