@@ -18,16 +18,19 @@ def rate(manifest: Manifest, since: float) -> float | None:
     """Pairs a second, lately, by the clocks of the machines that made them. Memory: that of a few parts."""
     columns = ["status", "created"]
     parts = manifest.store.parts()
-    spans = manifest.store.each(_span, MANIFEST_SCHEMA, columns, parts)
-    last = max((span.last for span in spans), default=0.0)
-    begin = max(since, last - LATELY)
 
     def made_since(rows: pa.Table) -> int:
         return int((_times(rows) >= begin).sum())
 
-    made = sum(span.made for span in spans if span.first >= begin)
-    astride = [part for part, span in zip(parts, spans, strict=True) if span.first < begin <= span.last]
-    made += sum(manifest.store.each(made_since, MANIFEST_SCHEMA, columns, astride))
+    try:
+        spans = manifest.store.each(_span, MANIFEST_SCHEMA, columns, parts)
+        last = max((span.last for span in spans), default=0.0)
+        begin = max(since, last - LATELY)
+        made = sum(span.made for span in spans if span.first >= begin)
+        astride = [part for part, span in zip(parts, spans, strict=True) if span.first < begin <= span.last]
+        made += sum(manifest.store.each(made_since, MANIFEST_SCHEMA, columns, astride))
+    except FileNotFoundError:  # a run has merged parts meanwhile
+        return rate(manifest, since)
     return made / (last - begin) if made and last > begin else None
 
 

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from pipeline.storage.counts import count
 from pipeline.storage.identity import digest
 from pipeline.storage.layout import OutputLayout
+from pipeline.storage.merging import small_parts
 from pipeline.storage.pair_ids import PairIds, packed
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
@@ -122,7 +123,18 @@ class Manifest:
             part: the tile's name.
             rows: of ``MANIFEST_SCHEMA``, one for each of its pairs.
         """
-        self.store.commit(part, rows if isinstance(rows, pa.Table) else manifest_rows(rows))
+        table = rows if isinstance(rows, pa.Table) else manifest_rows(rows)
+        self.store.commit(part, table, _tars(table) - {part})
+
+    def merge_small(self) -> None:
+        """Merge small parts once there are many, so that a reader meets few files. For the holder of the output."""
+        entries = self.store.entries()
+        failed = {part: entry for part, entry in entries.items() if part.startswith(_FAILED)}
+        made = {part: entry for part, entry in entries.items() if part not in failed}
+        for merge in [*small_parts(made), *small_parts(failed, _FAILED)]:
+            tables = self.store.each(lambda rows: rows, MANIFEST_SCHEMA, None, merge.parts)
+            rows = pa.concat_tables(tables)
+            self.store.merge(merge, rows, _tars(rows))
 
     def table(self, columns: Iterable[str] | None = None) -> pa.Table:
         """A row for each pair, ok before failed: a retried failure that succeeded, or a repeated row, counts once.
@@ -258,11 +270,20 @@ class Manifest:
         if len(kept) == 0:
             self.store.drop(part)
         elif len(kept) < len(rows):
-            self.store.commit(part, kept)
+            self.commit(part, kept)
 
 
 def _is_ok(rows: pa.Table) -> np.ndarray:
     return pc.fill_null(pc.equal(rows["status"], "ok"), False).to_numpy()
+
+
+def _tars(rows: pa.Table) -> set[str]:
+    """The parts in whose tars the pictures of some rows lie."""
+    if "picture" not in rows.column_names:
+        return set()
+    members = rows["picture"].filter(pc.match_substring(rows["picture"], ".tar#"))
+    files = pc.unique(pc.replace_substring_regex(members, r"(?s)\.tar#.*", "")).to_pylist()
+    return {file.rpartition("/")[2] for file in files}
 
 
 def manifest_rows(rows: Iterable[Mapping[str, Any]]) -> pa.Table:

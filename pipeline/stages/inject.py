@@ -25,6 +25,7 @@ from pipeline.stages.pairs import Entries, WantedPairs
 from pipeline.stages.recipe import Recipe, as_json, make_recipe, open_directions
 from pipeline.stages.tiles import plan_tiles
 from pipeline.stages.walk import Walk
+from pipeline.storage import merging
 from pipeline.storage.identity import ALGORITHM_VERSION, pair_digests, pair_id, with_length
 from pipeline.storage.pair_ids import PairIds, from_bytes
 from pipeline.storage.place import Place
@@ -298,7 +299,10 @@ def inject_stage(
 ) -> tuple[int, int]:
     """Run tiles and commit them; returns how many pairs were (made, failed). ``on_done`` hears of each tile."""
 
+    n_committed = 0
+
     def commit(outcome: Outcome) -> tuple[int, int]:
+        nonlocal n_committed
         unit: InjectUnit = outcome.unit
         if outcome.error is not None:
             rows, failed = None, [{**unit.row(pair), "status": "failed", "error": outcome.error} for pair in unit.pairs]
@@ -308,6 +312,11 @@ def inject_stage(
             manifest.commit(unit.name, rows)
         if failed:
             manifest.commit_failures(failed)
+        n_committed += 1
+        if n_committed % merging.MANY == 0:
+            manifest.merge_small()
         return 0 if rows is None else len(rows), len(failed)
 
-    return commit_outcomes(pool, tiles, commit, on_done)
+    counts = commit_outcomes(pool, tiles, commit, on_done)
+    manifest.merge_small()
+    return counts

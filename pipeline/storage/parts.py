@@ -17,6 +17,8 @@ On an object store, a holder of the output that was taken over may still be writ
 
 A file counts if it is of the newest seal's turn or a later one, or in that seal, or has no turn in its name (it was
 copied from a disk). Of several that count for a part, that of the latest turn is the part's.
+
+Many small parts are merged into larger ones; ``merging.py`` says how.
 """
 
 from __future__ import annotations
@@ -24,18 +26,20 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from diffstyle.errors import ConfigError, DiffStyleError, one_line
+from pipeline.storage import merging
 from pipeline.storage.conditional import create
 from pipeline.storage.identity import digest_of
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Entry, Place
-from pipeline.storage.tables import DamagedError, read_table, write_table
+from pipeline.storage.tables import DamagedError, read_about, read_table, write_table
 
 T = TypeVar("T")
 
@@ -48,6 +52,7 @@ class DescriptionError(DiffStyleError):
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 _INDEX_FILE = re.compile(r"(?P<part>.+?)(?:\.(?P<turn>\d{8}))?\.parquet", re.DOTALL)
+_PAYLOADS = "diffstyle-payloads"  # in the footer of a merged part
 _SEAL = re.compile(r"\.seal-(\d{8})\.json")
 
 
@@ -143,6 +148,8 @@ class PartStore:
         files = self.index_folder.list(".parquet")
         if any(_turn(entry) for entry in files) or not self.root.is_local:
             files = self._counting(files)
+        else:
+            files = self._unmerged(files)
         newest = {_part(entry): entry for entry in sorted(files, key=_turn)}
         self._places = {part: entry.place for part, entry in newest.items()}
         return dict(sorted(newest.items()))
@@ -164,6 +171,7 @@ class PartStore:
             except FileNotFoundError:  # a later turn's seal has taken its place
                 return self._counting(self.index_folder.list(".parquet"))
             files = [e for e in files if not 0 < _turn(e) < seal or e.place.name in sealed]
+        files = self._unmerged(files)
         fence = self.index_folder.fence
         if fence is not None and fence.seal > seal:
             names = [entry.place.name for entry in files if 0 < _turn(entry) < fence.turn]
@@ -172,6 +180,13 @@ class PartStore:
                 return self._counting(files)  # another thread or worker of this run was faster
             for old in seals.values():
                 old.delete()
+        return files
+
+    def _unmerged(self, files: list[Entry]) -> list[Entry]:
+        """Without those that a merged part among ``files`` replaces."""
+        for merge in merging.notes(self.index_folder).values():
+            if merge.into in map(_part, files):
+                files = [entry for entry in files if _part(entry) not in merge.parts]
         return files
 
     def _sealed(self, place: Place) -> set[str]:
@@ -204,14 +219,39 @@ class PartStore:
             raise DamagedError(f"{self.root}: its index names a part {part!r}, which is no name of a part; {self.cure}")
         return self.data_folder / f"{part}.{extension}"
 
-    def commit(self, part: str, rows: pa.Table) -> None:
-        """Make a part count. Its payload must be whole by now."""
+    def commit(self, part: str, rows: pa.Table, payloads: Collection[str] = ()) -> None:
+        """Make a part count. Its payload must be whole by now.
+
+        ``payloads``: the names of parts whose payloads its rows name, where these are others than its own.
+        """
         fence = self.index_folder.fence
         turn = "" if fence is None or self.root.is_local else f".{fence.turn:08}"
         place = self.index_folder / f"{part}{turn}.parquet"
         with place.writer() as stream:
-            write_table(stream, rows)
+            write_table(stream, rows, {_PAYLOADS: json.dumps(sorted(payloads))} if payloads else {})
         self._places[part] = place
+
+    def merge(self, merge: merging.Merge, rows: pa.Table, payloads: Collection[str] = ()) -> None:
+        """Make one part of several, whatever is killed meanwhile: ``merging.py`` says how. For the holder of the lock.
+
+        ``rows`` are those of all these parts; ``payloads`` as for :meth:`commit`.
+        """
+        fence = self.index_folder.fence
+        note = merge.note(self.index_folder, 0 if fence is None else fence.turn)
+        self.commit(merge.into, rows, payloads)
+        if fence is not None:
+            fence.check_now()
+        self._drop_files(set(merge.parts))
+        note.delete()
+
+    def _end_merges(self) -> None:
+        """Delete what a merge that was killed has replaced, or forget the merge."""
+        under_way = merging.notes(self.index_folder)
+        for merge in under_way.values():
+            if merge.into in self.entries():
+                self._drop_files(set(merge.parts))
+        for note in under_way:
+            note.delete()
 
     def rows(self, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         """The rows of all committed parts, in the order of the parts' names, read with ``schema``.
@@ -239,8 +279,13 @@ class PartStore:
         Memory: what it makes, and a few parts at a time. ``schema``, ``columns`` and errors are those of :meth:`rows`.
         """
         names = self.parts() if parts is None else parts
-        with ThreadPoolExecutor(4 if self.root.is_local else 16) as pool:
-            return list(pool.map(lambda part: of_part(self.part_rows(part, schema, columns)), names))
+        try:
+            with ThreadPoolExecutor(4 if self.root.is_local else 16) as pool:
+                return list(pool.map(lambda part: of_part(self.part_rows(part, schema, columns)), names))
+        except FileNotFoundError:  # a run has merged or dropped parts meanwhile
+            if parts is not None or self.parts() == names:
+                raise
+        return self.each(of_part, schema, columns)
 
     def part_rows(self, part: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         """The rows of one committed part; as :meth:`rows`."""
@@ -249,24 +294,40 @@ class PartStore:
 
     def drop(self, part: str) -> None:
         """Take a part's rows out of the store. Its payload, if it has one, is then uncommitted."""
+        self._end_merges()  # else those that it replaced would come back
+        self._drop_files({part})
+
+    def _drop_files(self, parts: Collection[str]) -> None:
         # An older file that a newer one replaced must go first, else it would come back.
-        for entry in sorted(self.index_folder.list(".parquet"), key=_turn):
-            if _part(entry) == part:
-                entry.place.delete()
-        self._places.pop(part, None)
+        files = [entry for entry in self.index_folder.list(".parquet") if _part(entry) in parts]
+        with ThreadPoolExecutor(1 if self.root.is_local else 16) as pool:
+            for _, of_turn in groupby(sorted(files, key=_turn), _turn):
+                list(pool.map(lambda entry: entry.place.delete(), of_turn))
+        for part in parts:
+            self._places.pop(part, None)
 
     def remove_uncommitted(self) -> list[str]:
         """Delete payloads that no index part names, and unfinished files. Call it while holding the store's lock."""
+        self._end_merges()
         committed = self.entries()
         counting = {entry.place for entry in committed.values()}
         spare = [entry for entry in self.index_folder.list(".parquet") if entry.place not in counting]
-        spare += [e for e in self.data_folder.list() if e.place.name.partition(".")[0] not in committed]
+        payloads = [e for e in self.data_folder.list() if e.place.name.partition(".")[0] not in committed]
+        named = self._payloads(committed) if payloads else set()
+        spare += [e for e in payloads if e.place.name.partition(".")[0] not in named]
         for entry in spare:
             entry.place.delete()
         self.root.remove_unfinished()  # a description
         self.data_folder.remove_unfinished(recursive=True)
         self.index_folder.remove_unfinished()
         return [entry.place.name for entry in spare]
+
+    def _payloads(self, parts: Iterable[str]) -> set[str]:
+        """The parts that are merged into others, as far as they have payloads."""
+        merged = [self.index(part) for part in parts if merging.is_merged(part)]
+        with ThreadPoolExecutor(4 if self.root.is_local else 16) as pool:
+            abouts = list(pool.map(lambda place: read_about(place, cure=self.cure), merged))
+        return {name for about in abouts for name in json.loads(about.get(_PAYLOADS, "[]"))}
 
 
 def _part(entry: Entry) -> str:

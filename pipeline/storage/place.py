@@ -275,6 +275,9 @@ class Fence(Protocol):
     def check(self) -> None:
         """Raise Stopped if this process no longer holds the output."""
 
+    def check_now(self) -> None:
+        """The same, and never by what was known a moment ago."""
+
     def draft(self) -> Path:
         """On a disk: a new name in the holder's own folder, out of which a file is renamed to its place."""
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -34,16 +35,16 @@ class DamagedError(DiffStyleError):
     """A file that is not what was written: cut, changed, or of another release. Says what to do about it."""
 
 
-def write_table(stream: BinaryIO, table: pa.Table) -> None:
+def write_table(stream: BinaryIO, table: pa.Table, about: Mapping[str, str] = MappingProxyType({})) -> None:
     """Write ``table`` as Parquet, compressed, with a checksum for each page and one for the whole file.
 
-    Secrets are masked in what it says of failures and masks.
+    Secrets are masked in what it says of failures and masks. ``about`` is kept in the footer, for :func:`read_about`.
     """
     table = _without_secrets(table)
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata({_KEY: _BLANK.decode()})
+        writer.add_key_value_metadata({**about, _KEY: _BLANK.decode()})
     data = sink.getvalue()
     at = data.rindex(_MARK) + len(_MARK)
     view = memoryview(data)
@@ -70,6 +71,23 @@ def _checksum(data: bytes, at: int) -> bytes:
     return state.hexdigest().encode()
 
 
+def _check(place: Place, data: bytes, cure: str) -> None:
+    at = data.rfind(_MARK) + len(_MARK)
+    if at < len(_MARK) or data[at : at + _DIGITS] != _checksum(data, at):
+        raise DamagedError(f"{place}: not readable (it was cut, or bytes have changed since it was written); {cure}")
+
+
+def read_about(place: Place, *, cure: str) -> dict[str, str]:
+    """What :func:`write_table` was told to keep beside a table. DamagedError for a file that is not whole."""
+    data = place.read_bytes()
+    _check(place, data, cure)
+    try:
+        stored = pq.read_metadata(pa.BufferReader(data)).metadata
+        return {name.decode(): value.decode() for name, value in stored.items() if name != b"ARROW:schema"}
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DamagedError(f"{place}: not readable ({one_line(error, most=160)}); {cure}") from error
+
+
 def read_table(
     place: Place,
     schema: pa.Schema | None,
@@ -93,9 +111,7 @@ def read_table(
         FileNotFoundError: There is no such file.
     """
     data = place.read_bytes() if data is None else data
-    at = data.rfind(_MARK) + len(_MARK)
-    if at < len(_MARK) or data[at : at + _DIGITS] != _checksum(data, at):
-        raise DamagedError(f"{place}: not readable (it was cut, or bytes have changed since it was written); {cure}")
+    _check(place, data, cure)
     try:  # from memory: an OSError is Parquet's, not the disk's
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         stored_schema = file.schema_arrow

@@ -74,6 +74,10 @@ class TurnFence:
 
     def check(self) -> None:
         """Raise Stopped if the turn is over."""
+        self.check_now()
+
+    def check_now(self) -> None:
+        """The same, and on a store it asks even where :meth:`check` asked a moment ago."""
         if self.is_over():
             raise Stopped(
                 f"{self.root}: the lock was removed or taken over while this run held it, so nothing more is written; "
