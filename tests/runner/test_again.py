@@ -277,9 +277,10 @@ def test_a_job_from_banks(made, tmp_path):
     [
         {"pictures": {"to": "webdataset", "format": "jpeg", "quality": 71}, "bank": {"h": "float16"}},
         {"style": {"sample": 2, "seed": 5}, "injection": {"t_boost": 300, "omega": 0.5}, "seed": [3, 4]},
+        {"bank": {"h": "float16", "x_t": "float16"}},
         {"inversion": {"plan": "second-order", "steps": 5}, "compute": {"precision": "bfloat16"}},
     ],
-    ids=["jpeg", "samples", "second-order"],
+    ids=["jpeg", "samples", "half", "second-order"],
 )
 def test_other_settings(tmp_path, changes):
     injection = {**SIX_PAIRS["injection"], **changes.get("injection", {})}
