@@ -55,11 +55,14 @@ def test_the_demo_says_of_its_two_sheets_which_is_the_masked_one():
 def test_a_ready_jobs_paths_start_at_the_working_directory(name, elsewhere, tmp_path):
     file = shipped_files("jobs")[name]
     by_name = load_job(name)
-    assert Path(by_name.output).is_relative_to(elsewhere)
     assert load_job(file) == by_name
     (tmp_path / "link.yaml").symlink_to(file)
     assert load_job("../link.yaml") == by_name
     copy = shutil.copy(file, tmp_path / "copy.yaml")
+    if "://" in by_name.output:  # the same wherever it is called
+        assert load_job(copy) == by_name
+        return
+    assert Path(by_name.output).is_relative_to(elsewhere)
     assert Path(load_job(copy).output).relative_to(tmp_path) == Path(by_name.output).relative_to(elsewhere)
 
 
