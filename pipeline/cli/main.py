@@ -38,6 +38,7 @@ COMMANDS = {
     ),
     "jobs": ("pipeline.cli.jobs:jobs", "List the ready jobs."),
     "run": ("pipeline.cli.run:run", "Run a job: shard, precompute, inject."),
+    "submit": ("pipeline.cli.submit:submit", "Run a job on a Ray cluster or on Slurm, from any machine."),
     "plan": ("pipeline.cli.plan:plan", "Say what a job would compute, and how large its banks would be."),
     "shard": ("pipeline.cli.shard:shard", "Stage 1: prepare pictures, write them to WebDataset shards."),
     "precompute": ("pipeline.cli.precompute:precompute", "Stage 2: invert prepared pictures into a latent bank."),

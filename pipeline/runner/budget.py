@@ -18,14 +18,16 @@ class Budget:
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
         self._ends = None if seconds is None else time.monotonic() + seconds
+        self._any = False
         self._withheld = False
 
     def units(self, units: Iterable[Any]) -> Iterator[Any]:
-        """The units, as long as there is time."""
+        """The units, as long as there is time; one in any case, so that runs with the shortest budget get on."""
         for unit in units:
-            if self._ends is not None and time.monotonic() >= self._ends:
+            if self._any and self._ends is not None and time.monotonic() >= self._ends:
                 self._withheld = True
                 return
+            self._any = True
             yield unit
 
     def check(self) -> None:

@@ -52,7 +52,7 @@ def test_what_was_begun_is_committed(tmp_path, monkeypatch):
     run_job(tmp_path, stages=("shard", "precompute"), **SIX_PAIRS)
     monkeypatch.setattr(budget, "time", Clock(1.0))
     with pytest.raises(Stopped):
-        run_job(tmp_path, stages=("inject",), **SIX_PAIRS | {"stop_after": 1.5})
+        run_job(tmp_path, stages=("inject",), **SIX_PAIRS | {"stop_after": 0.5})
     assert len(manifest(tmp_path / "out")) == 2  # the batch that was begun, of three
 
 

@@ -28,6 +28,7 @@ class Head:
     def environment(self, **changes: str) -> dict[str, str]:
         """For a command that would join it: no token but that of its home."""
         plain = {name: value for name, value in os.environ.items() if name not in _SETTINGS}
+        plain["PATH"] = f"{Path(sys.executable).parent}:{plain['PATH']}"  # `python` is this one
         return {**plain, "HOME": str(self.home), "RAY_USAGE_STATS_ENABLED": "0", **changes}
 
 
