@@ -154,7 +154,13 @@ class LatentBank:
         return UnknownKeyError(f"{key!r} is neither a key nor an image of {self.place}{hint}")
 
     def named(self, name: str) -> str:
-        """The key that people mean by ``name``: a key or an image hash, whole, or the beginning of a single one.
+        """The key that people mean by ``name``.
+
+        Args:
+            name: A key or an image hash, whole, or the beginning of a single one.
+
+        Returns:
+            The whole key.
 
         Raises:
             UnknownKeyError: Nothing begins so, or entries of several pictures do.

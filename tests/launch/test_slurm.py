@@ -101,7 +101,7 @@ def submit(environment: dict[str, str], *words: object) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("srun", SRUN)
+@pytest.mark.parametrize("srun", ["without Ray", pytest.param("namespace", marks=pytest.mark.long)])
 def test_the_script_runs_a_job_to_its_end_through_requeues(tmp_path, srun):
     """Each of the first two runs begins one unit; then their time is up."""
     if srun == "namespace" and subprocess.run(["unshare", "--pid", "--fork", "--net", "true"], check=False).returncode:
