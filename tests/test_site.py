@@ -87,7 +87,8 @@ class Small:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
-def test_every_block_of_a_tutorial_runs(page: Path, tmp_path: Path) -> None:
+def test_every_block_of_a_tutorial_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     run = run_page()
     run.run_page(Small(page), tmp_path)
     for made, shown in run.pictures(page, tmp_path):
@@ -98,8 +99,9 @@ def test_every_block_of_a_tutorial_runs(page: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "python.md"], ids=lambda page: page.stem)
 def test_every_block_that_is_run_in_the_source_tree_runs(
-    page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "demo").symlink_to(ROOT / "demo")
     run_page().run_page(Small(page), tmp_path)
     if page.stem == "README":
