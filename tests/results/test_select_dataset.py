@@ -191,6 +191,22 @@ def test_load_dataset(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_name_that_is_used_again_loads_the_new_choice(run, tmp_path, monkeypatch):
+    """`datasets` keeps what it read under the folder's relative name, whatever its files are now."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    for form in FORMATS:
+        for number in (2, 3):
+            shutil.rmtree(tmp_path / "set", ignore_errors=True)
+            write(
+                run, tmp_path / "set", form, rules=Rules(best=f"-{('edges', 'style_gram')[number - 2]}", limit=number)
+            )
+            loaded = datasets.load_dataset("set", cache_dir=str(tmp_path / "cache"))["train"]
+            assert len(loaded) == number, form
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_load_dataset_whose_scores_begin_late(tmp_path, monkeypatch, form):
     """Whoever guesses types from the first samples finds a score without any value."""

@@ -21,6 +21,7 @@ from pipeline.results.select.formats import Form, webdataset_features
 from pipeline.results.select.licences import licence_id
 from pipeline.results.select.pairs import score_columns
 from pipeline.storage.counts import count
+from pipeline.storage.identity import digest
 from pipeline.storage.place import Place
 
 FILE = "README.md"
@@ -98,7 +99,10 @@ def _head(choice: Choice, form: Form, pictures: Sequence[str], schema: pa.Schema
     head["tags"] = ["style-transfer", "diffstyle"]
     head["size_categories"] = [next((text for limit, text in _SIZES if n < limit), "n>1M")]
     files = [{"split": split, "path": form.pattern.format(split=split)} for split in choice.splits]
-    head["configs"] = [{"config_name": "default", "data_files": files}]
+    # `datasets` keeps what it read under a hash of this, not of the files: a name used again would give the old pictures.
+    names = ("pair", "split", "picture_hash")
+    chosen = digest(*(str(value) for name in names for value in choice.table[name].to_pylist()), *pictures)
+    head["configs"] = [{"config_name": "default", "description": f"selection {chosen}", "data_files": files}]
     if form.name == "webdataset":  # else `datasets` guesses from five samples, which may lack a score
         (ending,) = pc.unique(choice.table["format"]).to_pylist()
         head["dataset_info"] = {"features": webdataset_features(EXTENSIONS[ending], pictures, schema)}
