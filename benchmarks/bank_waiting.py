@@ -43,6 +43,7 @@ DATA = Path(__file__).resolve().parents[1] / "demo" / "tiny"
 def small_run(folder: Path, contents: int, styles: int) -> Path:
     """Make a run's output below ``folder``."""
     from pipeline.jobfile.schema import Job
+    from pipeline.runner.api import carry_out
     from pipeline.runner.run import Options, Run
 
     random = np.random.default_rng(0)
@@ -69,7 +70,7 @@ def small_run(folder: Path, contents: int, styles: int) -> Path:
     )
     with Run(job, Options(quiet=True)) as run:
         for stage in ("shard", "precompute", "inject"):
-            getattr(run, stage)()
+            carry_out(run, stage)
     return folder / "out"
 
 

@@ -31,7 +31,7 @@ REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
 MARKERS = ("<!-- chaos: begin -->", "<!-- chaos: end -->")
-STAGES = ("check_model", "shard", "precompute", "inject")
+STAGES = ("shard", "precompute", "inject")
 
 
 # ---- the job ----
@@ -98,13 +98,16 @@ def drive(job: str, address: str, seconds: float, retry_failed: bool) -> int:
     from ray import cloudpickle
 
     from pipeline.jobfile.load import load_job
+    from pipeline.runner.api import carry_out
     from pipeline.runner.run import Options, Run
     from pipeline.workers.ray_workers import RayWorkers
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    with Run(load_job(job), Options(retry_failed, True), RayWorkers(address, Slowly(seconds))) as run:
+    run = Run(load_job(job), Options(retry_failed, True), RayWorkers(address, Slowly(seconds)))
+    run.check(STAGES)
+    with run:
         for stage in STAGES:
-            getattr(run, stage)()
+            carry_out(run, stage)
         return 3 if run.counts.failed else 0
 
 

@@ -12,6 +12,7 @@ from pipeline.banks.reader import LatentBank
 from pipeline.jobfile.load import load_job
 from pipeline.jobfile.schema import Job
 from pipeline.models.config import load_model_config
+from pipeline.models.network_spec import NetworkSpec
 from pipeline.monitoring.failures import FailedItem, failed_pairs, not_inverted, not_scored, rejected
 from pipeline.monitoring.status import NoRunError
 from pipeline.monitoring.summary import RunCounts, summary_lines
@@ -174,14 +175,7 @@ def run(
         prepared.check(chosen)
         running = stack.enter_context(prepared)
         for stage in chosen:
-            if stage == "score":
-                score(running, judges)
-            elif stage == "precompute":
-                precompute(running)
-            else:
-                getattr(running, stage)()
-            if stage == "inject":
-                running.report()
+            carry_out(running, stage, judges)
     return Result(
         output=running.output,
         counts=running.counts,
@@ -190,6 +184,24 @@ def run(
         shard_places={side.name: side.shards for side in running.sides if side.needs_shards},
         bank_places=running.bank_places(),
     )
+
+
+def carry_out(run: Run, stage: str, judges: Sequence[NetworkSpec] = ()) -> None:
+    """One stage of a run that is entered, which holds the lock.
+
+    Args:
+        run: The run.
+        stage: One of STAGES.
+        judges: For ``score``: networks that score the pictures too.
+    """
+    if stage == "score":
+        score(run, judges)
+    elif stage == "precompute":
+        precompute(run)
+    else:
+        getattr(run, stage)()
+    if stage == "inject":
+        run.report()
 
 
 def choose_workers(address: str | None = None, local: bool = False) -> Workers:

@@ -18,6 +18,7 @@ from support.whole_jobs import CONTENTS, STYLES, job_file, manifest
 from pipeline.jobfile.load import load_job
 from pipeline.monitoring.prometheus import METRICS
 from pipeline.results.manifest import TIMING_COLUMNS
+from pipeline.runner.api import carry_out
 from pipeline.runner.run import Options, Run
 from pipeline.storage.errors import Stopped
 from pipeline.workers.ray_workers import RayWorkers
@@ -54,7 +55,7 @@ def go(folder: Path, stages: list[str], open_model: Any = None, banks: Path | No
     job = load_job(job_file(folder, compute=compute, **changes))
     with Run(job, Options(quiet=True), RayWorkers(open_model=open_model)) as run:
         for stage in stages:
-            getattr(run, stage)()
+            carry_out(run, stage)
     return run
 
 
