@@ -99,7 +99,7 @@ def _head(choice: Choice, form: Form, pictures: Sequence[str], schema: pa.Schema
     head["tags"] = ["style-transfer", "diffstyle"]
     head["size_categories"] = [next((text for limit, text in _SIZES if n < limit), "n>1M")]
     files = [{"split": split, "path": form.pattern.format(split=split)} for split in choice.splits]
-    # `datasets` keeps what it read under a hash of this, not of the files: a name used again would give the old pictures.
+    # `datasets` keeps what it read under a hash of this, not of the files: a name used again gave the old pictures.
     names = ("pair", "split", "picture_hash")
     chosen = digest(*(str(value) for name in names for value in choice.table[name].to_pylist()), *pictures)
     head["configs"] = [{"config_name": "default", "description": f"selection {chosen}", "data_files": files}]
