@@ -1,4 +1,4 @@
-"""What the engine itself costs: pairs planned, run, resumed and reported, without a network and without pictures.
+"""What the engine itself costs: pairs planned, run, resumed, shown and pruned, without a network and without pictures.
 
 python benchmarks/engine_bench.py --write docs/running.md
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,20 @@ from pipeline.jobfile.injection import InjectionSettings
 from pipeline.jobfile.schema import Job, Pictures
 from pipeline.monitoring.status import read_status, write_plan
 from pipeline.results.manifest import Manifest, manifest_rows
+from pipeline.results.prune import drop_leavings, find_leavings
+from pipeline.results.sheet_rows import sheet_rows
 from pipeline.stages.inject import PairPlan, all_remaining, inject_stage, units
 from pipeline.stages.inject_unit import InjectUnit
 from pipeline.stages.masks import Masks
 from pipeline.stages.pairs import Entries, wanted_pairs
 from pipeline.stages.recipe import Recipe
 from pipeline.stages.walk import Walk
+from pipeline.storage.pair_ids import PairIds
 from pipeline.storage.place import Place
 
 MARKERS = ("<!-- engine_bench: begin -->", "<!-- engine_bench: end -->")
-SIZES = {"10k": (100, 100), "100k": (400, 250), "1M": (1000, 1000)}
-PHASES = ("plan", "run", "resume", "status")
+SIZES = {"100k": (1_000, 100), "1M": (10_000, 100), "10M": (100_000, 100)}  # contents, styles
+PHASES = ("plan", "run", "resume", "status", "sheets", "prune")
 PER_TILE = 1000
 
 
@@ -71,7 +75,7 @@ def asked(contents: int, styles: int) -> PairPlan:
     assert isinstance(settings, InjectionSettings)
     grid = Walk(50).grid
     plan = grid_plan(Injection(tuple(grid[-30:]), 400, 0, 1.0, 950), grid, 50, 999)
-    recipe = Recipe(settings, plan, (0.3,), Masks(), {}, "0" * 32, "gamma-0.3-00000000")
+    recipe = Recipe(settings, plan, (0.3,), Masks(), digest="0" * 32, slug="gamma-0.3-00000000")
     sides = side("content", contents), side("style", styles)
     return PairPlan([recipe], *sides, wanted_pairs(job, *sides))
 
@@ -91,25 +95,32 @@ def phase(name: str, root: str, contents: int, styles: int) -> None:
     before = peak_mib()
     begun = time.perf_counter()
     if name == "status":
-        found = read_status(output)
-        assert (found.done, found.left) == (contents * styles, 0)
+        said = read_status(output)
+        assert (said.done, said.left) == (contents * styles, 0)
+    elif name == "sheets":
+        assert sheet_rows(manifest).n_pairs == contents * styles
+    elif name == "prune":
+        left = asked(contents - contents // 10, styles)
+        wanted = PairIds(*(ids for recipe in left.recipes for ids in left.ids(recipe)))
+        drop_leavings(manifest, find_leavings(manifest, wanted), wanted)
+        assert manifest.counts() == (len(left), 0)
     else:
-        wanted = asked(contents, styles)
+        plan = asked(contents, styles)
         manifest.open()
-        (work,) = all_remaining(wanted, manifest.known())
-        tiles = _tiles(work, wanted, output)
+        (work,) = all_remaining(plan, manifest.known())
+        tiles = _tiles(work, plan, output)
         if name == "resume":
             assert work.n_done == contents * styles
             assert not list(tiles)
         elif name == "plan":
             assert sum(len(unit.pairs) for unit in tiles) == contents * styles
         else:
-            write_plan(output, lambda *_, **__: None, len(wanted), (0, 0), (0, 0))
+            write_plan(output, lambda *_, **__: None, len(plan), (0, 0), (0, 0))
             with pool:
                 inject_stage(pool, manifest, tiles, lambda *_: None)
     seconds = time.perf_counter() - begun
-    grown = peak_mib() - before
-    print(json.dumps({"seconds": seconds, "memory": grown}))
+    files = len(manifest.store.index_folder.list())
+    print(json.dumps({"seconds": seconds, "memory": peak_mib() - before, "files": files}))
 
 
 def _tiles(work: Any, wanted: PairPlan, output: Place) -> Iterator[BareUnit]:
@@ -128,10 +139,48 @@ def _tiles(work: Any, wanted: PairPlan, output: Place) -> Iterator[BareUnit]:
         yield BareUnit(**vars(unit))
 
 
+def measure(sizes: Sequence[str], folder: Path, at_most: int | None) -> dict[str, dict[str, dict[str, float]]]:
+    """Size -> phase -> what it took; ``at_most`` so many are added to those noted in ``folder``."""
+    notes = folder / "measured.json"
+    measured: dict[str, dict[str, dict[str, float]]] = json.loads(notes.read_text()) if notes.exists() else {}
+    for size, name in itertools.product(sizes, PHASES):
+        contents, styles = SIZES[size]
+        if name in measured.setdefault(size, {}) or at_most == 0:
+            continue
+        (folder / size).mkdir(parents=True, exist_ok=True)
+        words = [sys.executable, __file__, "--phase", name, str(folder / size), str(contents), str(styles)]
+        done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+        measured[size][name] = json.loads(done.stdout.splitlines()[-1])
+        print(size, name, measured[size][name], flush=True)
+        notes.write_text(json.dumps(measured))
+        at_most = None if at_most is None else at_most - 1
+    return measured
+
+
+def table(measured: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
+    """The lines of the page; the straight line goes through nothing and the size before."""
+    yield "| pairs | images | | seconds | us a pair | to a straight line | memory, MB | files in manifest/ |"
+    yield "| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |"
+    before: dict[str, float] = {}
+    for size, phases in measured.items():
+        contents, styles = SIZES[size]
+        n = contents * styles
+        for name, one in phases.items():
+            each = one["seconds"] / n * 1e6
+            ratio = f"{each / before[name]:.2f}" if name in before else ""
+            before[name] = each
+            first = f"{n:,} | {contents + styles:,}" if name == PHASES[0] else " | "
+            yield (
+                f"| {first} | {name} | {one['seconds']:.1f} | {each:.1f} | {ratio} | {one['memory']:.0f} "
+                f"| {one['files']:,} |"
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--folder", type=Path, help="where to work; by default a temporary folder")
+    parser.add_argument("--folder", type=Path, help="where to work, and to go on later; by default a temporary folder")
+    parser.add_argument("--at-most", type=int, metavar="N", help="measure N phases and stop; needs --folder")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the page's markers")
     parser.add_argument("--phase", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -139,28 +188,18 @@ def main() -> None:
         name, root, contents, styles = options.phase
         phase(name, root, int(contents), int(styles))
         return
+    with tempfile.TemporaryDirectory() as temporary:
+        measured = measure(options.sizes, options.folder or Path(temporary), options.at_most)
+    if any(set(PHASES) - set(measured[size]) for size in options.sizes):
+        return
     lines = [
-        f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the start; 2 workers, whose start is in "
-        f"the seconds of the run, and {PER_TILE} pairs a tile.",
+        f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the end; 2 workers, whose start is in "
+        f"the seconds of the run, and {PER_TILE} pairs a tile. Prune drops a tenth of the contents.",
         "",
-        "| pairs | plan, s | run, s | us a pair | resume, s | status, s | memory in MB: plan | run | resume | status |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        *table({size: measured[size] for size in options.sizes}),
+        "",
+        "Made by `python benchmarks/engine_bench.py --write docs/running.md`.",
     ]
-    for size in options.sizes:
-        contents, styles = SIZES[size]
-        found: dict[str, dict[str, float]] = {}
-        with tempfile.TemporaryDirectory(dir=options.folder) as root:
-            for name in PHASES:
-                words = [sys.executable, __file__, "--phase", name, root, str(contents), str(styles)]
-                done = subprocess.run(words, check=True, capture_output=True, text=True)
-                found[name] = json.loads(done.stdout.splitlines()[-1])
-                print(size, name, found[name], flush=True)
-        n = contents * styles
-        each = found["run"]["seconds"] / n * 1e6
-        times = [f"{found[name]['seconds']:.1f}" for name in PHASES]
-        memory = " | ".join(f"{found[name]['memory']:.0f}" for name in PHASES)
-        lines.append(f"| {n:,} | {times[0]} | {times[1]} | {each:.0f} | {times[2]} | {times[3]} | {memory} |")
-    lines += ["", "Made by `python benchmarks/engine_bench.py --write docs/running.md`."]
     publish(lines, options.write, MARKERS)
 
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.results.pictures import inside, recipe_slug
+from pipeline.results.sheet_rows import MAX_COLUMNS, MAX_ROWS, SheetRows
 from pipeline.results.source_pictures import SourcePictures
 from pipeline.results.words import NAMING, name_words, setting_words, short_name
 from pipeline.storage.identity import digest, source_parts
@@ -23,15 +24,7 @@ from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Entry, Place
 from pipeline.storage.tables import DamagedError
 
-#: The columns of the manifest that are read; of a million rows the others would be a gigabyte.
-COLUMNS = (
-    *("status", "picture", "picture_hash", "width", *NAMING),
-    *("content_key", "content_image", "style_key", "style_image"),
-    *("t_edit", "t_boost", "events", "dt_lambda", "dt_end", "plan", "inversion", "precision", "model", "format"),
-)
-
-# A sheet is to be looked at, not to hold everything.
-MAX_ROWS, MAX_COLUMNS, MAX_SHEETS = 12, 8, 12
+MAX_SHEETS = 12
 CELL = 96  # pixels a side that a picture has at least; smaller ones are shown larger, pixel by pixel
 GAP = 2
 MARGIN = 6  # between the sources and the results
@@ -42,7 +35,7 @@ INK, SOFT = (20, 22, 26), (90, 95, 105)
 
 
 def contact_sheets(
-    output: Place, manifest: pa.Table, shards: Sequence[Place], banks: Sequence[Place] = ()
+    output: Place, shown: SheetRows, shards: Sequence[Place], banks: Sequence[Place] = ()
 ) -> list[Place]:
     """Write ``OUT/contact-sheets/SLUG.png`` for each recipe of the manifest; returns where they are, by name.
 
@@ -51,7 +44,7 @@ def contact_sheets(
     thumbnails that its banks keep.
     """
     written: list[Place] = []
-    rows = manifest.filter(pc.equal(manifest["status"], "ok"))
+    rows = shown.rows
     settings_of = recipes_of(rows)
     for stale in stale_sheets(output, rows):
         stale.place.delete()
@@ -65,7 +58,8 @@ def contact_sheets(
     for slug in sorted(settings_of)[:MAX_SHEETS]:
         some = rows.filter(pc.equal(rows["settings"], settings_of[slug]))
         place = OutputLayout(output).contact_sheets / f"{slug}.png"
-        sheet = _sheet(output, some, sources, words[settings_of[slug]])
+        settings = settings_of[slug]
+        sheet = _sheet(output, some, sources, words[settings], shown.sides[settings])
         stream = io.BytesIO()
         sheet.save(stream, "PNG")
         place.write_bytes(stream.getvalue())
@@ -160,7 +154,10 @@ def _member(tar: Place, name: str) -> bytes:
         return content.read()
 
 
-def _sheet(output: Place, rows: pa.Table, source_pictures: SourcePictures, title: str) -> Image.Image:
+def _sheet(
+    output: Place, rows: pa.Table, source_pictures: SourcePictures, title: str, in_all: tuple[int, int]
+) -> Image.Image:
+    """``in_all``: how many contents and styles the recipe has."""
     contents = _first_distinct(rows, "content", MAX_ROWS)
     styles = _first_distinct(rows, "style", MAX_COLUMNS)
     shown = pc.and_(
@@ -175,7 +172,7 @@ def _sheet(output: Place, rows: pa.Table, source_pictures: SourcePictures, title
     size = rows["width"][0].as_py()
     larger = -(-CELL // size)
     cell = size * larger + GAP
-    head = wrapped([title, _extent(rows, contents, styles)], ASIDE + cell * (len(styles) + 1) + MARGIN - 8)
+    head = wrapped([title, _extent(in_all, contents, styles)], ASIDE + cell * (len(styles) + 1) + MARGIN - 8)
     top = 20 * len(head) + 8 + NAMES
     width, height = ASIDE + cell * (len(styles) + 1) + MARGIN, top + cell * (len(contents) + 1) + MARGIN
     sheet = Image.new("RGB", (width, height), (255, 255, 255))
@@ -213,11 +210,10 @@ def fitted(pixels: np.ndarray, side: int) -> Image.Image:
     return image.resize((side, side), Image.Resampling.NEAREST if whole else Image.Resampling.BICUBIC)
 
 
-def _extent(rows: pa.Table, contents: Mapping[str, str], styles: Mapping[str, str]) -> str:
+def _extent(in_all: tuple[int, int], contents: Mapping[str, str], styles: Mapping[str, str]) -> str:
     """How much of the recipe a sheet shows; nothing where it is all."""
     parts = []
-    for side, drawn in (("content", contents), ("style", styles)):
-        all_of_it = pc.count_distinct(rows[f"{side}_image"]).as_py()
+    for side, drawn, all_of_it in zip(("content", "style"), (contents, styles), in_all, strict=True):
         if len(drawn) < all_of_it:
             parts.append(f"{len(drawn)} of {all_of_it} {side}s")
     return f"{' and '.join(parts)} shown" if parts else ""

@@ -18,8 +18,6 @@ from pipeline.results.contact_sheets import (
     GAP,
     INK,
     MARGIN,
-    MAX_COLUMNS,
-    MAX_ROWS,
     SOFT,
     cut,
     fitted,
@@ -27,6 +25,7 @@ from pipeline.results.contact_sheets import (
     recipes_of,
     wrapped,
 )
+from pipeline.results.sheet_rows import MAX_COLUMNS, MAX_ROWS, SheetRows
 from pipeline.results.source_pictures import SourcePictures
 from pipeline.results.words import setting_words, shared_words, short_name
 from pipeline.storage.layout import OutputLayout
@@ -38,19 +37,19 @@ _LINE = 15  # pixels
 _SIDES = ["content_image", "style_image"]
 
 
-def sweep_sheet(output: Place, manifest: pa.Table, shards: Sequence[Place], banks: Sequence[Place] = ()) -> list[Place]:
+def sweep_sheet(output: Place, shown: SheetRows, shards: Sequence[Place], banks: Sequence[Place] = ()) -> list[Place]:
     """Write ``OUT/contact-sheets/sweep.png`` where pairs were made with several settings; else delete it.
 
     Args:
         output: The output folder.
-        manifest: Its rows, with the columns ``contact_sheets.COLUMNS``.
+        shown: Rows of its manifest.
         shards: Where pictures of contents and styles may be.
         banks: Banks that may have thumbnails of the others.
 
     Returns:
         Where it is; nothing where there is no sweep.
     """
-    rows = manifest.filter(pc.equal(manifest["status"], "ok"))
+    rows = shown.rows
     place = OutputLayout(output).contact_sheets / FILE
     settings = recipes_of(rows)
     pairs = _swept_pairs(rows) if len(settings) > 1 else []
@@ -66,11 +65,10 @@ def sweep_sheet(output: Place, manifest: pa.Table, shards: Sequence[Place], bank
     slugs = {identifier: slug for slug, identifier in settings.items()}
     gammas = {one: math.inf if row["gamma"] is None else row["gamma"] for one, row in first.items()}
     order = sorted(first, key=lambda one: (gammas[one], slugs[one]))
-    n_pairs = len(rows.group_by(_SIDES).aggregate([]))
     extent = [
         f"{shown} of {all_of_them} {name}"
         for name, shown, all_of_them in (
-            ("pairs", len(pairs), n_pairs),
+            ("pairs", len(pairs), shown.n_pairs),
             ("settings", min(len(order), MAX_COLUMNS), len(settings)),
         )
         if shown < all_of_them

@@ -17,8 +17,9 @@ from pipeline.models.batch_size import batch_for, known_batch
 from pipeline.models.config import load_model_config
 from pipeline.models.network_speed import NetworkSpeed, Setting, measured_speed, remembered_speed
 from pipeline.models.session import resolve_device
-from pipeline.results.contact_sheets import ASIDE, CELL, GAP, MARGIN, MAX_COLUMNS, MAX_ROWS, MAX_SHEETS
+from pipeline.results.contact_sheets import ASIDE, CELL, GAP, MARGIN, MAX_SHEETS
 from pipeline.results.pictures import encode
+from pipeline.results.sheet_rows import MAX_COLUMNS, MAX_ROWS
 from pipeline.runner.pools import kept_batches
 from pipeline.runner.sides import Side
 from pipeline.shards.decode import Undecodable, decode

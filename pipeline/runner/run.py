@@ -23,8 +23,9 @@ from pipeline.monitoring.failures import lost_name
 from pipeline.monitoring.prometheus import Metrics
 from pipeline.monitoring.status import write_plan
 from pipeline.monitoring.summary import RunCounts, summary_lines
-from pipeline.results.contact_sheets import COLUMNS, contact_sheets
+from pipeline.results.contact_sheets import contact_sheets
 from pipeline.results.manifest import Manifest
+from pipeline.results.sheet_rows import sheet_rows
 from pipeline.results.sweep_sheet import sweep_sheet
 from pipeline.runner.budget import Budget, WithinBudget
 from pipeline.runner.check import check_job, require_made
@@ -373,7 +374,7 @@ class Run:
         """A contact sheet for each point of the sweep, and one of the sweep."""
         shards = [side.shards for side in self.sides if side.needs_shards]
         banks = [side.bank for side in self.sides]
-        rows = Manifest(self.output).table(COLUMNS)
+        rows = sheet_rows(Manifest(self.output))
         self.sheets = contact_sheets(self.output, rows, shards, banks)
         self.sheets += sweep_sheet(self.output, rows, shards, banks)
 

@@ -12,6 +12,7 @@ from diffstyle.images import prepare
 from pipeline.results import contact_sheets
 from pipeline.results.manifest import Manifest, manifest_rows
 from pipeline.results.prune import drop_leavings, find_leavings
+from pipeline.results.sheet_rows import sheet_rows
 from pipeline.storage.identity import digest
 from pipeline.storage.pair_ids import PairIds
 from pipeline.storage.place import Place
@@ -92,7 +93,7 @@ def test_sheets_come_in_the_order_of_their_names(tmp_path):
         }
         for n in (7, 3, 19, 0, 12, 5, 1, 18, 9, 2, 16, 4, 11, 6, 17, 8, 15, 10, 14, 13)
     ]
-    sheets = contact_sheets.contact_sheets(out, manifest_rows(rows), [])
+    sheets = contact_sheets.contact_sheets(out, sheet_rows(manifest_rows(rows)), [])
     names = sorted(f"gamma-{n / 20:g}-{digest(f'settings {n}')[:8]}" for n in range(20))
     assert [sheet.name for sheet in sheets] == [f"{name}.png" for name in names[:12]]
     assert sorted(path.stem for path in (tmp_path / "contact-sheets").iterdir()) == names[:12]
@@ -103,7 +104,7 @@ def test_large_jobs_show_a_part(out, monkeypatch, tmp_path):
     monkeypatch.setattr(contact_sheets, "MAX_COLUMNS", 1)
     monkeypatch.setattr(contact_sheets, "MAX_SHEETS", 1)
     place = Place.parse(str(out))
-    (sheet,) = contact_sheets.contact_sheets(place, Manifest(place).table(), [])
+    (sheet,) = contact_sheets.contact_sheets(place, sheet_rows(Manifest(place)), [])
     with Image.open(str(sheet)) as image:
         assert image.size == (ASIDE + 2 * CELL + 6, TITLE + 20 + 3 * CELL + 6)  # two lines: it says what it shows
         assert (np.asarray(image)[TITLE + 20 :, ASIDE : ASIDE + 96] == 255).all()  # no shards, so no sources to show
@@ -128,7 +129,7 @@ def written_on_sheets(monkeypatch):
 
 def test_names_are_on_both_axes_and_the_settings_in_the_title(out, written_on_sheets):
     place = Place.parse(str(out))
-    contact_sheets.contact_sheets(place, Manifest(place).table(contact_sheets.COLUMNS), [])
+    contact_sheets.contact_sheets(place, sheet_rows(Manifest(place)), [])
     assert {"gamma 0.3, t_edit 200, omega 0", "gamma {linear: [0.6, 0.2]}, t_edit 200, omega 0"} <= set(
         written_on_sheets
     )
@@ -140,7 +141,7 @@ def test_names_are_on_both_axes_and_the_settings_in_the_title(out, written_on_sh
 def test_a_sheet_says_what_part_it_shows(tmp_path, written_on_sheets):
     out = made_up_run(tmp_path / "out", [f"content {n:02}" for n in range(24)], [f"style {n}" for n in range(3)])
     place = Place.parse(str(out))
-    contact_sheets.contact_sheets(place, Manifest(place).table(contact_sheets.COLUMNS), [])
+    contact_sheets.contact_sheets(place, sheet_rows(Manifest(place)), [])
     assert "12 of 24 contents shown" in written_on_sheets
     assert "content 11" in written_on_sheets
     assert "content 12" not in written_on_sheets
@@ -149,7 +150,7 @@ def test_a_sheet_says_what_part_it_shows(tmp_path, written_on_sheets):
 def test_a_name_that_is_too_long_is_cut(tmp_path, written_on_sheets):
     out = made_up_run(tmp_path / "out", ["a very long name of a picture" * 9], ["x" * 200])
     place = Place.parse(str(out))
-    contact_sheets.contact_sheets(place, Manifest(place).table(contact_sheets.COLUMNS), [])
+    contact_sheets.contact_sheets(place, sheet_rows(Manifest(place)), [])
     assert sum(text.endswith("...") for text in set(written_on_sheets)) == 2
 
 
@@ -157,7 +158,7 @@ def test_prune_leaves_no_sheet_of_settings_that_are_gone(tmp_path):
     out = made_up_run(tmp_path / "out", ["a", "b"], ["x"], (0.25, 0.75))
     place = Place.parse(str(out))
     written = Manifest(place)
-    contact_sheets.contact_sheets(place, written.table(contact_sheets.COLUMNS), [])
+    contact_sheets.contact_sheets(place, sheet_rows(written), [])
     (out / "contact-sheets" / "mine.png").write_bytes(b"a note of somebody")
     rows = manifest(out)
     wanted = PairIds.of(rows.loc[rows["gamma"] == 0.75, "pair"])

@@ -12,6 +12,7 @@ from support.whole_jobs import SIX_PAIRS, job_file, manifest, run_job
 from pipeline.cli.prune import prune
 from pipeline.results import contact_sheets, sweep_sheet
 from pipeline.results.manifest import Manifest
+from pipeline.results.sheet_rows import sheet_rows
 from pipeline.shards.store import open_shards
 from pipeline.storage.place import Place
 
@@ -30,7 +31,7 @@ def draw(out: Path) -> tuple[np.ndarray, int]:
     """The sheet's pixels, and where its first row begins."""
     (file,) = sweep_sheet.sweep_sheet(
         Place.parse(out),
-        Manifest(out).table(contact_sheets.COLUMNS),
+        sheet_rows(Manifest(out)),
         [Place.parse(out / "shards" / side) for side in ("content", "style")],
     )
     with Image.open(str(file)) as image:
