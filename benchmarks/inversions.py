@@ -1,0 +1,120 @@
+"""How near each inversion comes to the x_T that a picture was sampled from, and what that does to results.
+
+    python benchmarks/inversions.py [--golden FOLDER --golden FOLDER --pictures PHOTOGRAPHS] --write docs/speed.md
+
+Models and pictures as in preset_settings.py; with ``--golden``, those of the reference alone. x_T: four pictures are
+sampled from seeded noise in 1000 steps and inverted; the noise is known, so no error is hidden as in a reconstruction.
+Round trip: sampled again by 100 second-order calls. Results: pairs of pictures, inverted so, against the same inverted
+in 1000 steps, all with the plan `balanced`. Of both, the lowest of all.
+
+``leapfrog`` is the symmetric two-step scheme y(k+1) = y(k-1) + (sigma(k+1) - sigma(k-1)) e(k) of y = x / sqrt(a), of
+the kind of BDIA (arXiv 2307.10829); ``three-point`` is O-BELM's (arXiv 2410.07273), exact for a straight line of e.
+Both are trials: no job takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice, pairwise
+from math import sqrt
+
+import torch
+from preset_settings import Pairs, cases, lowest_psnr, option_parser
+from torch import Tensor
+
+from diffstyle.networks.unet import UNet
+from diffstyle.noise import seeded_noise
+from diffstyle.plan import Injection, aligned_plan, event_timesteps, inversion_plan, sampling_plan
+from diffstyle.sampling import ddim_invert, ddim_sample, inject
+from diffstyle.schedule import a_at, sigma_at, timesteps
+from pipeline.bench.pages import publish
+
+MARKERS = ("<!-- inversions: begin -->", "<!-- inversions: end -->")
+# A scheme: network, pictures -> x_T, h at its timesteps, those, and its network calls.
+Scheme = Callable[[UNet, Tensor], tuple[Tensor, Tensor, tuple[int, ...], int]]
+
+
+def library(steps: int, order: int) -> Scheme:
+    """An inversion that a job may ask for."""
+
+    def run(unet: UNet, pictures: Tensor) -> tuple[Tensor, Tensor, tuple[int, ...], int]:
+        plan = inversion_plan(steps, order=order)
+        return *ddim_invert(unet, pictures, plan), plan.kept, plan.encodes
+
+    return run
+
+
+def two_step(steps: int, *, exact_line: bool) -> Scheme:
+    """The symmetric schemes: leapfrog, or with ``exact_line`` O-BELM's three points."""
+
+    @torch.inference_mode()
+    def run(unet: UNet, pictures: Tensor) -> tuple[Tensor, Tensor, tuple[int, ...], int]:
+        grid = timesteps(steps)
+        kept = []
+        before, y, gap_before = None, pictures / sqrt(a_at(grid[0])), 0.0
+        for t, t_next in pairwise(grid):
+            gap = sigma_at(t_next) - sigma_at(t)
+            encoded = unet.encode(y * sqrt(a_at(t)), torch.full((len(y),), t))
+            kept.append(encoded.h.float())
+            e = unet.decode(*encoded)
+            if before is None:
+                moved = y + gap * e
+            elif exact_line:
+                ratio = gap / gap_before
+                moved = ratio**2 * before + (1 - ratio**2) * y + gap * (1 + ratio) * e
+            else:
+                moved = before + (gap + gap_before) * e
+            before, y, gap_before = y, moved, gap
+        return y * sqrt(a_at(grid[-1])), torch.stack(kept, 1), grid[:-1], len(kept)
+
+    return run
+
+
+SCHEMES: dict[str, Scheme] = {
+    f"{words}, {steps} steps": scheme
+    for steps in (26, 50)
+    for words, scheme in (
+        ("`grid`", library(steps, 1)),
+        ("`second-order`", library(steps, 2)),
+        ("leapfrog", two_step(steps, exact_line=False)),
+        ("three-point", two_step(steps, exact_line=True)),
+    )
+}
+
+
+def result(pairs: Pairs, scheme: Scheme) -> Tensor:
+    """The pairs' results (n, 3, H, W), both sides inverted by a scheme."""
+    x_T, *_ = scheme(pairs.unet, pairs.styles)
+    _, h, kept, _ = scheme(pairs.unet, pairs.contents)
+    return inject(pairs.unet, x_T, h, kept, aligned_plan(Injection(event_timesteps(50)), kept))
+
+
+def main() -> None:
+    options = option_parser(__doc__.splitlines()[0]).parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    calls: dict[str, int] = {}
+    measured: dict[str, list[tuple[float, float, float]]] = {words: [] for words in SCHEMES}
+    names = []
+    for pairs in islice(cases(options.golden, options.pictures, options.pairs), len(options.golden) or None):
+        names.append(pairs.name)
+        noise = seeded_noise(range(4), 0, pairs.x_T.shape[1:])
+        sampled, _ = ddim_sample(pairs.unet, noise, sampling_plan(1000))
+        wanted = result(pairs, library(1000, 1))
+        for words, scheme in SCHEMES.items():
+            x_T, *_, calls[words] = scheme(pairs.unet, sampled)
+            back, _ = ddim_sample(pairs.unet, x_T, sampling_plan(100, order=2))
+            error = float((x_T - noise).norm() / noise.norm())
+            measured[words].append((error, lowest_psnr(back, sampled), lowest_psnr(result(pairs, scheme), wanted)))
+            print(pairs.name, words, *(f"{value:.4f}" for value in measured[words][-1]), flush=True)
+    header = [*(f"x_T error, {name}" for name in names), "round trip, dB", "results, dB"]
+    lines = [f"| inversion | calls | {' | '.join(header)} |", "| --- " * (2 + len(header)) + "|"]
+    for words, values in measured.items():
+        errors, *lowest = zip(*values, strict=True)
+        cells = [*(f"{error:.4f}" for error in errors), *(f"{min(dB):.1f}" for dB in lowest)]
+        lines.append(f"| {words} | {calls[words]} | {' | '.join(cells)} |")
+    publish(lines, options.write, MARKERS)
+
+
+if __name__ == "__main__":
+    main()
