@@ -197,7 +197,7 @@ def main() -> None:
     lines: list[str] = []
     for unseen in (False, True):
         pairs = load_pairs(TREE / "demo" / "heldout.parquet", arguments.pairs, unet.image_size, unseen)
-        bench = Bench(unet, pairs, job.inversion.steps, None)
+        bench = Bench(unet, pairs, job.inversion.steps)
         results = [bench.inject(settings.model_copy(update={"gamma": gamma})) for gamma in GAMMAS]
         nearness = [pixels.psnr(result, pairs.truth).numpy() for result in results]
         if arguments.choose:

@@ -19,6 +19,13 @@ class Interval:
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
+    @property
+    def short(self) -> str:
+        """With two digits; a dash where there is no such number."""
+        if not np.isfinite(self.value):
+            return "-"
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
 
 def interval(
     statistic: Callable[[np.ndarray], float], drawings: Sequence[str], draws: int = 2000, seed: int = 0
@@ -31,15 +38,34 @@ def interval(
     for n, drawing in enumerate(drawings):
         members.setdefault(drawing, []).append(n)
     groups = [np.array(group) for group in members.values()]
-    generator = np.random.default_rng(seed)
     resampled = [
-        statistic(np.concatenate([groups[k] for k in generator.integers(0, len(groups), len(groups))]))
-        for _ in range(draws)
+        statistic(np.concatenate([groups[k] for k in chosen])) for chosen in _resamples(len(groups), draws, seed)
     ]
     low, high = np.percentile(resampled, [2.5, 97.5])
     return Interval(statistic(np.arange(len(drawings))), float(low), float(high))
 
 
+def ratio_interval(
+    above: np.ndarray, below: np.ndarray, drawings: Sequence[str], draws: int = 2000, seed: int = 0
+) -> Interval:
+    """The sum of one value over that of another, with the interval that :func:`interval` gives, but faster.
+
+    above, below: (N,), for each pair. Not a number where what is below comes to nothing.
+    """
+    names = {drawing: n for n, drawing in enumerate(dict.fromkeys(drawings))}
+    group = np.array([names[drawing] for drawing in drawings])
+    sums = np.stack([np.bincount(group, z, len(names)) for z in (above, below)])
+    resampled = sums[:, _resamples(len(names), draws, seed)].sum(2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = np.percentile(resampled[0] / resampled[1], [2.5, 97.5])
+        return Interval(float(np.sum(above) / np.sum(below)), float(low), float(high))
+
+
 def mean_interval(values: np.ndarray, drawings: Sequence[str]) -> Interval:
     """The mean of a value for each pair."""
-    return interval(lambda chosen: float(values[chosen].mean()), drawings)
+    return ratio_interval(values, np.ones(len(values)), drawings)
+
+
+def _resamples(count: int, draws: int, seed: int) -> np.ndarray:
+    """The numbers of resampled drawings, (draws, count)."""
+    return np.random.default_rng(seed).integers(0, count, (draws, count))

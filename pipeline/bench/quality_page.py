@@ -5,53 +5,96 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from pipeline.bench.claims import Tried
+from pipeline.bench.comparison import METHOD, RECOLOURED, RETURN_B, TRUTH, Comparison
 from pipeline.bench.pages import write_between
-from pipeline.bench.quality import BAR, Quality, Scores, machine
+from pipeline.bench.quality import Group, Quality, machine
 
 BEGIN, END = "<!-- quality: written by `diffstyle quality` -->", "<!-- quality: end -->"
 
 
-def tables(quality: Quality, model: str, settings: str) -> str:
-    """The Markdown of a result."""
-    vgg = quality.scores["DiffStyle"].vgg_a is not None
-    head = ["result", "edges with A", "way to the truth", "colours to B", "dB to the truth"]
-    head += ["conv4_3 with A", "Gram to B"] if vgg else []
-    head.append("nearer to B than to A by")
+def tables(quality: Quality, tried: Tried | None, model: str, settings: str) -> str:
+    """The Markdown of a result; ``model`` and ``settings`` in words."""
+    pairs = sum(len(group) for group in quality.groups.values())
+    took = ", ".join(f"{part} {seconds:.0f}" for part, seconds in quality.seconds.items())
     lines = [
-        f"Model {model}; {quality.n_pairs} pairs of {quality.n_drawings} held-out drawings; {settings}. "
-        f"Plain reconstruction of the styles: {quality.reconstruction:.1f} dB. "
-        f"Taken {time.strftime('%Y-%m-%d')} with {', '.join(f'{k} {v}' for k, v in machine().items())}, "
-        f"in {quality.seconds:.0f} s.",
-        "",
-        "| " + " | ".join(head) + " |",
-        "| --- " * len(head) + "|",
+        f"Model {model}; {pairs} pairs; {settings}. Taken {time.strftime('%Y-%m-%d')} with "
+        f"{', '.join(f'{name} {value}' for name, value in machine().items())}, in "
+        f"{sum(quality.seconds.values()):.0f} s ({took}).",
     ]
-    for name, scores in quality.scores.items():
-        cells = [f"**{name}**" if name == "DiffStyle" else name, f"{scores.edges_a.mean():.3f}", str(quality.way[name])]
-        cells += [f"{scores.colour_b.mean():.3f}", "-" if name == "the truth" else f"{scores.psnr.mean():.2f}"]
-        if scores.vgg_a is not None and scores.gram_b is not None:
-            cells += [f"{scores.vgg_a.mean():.3f}", f"{scores.gram_b.mean():.3f}"]
-        lines.append("| " + " | ".join([*cells, str(quality.nearer_b[name])]) + " |")
-    mine, over, style = (kept["DiffStyle"] for kept in (quality.way, quality.over_return_b, quality.nearer_b))
-    content_ok, style_ok = quality.content_reached, quality.style_reached
-    lines += [
-        "",
-        f"- Content beats returning B by {over} (edges with A), {mine} of the way from B to the truth; the bar is an "
-        f"interval above 0 and {BAR} of the way: **{'reached' if content_ok else 'not reached'}**.",
-        f"- Style is nearer to B than to A by {style}: **{'reached' if style_ok else 'not reached'}**.",
-        "",
-        "| claim | measured | holds |",
-        "| --- | --- | --- |",
-        *(f"| {claim.text} | {claim.measured} | {'yes' if claim.holds else 'no'} |" for claim in quality.claims),
-        "",
-        "| gamma | edges with A | colours to B | dB to the truth |",
-        "| --- | --- | --- | --- |",
-    ]
-    for gamma, scores in quality.sweep.items():
-        lines.append(
-            f"| {gamma:g} | {scores.edges_a.mean():.3f} | {scores.colour_b.mean():.3f} | {scores.psnr.mean():.2f} |"
-        )
+    for name, group in quality.groups.items():
+        lines += ["", f"### {name[0].upper()}{name[1:]}", *_group(group)]
+    if tried is not None:
+        lines += ["", "### What was tried", *_tried(tried)]
     return "\n".join(lines)
+
+
+def _group(group: Group) -> list[str]:
+    comparison = group.comparison
+    lines = [
+        "",
+        f"{len(group)} pairs of {group.n_drawings} held-out drawings in {group.n_paintings} paintings. "
+        f"Plain reconstruction of the styles: {group.reconstruction:.1f} dB.",
+        "",
+        *_table(
+            ["target", "goal", "measured", "verdict"],
+            [[t.text, f"{t.goal:g}", str(t.measured), f"**{t.verdict}**"] for t in group.targets],
+        ),
+        "",
+        "As measured:",
+        "",
+        *_measured(comparison, list(comparison.scores)),
+        "",
+        "On the way from B (0) to the truth (1):",
+        "",
+    ]
+    ways = [
+        [_name(method), *(comparison.way(method, measure.name).short for measure in comparison.measures)]
+        for method in comparison.scores
+        if method not in (RETURN_B, TRUTH)
+    ]
+    return lines + _table(["result", *(measure.heading for measure in comparison.measures)], ways)
+
+
+def _measured(comparison: Comparison, methods: list[str]) -> list[str]:
+    """The means of all measures, dB in place of pixels, and whether the style is nearer to B than to A."""
+    headings, names = ["result"], []
+    for measure in comparison.measures:
+        headings.append("dB to the truth" if measure.name == "pixels" else measure.heading)
+        names.append("psnr" if measure.name == "pixels" else measure.name)
+    rows = []
+    for method in methods:
+        means = {name: float(comparison.scores[method][name].mean()) for name in names}
+        cells = [f"{mean:.2f}" if name == "psnr" else f"{mean:.3f}" for name, mean in means.items()]
+        if method == TRUTH:
+            cells[names.index("psnr")] = "-"
+        rows.append([_name(method), *cells, comparison.nearer_b(method).short])
+    return _table([*headings, "nearer to B than to A by"], rows)
+
+
+def _tried(tried: Tried) -> list[str]:
+    comparison = tried.comparison
+    methods = [method for method in comparison.scores if method not in (RETURN_B, TRUTH)]
+    return [
+        "",
+        f"On the first {len(tried)} pairs of the first group. DiffStyle with one setting changed; x_T toward A's and "
+        "colours made B's are no part of the method.",
+        "",
+        *_measured(comparison, methods),
+        "",
+        *_table(
+            ["claim", "measured", "holds"],
+            [[claim.text, str(claim.measured), "yes" if claim.holds else "no"] for claim in tried.claims],
+        ),
+    ]
+
+
+def _name(method: str) -> str:
+    return f"**{method}**" if method == METHOD else method
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(headings)} |", "| --- " * len(headings) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def write_page(page: Path, text: str) -> None:
@@ -59,8 +102,8 @@ def write_page(page: Path, text: str) -> None:
     write_between(page, (BEGIN, END), text)
 
 
-def plot(quality: Quality, path: Path) -> bool:
-    """Content against style as gamma goes from 0 to 1, as a PNG. False where matplotlib is not installed."""
+def plot(quality: Quality, tried: Tried | None, path: Path) -> bool:
+    """Content against style, each group by itself, as a PNG. False where matplotlib is not installed."""
     try:
         import matplotlib
 
@@ -69,20 +112,27 @@ def plot(quality: Quality, path: Path) -> bool:
     except ImportError:
         return False
 
-    def at(scores: Scores) -> tuple[float, float]:
-        return float(scores.colour_b.mean()), float(scores.edges_a.mean())
+    def at(comparison: Comparison, method: str) -> tuple[float, float]:
+        scores = comparison.scores[method]
+        return float(scores["colours"].mean()), float(scores["edges"].mean())
 
-    figure, axes = plt.subplots(figsize=(6, 4.2), dpi=110)
-    points = [at(scores) for scores in quality.sweep.values()]
-    axes.plot(*zip(*points, strict=True), "o-", color="tab:blue", label="DiffStyle, gamma 0 to 1")
-    for gamma, point in zip(quality.sweep, points, strict=True):
-        axes.annotate(f"{gamma:g}", point, textcoords="offset points", xytext=(6, 4), fontsize=8)
-    for name, marker in (("return B", "s"), ("return A", "^"), ("A in B's colours", "v"), ("the truth", "*")):
-        axes.plot(*at(quality.scores[name]), marker, markersize=10, linestyle="none", label=name)
-    axes.set_xlabel("distance of colours to B (style lost)")
-    axes.set_ylabel("correlation of edges with A (content gained)")
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.3)
+    markers = {RETURN_B: "s", TRUTH: "*", METHOD: "o", "return A": "^", RECOLOURED: "v", "mean of A and B": "x"}
+    count = len(quality.groups)
+    figure, all_axes = plt.subplots(1, count, figsize=(6 * count, 4.4), dpi=110, sharey=True, squeeze=False)
+    for n, (name, group) in enumerate(quality.groups.items()):
+        axes = all_axes[0, n]
+        if tried is not None and n == 0:
+            points = [at(tried.comparison, method) for method in tried.gammas.values()]
+            axes.plot(*zip(*points, strict=True), ".-", color="tab:grey", label=f"gamma 0 to 1, {len(tried)} pairs")
+        for method in group.comparison.scores:
+            marker = markers.get(method, "D")
+            axes.plot(*at(group.comparison, method), marker, markersize=8, linestyle="none", label=method)
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel("distance of colours to B (style lost)")
+        axes.grid(alpha=0.3)
+        if n == 0:
+            axes.set_ylabel("correlation of edges with A (content gained)")
+            axes.legend(fontsize=7)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})

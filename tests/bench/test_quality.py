@@ -7,18 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from support.places import DATA, ROOT
 
 from diffstyle.checkpoint import load_unet
 from diffstyle.errors import ConfigError
 from pipeline.bench import quality
-from pipeline.bench.bootstrap import interval, mean_interval
-from pipeline.bench.heldout import load_pairs
-from pipeline.bench.quality_page import BEGIN, END, tables, write_page
+from pipeline.bench.bootstrap import Interval, interval, mean_interval, ratio_interval
+from pipeline.bench.comparison import METHOD, RECOLOURED, Target, compare, targets
+from pipeline.bench.heldout import Pairs, load_groups, load_pairs
+from pipeline.bench.quality_page import BEGIN, END, write_page
+from pipeline.cli.quality import quality as command
 from pipeline.jobfile.load import load_job
 from pipeline.measures.pixels import colour_distance, edge_correlation, matched_colours, psnr
 from pipeline.measures.vgg import MissingExtraError
@@ -35,7 +39,7 @@ def heldout(tmp_path_factory) -> Path:
             ("style02", (30, 120, 60), (240, 230, 80)),
         ):
             y, x = np.mgrid[:64, :64]
-            inside = (y - 16 - 4 * n) ** 2 + (x - 48 + 4 * n) ** 2 < 150
+            inside = (y - 16 - 4 * n) ** 2 + (x - 48 + 4 * n) ** 2 < 120 + 15 * n
             pixels = np.where(inside[..., None], ink, background).astype(np.uint8)
             stream = io.BytesIO()
             Image.fromarray(pixels).save(stream, "PNG")
@@ -101,32 +105,108 @@ def test_intervals_resample_whole_drawings():
     assert interval(lambda chosen: 2.0, ["a", "b"]).low == 2
 
 
-def test_a_whole_run_writes_its_page(heldout, tmp_path, monkeypatch):
+def test_a_ratio_is_resampled_as_any_statistic():
+    generator = np.random.default_rng(1)
+    above, below = generator.normal(1, 1, 30), generator.normal(3, 1, 30)
+    drawings = [str(n % 11) for n in range(30)]
+    slow = interval(lambda chosen: float(above[chosen].sum() / below[chosen].sum()), drawings)
+    fast = ratio_interval(above, below, drawings)
+    assert (fast.value, fast.low, fast.high) == pytest.approx((slow.value, slow.low, slow.high))
+
+
+def test_groups_share_the_pairs(heldout, tmp_path):
+    groups = load_groups(heldout, 9, 32)
+    assert [len(pairs) for pairs in groups.values()] == [5, 4]
+    seen, unseen = groups.values()
+    assert set(seen.paintings) == {"style01"}
+    assert set(unseen.paintings) == {"style02"}
+    assert len(seen.first(2)) == 2
+    assert seen.first(2).drawings == seen.drawings[:2]
+    # All in one group where the file has only one kind of paintings.
+    table = pq.read_table(heldout)
+    only = tmp_path / "only.parquet"
+    pq.write_table(table.filter(pc.not_equal(table["painting"], "style01")), only)
+    assert {name: len(pairs) for name, pairs in load_groups(only, 9, 32).items()} == {
+        "paintings that training never saw": 9
+    }
+    pq.write_table(table.filter(pc.equal(table["painting"], "plain")), only)
+    with pytest.raises(ConfigError, match="has no paintings"):
+        load_groups(only, 9, 32)
+
+
+def test_sides_of_a_comparison(heldout):
+    """Returning B is where the way begins, the truth where it ends; halfway in pixels is half of the way."""
+    pairs = load_pairs(heldout, 16, 32)
+    halfway = (pairs.style + pairs.truth) / 2
+    comparison = compare(pairs, {RECOLOURED: pairs.content, METHOD: halfway}, None)
+    for measure in comparison.measures:
+        assert comparison.way("return B", measure.name).value == 0
+        assert comparison.way("the truth", measure.name).value == pytest.approx(1)
+    assert comparison.way(METHOD, "pixels").value == pytest.approx(0.5)
+    assert comparison.scores["return B"]["edges"] == pytest.approx(edge_correlation(pairs.style, pairs.content).numpy())
+    verdicts = {target.text: target for target in targets(comparison)}
+    assert verdicts["dB to the truth, minus those of A in B's colours"].reached
+    worse = compare(pairs, {RECOLOURED: pairs.truth, METHOD: pairs.content}, None)
+    verdicts = {target.text: target for target in targets(worse)}
+    assert verdicts["dB to the truth, minus those of A in B's colours"].verdict.startswith("missed by")
+    assert verdicts["style: distance to A minus distance to B"].verdict.startswith("missed by")
+
+
+def test_verdicts():
+    assert Target("", Interval(0.7, 0.62, 0.8), 0.6).verdict == "reached, by 0.1"
+    assert Target("", Interval(0.46, 0.4, 0.5), 0.6).verdict == "missed by 0.14"
+    unclear = Target("", Interval(0.7, 0.5, 0.8), 0.6)
+    assert unclear.verdict.startswith("not clear: above by 0.1")
+    assert not unclear.reached
+
+
+def test_the_whole_command_writes_its_page(heldout, tmp_path, monkeypatch):
+    """The whole command in one process: both groups, the tables and the exit code."""
+
     def none() -> None:
         raise MissingExtraError("not here")
 
     monkeypatch.setattr(quality, "VGGFeatures", none)
-    unet = load_unet(DATA / "tiny-ddpm.safetensors", None)
-    small = ["injection.plan={grid: 8}", "injection.events=8", f"output={tmp_path}"]
-    job = load_job(ROOT / "jobs" / "demo.yaml", small)
-    settings = quality.one_setting(job.settings())
-    assert settings.mask is None
-    found = quality.measure(unet, load_pairs(heldout, 4, 32), settings, inversion_steps=8)
-    assert found.way["return B"].value == 0
-    assert found.way["the truth"].value == pytest.approx(1)
-    assert found.scores["return A"].edges_a.min() > 0.99
-    assert found.nearer_b["return B"].low > 0 > found.nearer_b["return A"].high
-    assert set(found.sweep) == set(quality.GAMMAS)
-    assert all(np.isfinite(claim.measured.value) for claim in found.claims)
-
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nlast month\n{END}\nafter\n")
-    write_page(page, tables(found, "tiny", "a few steps"))
+    given = ["demo", "--data", str(heldout), "--pairs", "4", "--tried", "2", "--page", str(page)]
+    given += ["--set", "model=shipped:demo/tiny/tiny-model.yaml", "--set", "injection.plan={grid: 4}"]
+    given += ["--set", "injection.events=4", "--set", "inversion.steps=4"]
+    ran = CliRunner().invoke(command, given, standalone_mode=False)
+    assert ran.exception is None, ran.output
+    assert ran.return_value == 3  # an untrained model reaches no target
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "last month" not in text
-    assert "| **DiffStyle** |" in text
+    for words in ("### Paintings that training saw", "### Paintings that training never saw", "### What was tried"):
+        assert words in text
+    assert text.count("| **DiffStyle** |") == 5  # measured and on the way, twice; and beside what was tried
+    assert "missed by" in text
+    assert "nan" not in text
+    assert "| x_T 0.2 toward A's, colours then made B's |" in text
     page.write_text("no markers")
     with pytest.raises(ConfigError, match="has no lines"):
         write_page(page, "x")
+
+
+def test_a_drawing_in_many_pairs_is_inverted_once(heldout, monkeypatch):
+    inverted = []
+    original = quality.ddim_invert
+
+    def counted(unet, x, plan):
+        inverted.append(len(x))
+        return original(unet, x, plan)
+
+    monkeypatch.setattr(quality, "ddim_invert", counted)
+    unet = load_unet(DATA / "tiny-ddpm.safetensors", None)
+    pairs = load_pairs(heldout, 16, 32)
+    bench = quality.Bench(unet, pairs, 4)
+    assert sum(inverted) == 8 + len({picture.numpy().tobytes() for picture in pairs.style})
+    # And each pair has its own: the same as by itself.
+    monkeypatch.undo()
+    job = load_job(ROOT / "jobs" / "demo.yaml", ["injection.plan={grid: 4}", "injection.events=4"])
+    settings = quality.one_setting(job.settings())
+    together = bench.inject(settings)
+    alone = Pairs(pairs.content[9:10], pairs.style[9:10], pairs.truth[9:10], ["x"], ["y"])
+    torch.testing.assert_close(quality.Bench(unet, alone, 4).inject(settings), together[9:10], atol=1e-4, rtol=1e-3)
