@@ -1,6 +1,6 @@
 """How near each inversion comes to the x_T that a picture was sampled from, and what that does to results.
 
-    python benchmarks/inversions.py [--golden FOLDER --golden FOLDER --pictures PHOTOGRAPHS] --write docs/speed.md
+    python benchmarks/inversions.py [--golden FOLDER --golden FOLDER --pictures PHOTOGRAPHS] --write docs/notes/speed.md
 
 Models and pictures as in preset_settings.py; with ``--golden``, those of the reference alone. x_T: four pictures are
 sampled from seeded noise in 1000 steps and inverted; the noise is known, so no error is hidden as in a reconstruction.

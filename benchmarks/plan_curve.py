@@ -1,6 +1,6 @@
 """Network calls of a plan against PSNR to the 1000-step result, on every model at hand, as a table and a plot.
 
-    python benchmarks/plan_curve.py --write docs/speed.md --plot docs/plan-curve.png
+    python benchmarks/plan_curve.py --write docs/notes/speed.md --plot docs/img/plan-curve.png
 
 Models, pictures and --golden as in preset_settings.py. Gamma 0.3, everything float32, in the layout that jobs use.
 """

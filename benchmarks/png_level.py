@@ -25,7 +25,7 @@ TREE = Path(__file__).resolve().parents[1]
 DRAWINGS = ("demo/contents", "demo/styles", "demo/unseen-styles", "demo/tiny/pictures")
 # zlib's own numbers. Pillow takes "filtered" where none is given.
 STRATEGIES = {"filtered": 1, "default": 0, "Huffman only": 2, "run lengths": 3, "fixed codes": 4}
-# A float32 call on a CPU, from docs/speed.md: at 256 px on two threads, at 64 px on one.
+# A float32 call on a CPU, from docs/notes/speed.md: at 256 px on two threads, at 64 px on one.
 CALL_MS = {64: 280, 256: 1600}
 CALLS = 46  # of a pair with the plan `fast`
 

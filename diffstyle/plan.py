@@ -115,7 +115,8 @@ def inversion_plan(n_steps: int = 50, t_0: int = T_0, keep: Iterable[int] | None
         t_0: The timestep of x_T, 999 at most.
         keep: The timesteps of seq(n_steps) whose h is wanted; None keeps all.
         order: 1 is the reference's DDIM. 2 follows the trend of e as well and makes up to four calls more inside the
-            first interval, where sigma grows tenfold: measured, five times nearer to the 1000-step x_T (docs/speed.md).
+            first interval, where sigma grows tenfold: measured, five times nearer to the 1000-step
+            x_T (docs/notes/speed.md).
 
     Raises:
         ValueError: A timestep of ``keep`` is not visited, or there are not so many steps.

@@ -4,7 +4,7 @@ In sigma = sqrt(1 - a) / sqrt(a), DDIM is Euler's method for d(x / sqrt(a)) / d 
 The next order takes e as a straight line in sigma (Adams-Bashforth with variable steps; used so in Zhang & Chen 2022,
 arXiv 2204.13902). The line's slope comes from two calls with only plain steps between them. An event makes e jump,
 but its slope before and after are nearly the same, so a jump forgets the point to measure from and keeps the slope:
-measured, that is worth 10 dB over starting again after each event (docs/speed.md).
+measured, that is worth 10 dB over starting again after each event (docs/notes/speed.md).
 """
 
 from __future__ import annotations

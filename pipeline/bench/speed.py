@@ -1,4 +1,4 @@
-"""All that ``diffstyle bench`` measures, as the lines of docs/speed.md. Ratios are within one run."""
+"""All that ``diffstyle bench`` measures, as the lines of docs/notes/speed.md. Ratios are within one run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def report(device: str, quick: bool) -> Iterator[str]:
     yield from _titled("Memory")
     yield from memory(device, size, (1, 2) if quick else (1, 2, 4))
     yield ""
-    yield f"Made by `diffstyle bench{' --quick' if quick else ''} --device {device} --write docs/speed.md`."
+    yield f"Made by `diffstyle bench{' --quick' if quick else ''} --device {device} --write docs/notes/speed.md`."
 
 
 def _titled(title: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import click
 @click.option(
     "--write",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Put the result between the markers of this page, e.g. docs/speed.md.",
+    help="Put the result between the markers of this page, e.g. docs/notes/speed.md.",
 )
 def bench(device: str | None, quick: bool, threads: int | None, write: Path | None) -> None:
     """Measure network calls, whole pairs and jobs, scaling and memory on this machine, as Markdown tables.

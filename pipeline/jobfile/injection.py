@@ -104,7 +104,7 @@ class Aligned(Strict):
     """order of the solver of the plain steps, 1 or 2"""
     measured: Annotated[Whole, Field(ge=2, le=T_MAX + 1)] | None = None
     """after how many of the injections the network is called again, 2 or more; over the others the jump of its
-    estimate is carried along ([how](speed.md#how-so-few)). `null`: after each"""
+    estimate is carried along ([how](notes/speed.md#how-so-few)). `null`: after each"""
 
     @model_validator(mode="after")
     def _carries_by_second_order(self) -> Aligned:

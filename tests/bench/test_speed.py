@@ -1,4 +1,4 @@
-"""The benchmark's own parts. Its numbers are in docs/speed.md."""
+"""The benchmark's own parts. Its numbers are in docs/notes/speed.md."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_page_keeps_all_but_what_stands_between_its_markers(tmp_path, device):
     page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
     write_between(page, (begin, end), "new")
     assert page.read_text() == f"before\n{begin}\nnew\n{end}\nafter\n"
-    assert all(marker in (ROOT / "docs/speed.md").read_text() for marker in (begin, end))
+    assert all(marker in (ROOT / "docs/notes/speed.md").read_text() for marker in (begin, end))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The table of whole jobs against their number of pairs. What it measured is in docs/speed.md."""
+"""The table of whole jobs against their number of pairs. What it measured is in docs/notes/speed.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done for speed may not change the picture; numbers are in docs/speed.md."""
+"""What is done for speed may not change the picture; numbers are in docs/notes/speed.md."""
 
 from __future__ import annotations
 
