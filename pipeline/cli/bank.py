@@ -196,7 +196,7 @@ def verify(
             pictures_again = count(again.compared, "picture")
             click.echo(f"{pictures_again} inverted again; the largest relative error is {again.largest:.2g}")
         if again.absent:
-            click.echo(f"note: {count(again.absent, 'picture')} of the sample not among the pictures")
+            click.echo(f"note: {count(again.absent, 'picture')} of the sample not among the pictures given")
     else:
         report = check(path, progress=_parts_done)
     for note in report.notes:

@@ -170,7 +170,7 @@ def test_stages_in_the_wrong_order(tmp_path):
 
 def test_zip_with_unequal_sides(there):
     line = refused(job_file(there, pairs="zip", style={"folder": str(STYLES), "limit": 1}))
-    assert "there are 2 contents and 1 styles" in line
+    assert "there are 2 contents and 1 style" in line
 
 
 def test_lists_of_pairs(there):

@@ -160,4 +160,4 @@ def test_reinvert_finds_other_numbers(made, tmp_path):
     assert f"{items[1].key}: h differs by 2.0% from a new inversion" in text
     run("bank", "verify", tmp_path, "--reinvert", 9, fails="--pictures")
     text = run("bank", "verify", tmp_path, "--reinvert", 9, *shared[:2], "--pictures", made / "style")
-    assert f"{N} of the sample are not among the pictures" in text
+    assert f"{N} pictures of the sample not among the pictures given" in text
