@@ -10,7 +10,10 @@ from pipeline.bench.comparison import METHOD, RECOLOURED, RETURN_B, TRUTH, Compa
 from pipeline.bench.pages import write_between
 from pipeline.bench.quality import Group, Quality, machine
 
-BEGIN, END = "<!-- quality: written by `diffstyle quality` -->", "<!-- quality: end -->"
+
+def markers(section: str) -> tuple[str, str]:
+    """The lines of a page between which a section is written."""
+    return f"<!-- {section}: written by `diffstyle quality` -->", f"<!-- {section}: end -->"
 
 
 def tables(quality: Quality, tried: Tried | None, model: str, settings: str) -> str:
@@ -97,9 +100,9 @@ def _table(headings: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(headings)} |", "| --- " * len(headings) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
-def write_page(page: Path, text: str) -> None:
-    """Put ``text`` between the markers of a page. Raises ConfigError for a page without them."""
-    write_between(page, (BEGIN, END), text)
+def write_page(page: Path, text: str, section: str = "quality") -> None:
+    """Put ``text`` between the markers of a section. Raises ConfigError for a page without them."""
+    write_between(page, markers(section), text)
 
 
 def plot(quality: Quality, tried: Tried | None, path: Path) -> bool:
@@ -116,7 +119,7 @@ def plot(quality: Quality, tried: Tried | None, path: Path) -> bool:
         scores = comparison.scores[method]
         return float(scores["colours"].mean()), float(scores["edges"].mean())
 
-    markers = {RETURN_B: "s", TRUTH: "*", METHOD: "o", "return A": "^", RECOLOURED: "v", "mean of A and B": "x"}
+    shapes = {RETURN_B: "s", TRUTH: "*", METHOD: "o", "return A": "^", RECOLOURED: "v", "mean of A and B": "x"}
     count = len(quality.groups)
     figure, all_axes = plt.subplots(1, count, figsize=(6 * count, 4.4), dpi=110, sharey=True, squeeze=False)
     for n, (name, group) in enumerate(quality.groups.items()):
@@ -125,7 +128,7 @@ def plot(quality: Quality, tried: Tried | None, path: Path) -> bool:
             points = [at(tried.comparison, method) for method in tried.gammas.values()]
             axes.plot(*zip(*points, strict=True), ".-", color="tab:grey", label=f"gamma 0 to 1, {len(tried)} pairs")
         for method in group.comparison.scores:
-            marker = markers.get(method, "D")
+            marker = shapes.get(method, "D")
             axes.plot(*at(group.comparison, method), marker, markersize=8, linestyle="none", label=method)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("distance of colours to B (style lost)")

@@ -23,7 +23,7 @@ from pipeline.cli.options import job_argument
 )
 @click.option(
     "--tried",
-    default=52,
+    default=40,
     show_default=True,
     type=click.IntRange(0),
     help="On how many pairs to try other settings and measure the method's claims; 0: not.",
@@ -32,6 +32,12 @@ from pipeline.cli.options import job_argument
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field of the job.")
 @click.option(
     "--page", type=click.Path(path_type=Path, exists=True), help="Write the tables between this page's markers."
+)
+@click.option(
+    "--section",
+    default="quality",
+    show_default=True,
+    help="The name in those markers: a page can have several results.",
 )
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Write the plot to this PNG (matplotlib).")
 def quality(
@@ -42,6 +48,7 @@ def quality(
     slow_peer: bool,
     overrides: tuple[str, ...],
     page: Path | None,
+    section: str,
     plot_file: Path | None,
 ) -> int:
     """Score a job's model and settings on held-out drawings whose true paintings are known.
@@ -77,7 +84,7 @@ def quality(
     text = tables(result, other_settings, config.name, words)
     click.echo(text)
     if page:
-        write_page(page, text)
+        write_page(page, text, section)
     if plot_file and not plot(result, other_settings, plot_file):
         click.echo("no plot: pip install matplotlib", err=True)
     return 0 if result.reached else 3

@@ -21,7 +21,7 @@ from pipeline.bench import quality
 from pipeline.bench.bootstrap import Interval, interval, mean_interval, ratio_interval
 from pipeline.bench.comparison import METHOD, RECOLOURED, Target, compare, targets
 from pipeline.bench.heldout import Pairs, load_groups, load_pairs
-from pipeline.bench.quality_page import BEGIN, END, write_page
+from pipeline.bench.quality_page import markers, write_page
 from pipeline.cli.quality import quality as command
 from pipeline.jobfile.load import load_job
 from pipeline.measures.pixels import colour_distance, edge_correlation, matched_colours, psnr
@@ -168,8 +168,9 @@ def test_the_whole_command_writes_its_page(heldout, tmp_path, monkeypatch):
 
     monkeypatch.setattr(quality, "VGGFeatures", none)
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nlast month\n{END}\nafter\n")
-    given = ["demo", "--data", str(heldout), "--pairs", "4", "--tried", "2", "--page", str(page)]
+    begin, end = markers("faces")
+    page.write_text(f"before\n{begin}\nlast month\n{end}\nafter\n")
+    given = ["demo", "--data", str(heldout), "--pairs", "4", "--tried", "2", "--page", str(page), "--section", "faces"]
     given += ["--set", "model=shipped:demo/tiny/tiny-model.yaml", "--set", "injection.plan={grid: 4}"]
     given += ["--set", "injection.events=4", "--set", "inversion.steps=4"]
     ran = CliRunner().invoke(command, given, standalone_mode=False)
