@@ -283,14 +283,21 @@ def preview_job(job: Job, retry: bool = False, measure: bool = False, elsewhere:
 
 
 def _facts(job: Job, weights_here: bool) -> ModelFacts:
-    """The model. Its fingerprint only where there are results to compare it with: by its weights, or, where these are
-    not here, as the results say themselves."""
+    """The model. Its fingerprint only where there is something to compare it with: by its weights, or, where these are
+    not here, as the banks and directions say themselves."""
     config = load_model_config(job.model)
-    layout = OutputLayout(Place.parse(job.output))
-    made = [PartStore(place) for side in sides(job) for place in layout.banks(side.name)]
-    if weights_here and (made or Manifest(Place.parse(job.output)).store.exists()):
+    output = Place.parse(job.output)
+    own = [place for side in sides(job) for place in OutputLayout(output).banks(side.name)]
+    given = [side.bank for side in sides(job) if isinstance(side.spec, BankSpec)]
+    banks = [PartStore(place) for place in (*given, *own)]
+    directions = open_directions(job, config.unet_architecture.h_shape, None)
+    if weights_here and (banks or directions or Manifest(output).store.exists()):
         return model_facts(job.model, job.weights)
-    fingerprint = read_description(made[0])[0].model_fingerprint if made else "0" * 32
+    fingerprint = ""  # there is nothing that it is compared with
+    if banks:
+        fingerprint = read_description(banks[0])[0].model_fingerprint
+    elif directions:
+        fingerprint = next(iter(directions.values())).about["model_fingerprint"]
     return ModelFacts(config.name, fingerprint, config.size, config.unet_architecture.h_shape)
 
 

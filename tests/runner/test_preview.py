@@ -233,6 +233,36 @@ def test_banks_that_do_not_serve_the_job_are_no_obstacle(tmp_path):
     assert "banks/content was inverted in 6 steps (this job's inversion.steps is 5)" in text
 
 
+@pytest.mark.parametrize("given", [("content", "style"), ("content",), ("style",)])
+def test_a_new_output_for_banks_that_are_there(tmp_path, given):
+    """Also where there is no result yet, the model is that of the banks, and not an unknown one."""
+    run_job(tmp_path / "banks", stages=("shard", "precompute"))
+    banks = {side: {"bank": str(tmp_path / "banks" / "out" / "banks" / side)} for side in given}
+    code, text = planned_by_command(tmp_path, **banks)
+    assert code == 0, text
+    assert "can't run" not in text
+    assert run_job(tmp_path, **banks).exit_code == 0
+
+
+def test_a_new_output_for_banks_of_another_model(tmp_path):
+    run_job(tmp_path / "banks", stages=("shard", "precompute"))
+    style = {"bank": str(tmp_path / "banks" / "out" / "banks" / "style")}
+    code, text = planned_by_command(tmp_path, style=style, weights="random")
+    assert code == 2
+    assert "was made with another model" in text
+    assert "has 00000000" not in text
+
+
+def test_banks_where_the_weights_are_not_here(tmp_path):
+    """What can't be known is not compared."""
+    run_job(tmp_path / "banks", stages=("shard", "precompute"))
+    style = {"bank": str(tmp_path / "banks" / "out" / "banks" / "style")}
+    code, text = planned_by_command(tmp_path, style=style, weights=str(tmp_path / "gone.safetensors"))
+    assert code == 2
+    assert "gone.safetensors" in text
+    assert "another model" not in text
+
+
 # ---- time ----
 
 

@@ -123,6 +123,7 @@ def test_the_preview_says_what_is_added_and_refuses_what_the_run_would(made):
     assert "x 2 settings" in text
     assert "  gamma 0.5, component 1 x -1.5 of directions.safetensors: 4 steps" in text
     assert "  gamma 0.5: 4 steps" in text
+    assert api.preview(edited(made, "p", {"directions": file, "component": 1})).obstacles == ()
     with pytest.raises(ConfigError, match=r"injection.edit.component: in .* there is no component 2; there are 2"):
         api.preview(edited(made, "p", {"directions": file, "component": 2}))
     with pytest.raises(ConfigError, match=r"injection.edit.label: in .* there is no label 'c'; there are a, b"):
