@@ -28,6 +28,7 @@ from pipeline.results.contact_sheets import (
 from pipeline.results.sheet_rows import MAX_COLUMNS, MAX_ROWS, SheetRows
 from pipeline.results.source_pictures import SourcePictures
 from pipeline.results.words import setting_words, shared_words, short_name
+from pipeline.storage.counts import count
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Entry, Place
 
@@ -118,7 +119,7 @@ def _draw(
     width = ASIDE + cell * across + 2 * MARGIN
     font, small = ImageFont.load_default(15), ImageFont.load_default(11)
     shared = shared_words(settings)
-    title = f"{len(settings)} settings side by side{f', all with {shared}' if shared else ''}"
+    title = f"{count(len(settings), 'setting')} side by side{f', all with {shared}' if shared else ''}"
     head = wrapped([title, extent], width - 8)
     words = [cut(text, cell - 4, _WORDS, small) for text in ("content", "style", *setting_words(settings))]
     top = 20 * len(head) + 8 + _LINE * max(text.count("\n") + 1 for text in words) + 4

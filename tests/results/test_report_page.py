@@ -91,6 +91,40 @@ def test_the_matrix_opens_with_its_pictures(visit, report):
     tab.get_by_role("button", name="content 02 in style 03, gamma 0.6", exact=True).wait_for()
 
 
+def test_the_setting_is_chosen_for_the_matrix_alone(visit, report):
+    """The other views show every setting that the filter lets pass, so they offer no menu of one."""
+    tab = visit(report)
+    assert tab.is_visible("#setting")
+    for view in ("list", "plots", "troubles", "facts"):
+        tab.click(f"#tab-{view}")
+        assert not tab.is_visible("#setting"), view
+    tab.click("#tab-matrix")
+    assert tab.is_visible("#setting")
+    assert tab.locator(".tile .setting").count() == 0  # the menu says it
+
+
+def test_tiles_of_the_list_say_their_setting_below_the_picture(visit, report, tmp_path):
+    tab = visit(report)
+    tab.click("#tab-list")
+    tiles = tab.locator(".tile")
+    assert {tiles.nth(n).inner_text() for n in range(tiles.count())} == {"gamma 0.3"}  # those in sight
+    tab.uncheck("[data-setting='0']")
+    assert {tiles.nth(n).inner_text() for n in range(tiles.count())} == {"gamma 0.6"}
+    picture, words = (tiles.first.locator(one).bounding_box() for one in (".thumb", ".setting"))
+    assert words["y"] >= picture["y"] + picture["height"]
+    boxes = [tiles.nth(n).bounding_box() for n in range(tiles.count())]
+    below = min(box["y"] for box in boxes if box["y"] > boxes[0]["y"])
+    assert below >= boxes[0]["y"] + boxes[0]["height"]  # rows don't overlap
+    tiles.first.focus()
+    tab.keyboard.press("k")
+    assert "gamma 0.6" in tiles.first.inner_text()  # the tile that was drawn anew
+    one = visit(write_report(Place.parse(str(made_up_run(tmp_path / "out", ["a", "b"], ["x"])))).page)
+    one.click("#tab-list")
+    assert one.locator(".tile").count() == 2
+    assert one.locator(".tile .setting").count() == 0  # there is nothing to tell apart
+    assert not one.is_visible("#setting")
+
+
 def test_the_best_and_the_worst_are_a_click_away(visit, report):
     tab = visit(report)
     tab.click("[data-sort=content_kept-best]")

@@ -25,12 +25,12 @@ class App {
     const tabs = {matrix: "Matrix", list: "List", plots: "Plots", troubles: "Failures", facts: "Facts"};
     this.tabs = new Map(Object.entries(tabs).map(([name, text]) =>
       [name, make("button", {type: "button", id: `tab-${name}`, onclick: () => this.show(name)}, text)]));
-    const setting = facts.settings.length < 2 ? "" : make("select", {id: "setting", "aria-label": "Setting of the matrix",
-      onchange: (event) => {
-        this.setting = Number(event.target.value);
-        this.show("matrix");
-      }}, ...options(facts.settings.map((one, n) => [n, one.words]), 0));
-    document.getElementById("tabs").append(...this.tabs.values(), setting);
+    this.several = facts.settings.length > 1;
+    this.menu = make("select", {id: "setting", "aria-label": "Setting of the matrix", onchange: (event) => {
+      this.setting = Number(event.target.value);
+      this.show("matrix");
+    }}, ...options(facts.settings.map((one, n) => [n, one.words]), 0));
+    document.getElementById("tabs").append(...this.tabs.values(), this.menu);
     this.filters = new Filters(this);
     document.addEventListener("keydown", (event) => this.key(event));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.filters.draw(this.rows));
@@ -58,6 +58,7 @@ class App {
   show(view) {
     this.view = view;
     for (const [name, tab] of this.tabs) tab.setAttribute("aria-pressed", String(name === view));
+    this.menu.hidden = !this.several || view !== "matrix"; // the other views show every setting that the filter lets pass
     const tiles = this.tiles;
     if (tiles) {
       if (tiles.scroll.parentNode !== this.main) this.main.replaceChildren(tiles.scroll);
@@ -104,7 +105,7 @@ class App {
     const tiles = this.tiles;
     if (this.view === "matrix" && this.pairs.setting[row] !== this.setting) {
       this.setting = this.pairs.setting[row];
-      document.getElementById("setting").value = this.setting;
+      this.menu.value = this.setting;
       this.matrix.show(this.rows);
     }
     if (tiles) tiles.focus(row, false);

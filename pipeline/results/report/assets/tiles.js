@@ -106,16 +106,16 @@ class Tiles {
     }
   }
 
-  bring(x, y, left, top) {
+  bring(x, y, left, top, height = this.size) {
     const {scroll, size} = this;
     if (x < scroll.scrollLeft) scroll.scrollLeft = x;
     if (x + size + left > scroll.scrollLeft + scroll.clientWidth) scroll.scrollLeft = x + size + left - scroll.clientWidth;
     if (y < scroll.scrollTop) scroll.scrollTop = y;
-    if (y + size + top > scroll.scrollTop + scroll.clientHeight) scroll.scrollTop = y + size + top - scroll.clientHeight;
+    if (y + height + top > scroll.scrollTop + scroll.clientHeight) scroll.scrollTop = y + height + top - scroll.clientHeight;
   }
 }
 
-/* All pairs of the filter in their order. */
+/* All pairs of the filter in their order. Where there are several settings, each tile says its own below the picture. */
 class List extends Tiles {
   constructor(app) {
     super(app);
@@ -131,20 +131,38 @@ class List extends Tiles {
     this.draw();
   }
 
+  get words() {
+    return this.app.several ? 28 : 0; // pixels: two lines
+  }
+
+  get down() {
+    return this.size + this.words + 6;
+  }
+
+  tile(row) {
+    const tile = super.tile(row), {pairs} = this;
+    if (this.words) {
+      tile.classList.add("named");
+      tile.style.height = `${this.size + this.words}px`;
+      tile.append(make("span", {class: "setting"}, pairs.facts.settings[pairs.setting[row]].words));
+    }
+    return tile;
+  }
+
   get across() {
     return Math.max(1, Math.floor((this.scroll.clientWidth - 8) / (this.size + 6)));
   }
 
   draw() {
-    const step = this.size + 6, across = this.across, {scroll, rows} = this;
+    const step = this.size + 6, {across, down, scroll, rows} = this;
     if (across !== this.drawnAcross) this.clear(this.layer);
     this.drawnAcross = across;
-    this.layer.style.height = `${Math.ceil(rows.length / across) * step + 8}px`;
-    const first = Math.max(0, Math.floor(scroll.scrollTop / step) - 2);
-    const last = Math.ceil((scroll.scrollTop + scroll.clientHeight) / step) + 2;
+    this.layer.style.height = `${Math.ceil(rows.length / across) * down + 8}px`;
+    const first = Math.max(0, Math.floor(scroll.scrollTop / down) - 2);
+    const last = Math.ceil((scroll.scrollTop + scroll.clientHeight) / down) + 2;
     const wanted = new Map();
     for (let i = first * across; i < Math.min(rows.length, last * across); i++) {
-      wanted.set(rows[i], [8 + (i % across) * step, 8 + Math.floor(i / across) * step]);
+      wanted.set(rows[i], [8 + (i % across) * step, 8 + Math.floor(i / across) * down]);
     }
     this.fill(this.layer, wanted, (row) => this.tile(row));
   }
@@ -155,8 +173,8 @@ class List extends Tiles {
   }
 
   into(row) {
-    const i = this.index(row), step = this.size + 6;
-    if (i >= 0) this.bring(0, Math.floor(i / this.across) * step, 8, 16);
+    const i = this.index(row);
+    if (i >= 0) this.bring(0, Math.floor(i / this.across) * this.down, 8, 16, this.size + this.words);
   }
 
   move(row, dx, dy) {
