@@ -40,6 +40,11 @@ def test_linear_transport_gives_mean_and_covariance():
     # Of Gaussians that differ by a scale alone, the least move is that scale, without any turn.
     mean = x.mean((2, 3), keepdim=True)
     torch.testing.assert_close(linear_transport(x, mean + 2 * (x - mean)), mean + 2 * (x - mean), atol=1e-4, rtol=0)
+    # Of all linear maps between two covariances only the one that moves least is symmetric.
+    other = pictures(2, torch.diag(torch.tensor([0.3, 1.0, 2.0])))
+    flat, moved = ((z - z.mean((2, 3), keepdim=True))[0].flatten(1) for z in (other, linear_transport(other, y)))
+    map_found = torch.linalg.lstsq(flat.T, moved.T).solution
+    torch.testing.assert_close(map_found, map_found.T, atol=1e-3, rtol=0)
     grey = torch.zeros(1, 3, 8, 8)
     assert linear_transport(grey, y[:1, :, :8, :8]).isfinite().all()
 
