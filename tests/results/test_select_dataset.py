@@ -364,6 +364,32 @@ def test_what_is_there_is_replaced_only_when_asked_and_only_if_ours(run, tmp_pat
     assert (other / "picture.png").is_file()
 
 
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("name", ["mine.txt", "train/mine.txt", "train/00000/mine.png", "sub/deep/mine", "empty/"])
+def test_overwrite_loses_no_file_of_somebody_else(run, tmp_path, form, name):
+    target = tmp_path / "set"
+    write(run, target, form)
+    write(run, target, form, overwrite=True)  # nothing but its own: replaced
+    mine = target / name
+    (mine if name.endswith("/") else mine.parent).mkdir(parents=True, exist_ok=True)
+    if not name.endswith("/"):
+        mine.write_text("mine")
+    with pytest.raises(ConfigError, match="is not of the data set, and --overwrite would lose it; move it"):
+        write(run, target, form, overwrite=True)
+    assert mine.exists()
+
+
+def test_overwrite_wants_the_data_set_that_the_selection_describes(run, tmp_path):
+    write(run, tmp_path / "set")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "a.txt").write_text("mine")
+    shutil.copy(tmp_path / "set" / "selection.json", foreign)
+    with pytest.raises(ConfigError, match=r"a\.txt in it is not of the data set"):
+        write(run, foreign, overwrite=True)
+    assert (foreign / "a.txt").exists()
+
+
 def test_what_a_killed_command_left_is_cleared_and_another_one_is_not_disturbed(run, tmp_path):
     left = tmp_path / ".set.part"
     paint(left / "train" / "old.png", 1)

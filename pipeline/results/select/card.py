@@ -183,6 +183,34 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def _files_above_pictures(folder: Path) -> list[str]:
+    return [str(file.relative_to(folder)) for file in [*folder.glob("*"), *folder.glob("*/*")] if file.is_file()]
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """Files in a data set that are not of it: neither in its ``selection.json`` nor pictures of its ``metadata.jsonl``.
+
+    Args:
+        folder: A data set that :func:`write_selection` has described.
+
+    Returns:
+        Their paths below the folder, sorted; a folder without files counts as one.
+    """
+    selection = json.loads((folder / SELECTION).read_bytes())
+    own = set(selection.get("files", []))
+    for table in [name for name in own if name.endswith("/metadata.jsonl")]:
+        if (folder / table).is_file():
+            with (folder / table).open(encoding="utf-8") as rows:
+                for row in map(json.loads, rows):
+                    names = (value for name, value in row.items() if name == "file_name" or name.endswith("_file_name"))
+                    own |= {f"{table.rpartition('/')[0]}/{name}" for name in names}
+    folders = {str(parent) for name in own for parent in Path(name).parents}
+    paths = ((str(path.relative_to(folder)), path) for path in folder.rglob("*"))
+    return sorted(
+        name for name, path in paths if name not in (folders if path.is_dir() and not path.is_symlink() else own)
+    )
+
+
 def write_selection(folder: Path, run: Place, choice: Choice, form: Form, command: str, job: str | None) -> None:
     """Write ``selection.json``: the same for programs, and the mark of a data set that may be replaced.
 
@@ -205,5 +233,6 @@ def write_selection(folder: Path, run: Place, choice: Choice, form: Form, comman
         "splits": choice.splits,
         "run": str(run),
         "job": job,
+        "files": sorted([SELECTION, *_files_above_pictures(folder)]),
     }
     (folder / SELECTION).write_text(json.dumps(selection, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -17,7 +17,14 @@ import pyarrow.compute as pc
 
 from diffstyle.errors import ConfigError
 from pipeline.results.manifest import Manifest
-from pipeline.results.select.card import SELECTION, SELECTION_KIND, licences_of, write_card, write_selection
+from pipeline.results.select.card import (
+    SELECTION,
+    SELECTION_KIND,
+    foreign_files,
+    licences_of,
+    write_card,
+    write_selection,
+)
 from pipeline.results.select.choose import Choice
 from pipeline.results.select.croissant import write_croissant
 from pipeline.results.select.formats import FORMS, Form
@@ -66,6 +73,12 @@ def check_target(target: Place, run: Place, overwrite: bool) -> Path:
         if not _is_ours(folder):
             raise ConfigError(
                 f"--out {folder}: --overwrite replaces only a data set of `diffstyle select`; this is none"
+            )
+        if foreign := foreign_files(folder):
+            more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+            raise ConfigError(
+                f"--out {folder}: {foreign[0]}{more} in it is not of the data set, "
+                "and --overwrite would lose it; move it"
             )
     return folder
 
