@@ -126,7 +126,7 @@ def is_config_name(text: str) -> bool:
 
 
 def load_model_config(name_or_path: str | os.PathLike[str]) -> ModelConfig:
-    """A shipped config by name, any YAML file of that form by path, or a checkpoint that states its architecture.
+    """A model that comes with the code by name, any YAML file by path, or a checkpoint that states its architecture.
 
     Raises:
         ConfigError: no such config, with the nearest name; a mistake in the file, with its line; or a checkpoint that
@@ -137,9 +137,12 @@ def load_model_config(name_or_path: str | os.PathLike[str]) -> ModelConfig:
         text = shipped_path(text)
     if is_config_name(text):
         shipped = shipped_files("configs")
-        if text not in shipped:
-            raise ConfigError(f"{unknown('model', text, shipped)}; or give the path of a model's YAML file")
-        return _read(shipped[text])
+        if text in shipped:
+            return _read(shipped[text])
+        demo = {config.name: config for config in shipped_model_configs().values()}
+        if text not in demo:
+            raise ConfigError(f"{unknown('model', text, [*shipped, *demo])}; or give the path of a model's YAML file")
+        return demo[text]
     file = expand_home(text)
     return _of_checkpoint(file) if text.endswith(_CHECKPOINTS) and not file.is_dir() else _read(file)
 

@@ -29,20 +29,34 @@ def setting_words(settings: Sequence[Mapping[str, Any]], all_of_one: bool = Fals
 
     Args:
         settings: A row of the manifest for each setting; columns that are missing are not said.
-        all_of_one: Say the main fields too where all settings agree on them.
+        all_of_one: Say the main fields too where all settings agree on them, but for what is off in all.
 
     Returns:
-        A text for each, in their order: gamma, then each field in which they differ.
+        A text for each, in their order: the fields in which they differ, gamma first (``no mask`` for one without);
+        gamma alone where they differ in nothing that has words.
     """
+    gammas = {_gamma(row) for row in settings}
     differing = [name for name in _TELLING if len({_plain(row.get(name)) for row in settings}) > 1]
-    if all_of_one:
-        differing = [name for name in _TELLING if name in differing or name in _ALWAYS]
+    told = [name for name in _TELLING if name in differing or (all_of_one and name in _ALWAYS)]
+    with_gamma = all_of_one or len(gammas) > 1 or not differing
     return [
         ", ".join(
-            [_gamma(row), *(f"{name} {_value(name, row[name])}" for name in differing if row.get(name) is not None)]
+            [
+                *([_gamma(row)] if with_gamma else ()),
+                *(_field(name, row.get(name)) for name in told if name in differing or not _is_off(row.get(name))),
+            ]
         )
         for row in settings
     ]
+
+
+def _is_off(value: Any) -> bool:
+    """Whether a main field does nothing: no mask, no edit, omega 0."""
+    return value is None or value == 0
+
+
+def _field(name: str, value: Any) -> str:
+    return f"no {name}" if value is None else f"{name} {_value(name, value)}"
 
 
 def _gamma(row: Mapping[str, Any]) -> str:
@@ -112,10 +126,10 @@ def _mask_name(mask: Any) -> str:
 
 
 def shared_words(settings: Sequence[Mapping[str, Any]]) -> str:
-    """The main fields in which some settings agree, gamma among them: ``gamma 0.6, t_edit 400``."""
+    """The main fields in which some settings agree, gamma among them, without what is off: ``gamma 1, t_edit 80``."""
     same = [name for name in _ALWAYS if len({_plain(row.get(name)) for row in settings}) == 1]
     gammas = {_gamma(row) for row in settings}
-    fields = [f"{name} {_value(name, settings[0][name])}" for name in same if settings[0].get(name) is not None]
+    fields = [_field(name, settings[0][name]) for name in same if not _is_off(settings[0].get(name))]
     return ", ".join([*(gammas if len(gammas) == 1 else ()), *fields])
 
 

@@ -138,6 +138,11 @@ def test_on_a_terminal_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert job.output == f"{tmp_path}/results"
 
 
+def test_a_job_may_call_the_demos_model_by_its_name(tmp_path: Path) -> None:
+    assert invoke(tmp_path, "--model", "demo-32").exit_code == 0
+    assert load_job(tmp_path / "job.yaml").model == "demo-32"
+
+
 def test_ready_jobs_are_listed_with_a_sentence() -> None:
     done = CliRunner().invoke(main, ["jobs"])
     header, *rows = done.output.splitlines()

@@ -14,7 +14,7 @@ from support.places import DATA
 from diffstyle.checkpoint import save_unet
 from diffstyle.errors import CheckpointError, ConfigError
 from diffstyle.networks.build import build_unet
-from pipeline.models.config import all_model_configs, load_model_config
+from pipeline.models.config import all_model_configs, load_model_config, shipped_model_configs
 from pipeline.models.load import load_model, random_unet
 from pipeline.models.weights import cache_place, missing_weights, weights_place
 from pipeline.storage import shipped
@@ -100,6 +100,17 @@ def test_a_model_by_name_or_path(tiny, tmp_path):
         load_model_config("metface")
     with pytest.raises(ConfigError, match="no such file"):
         load_model_config(tmp_path / "none.yaml")
+
+
+def test_the_demos_models_have_names_too():
+    """Messages call them so, and a job may."""
+    shipped = shipped_model_configs()
+    assert {config.name for config in shipped.values()} == {"demo-32", "tiny"}
+    for address, config in shipped.items():
+        assert load_model_config(config.name) == load_model_config(address) == config
+        assert config.name not in all_model_configs()  # one name, one model
+    with pytest.raises(ConfigError, match="unknown model 'demo32'; did you mean 'demo-32'"):
+        load_model_config("demo32")
 
 
 @pytest.mark.parametrize(

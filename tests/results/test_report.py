@@ -130,9 +130,7 @@ def written_on_sheets(monkeypatch):
 def test_names_are_on_both_axes_and_the_settings_in_the_title(out, written_on_sheets):
     place = Place.parse(str(out))
     contact_sheets.contact_sheets(place, sheet_rows(Manifest(place)), [])
-    assert {"gamma 0.3, t_edit 200, omega 0", "gamma {linear: [0.6, 0.2]}, t_edit 200, omega 0"} <= set(
-        written_on_sheets
-    )
+    assert {"gamma 0.3, t_edit 200", "gamma {linear: [0.6, 0.2]}, t_edit 200"} <= set(written_on_sheets)
     rows = manifest(out)
     for side in ("content", "style"):
         assert {key.rpartition("-")[0] for key in rows[f"{side}_key"]} <= set(written_on_sheets)

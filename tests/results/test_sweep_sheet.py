@@ -76,9 +76,10 @@ def test_settings_are_said_above_their_columns(out, monkeypatch):
 
         monkeypatch.setattr(ImageDraw.ImageDraw, name, noting)
     draw(out)
-    assert "4 settings side by side, all with t_edit 400, omega 0" in " ".join(texts)
+    assert "4 settings side by side, all with t_edit 400" in " ".join(texts)
     joined = [text.replace("\n", "") for text in texts]
-    order = ("gamma 0.3", "gamma 0.3, mask rectangle 0.5, 0, 1, 1", "gamma 0.6")
+    order = ("gamma 0.3, no mask", "gamma 0.3, mask rectangle 0.5, 0, 1, 1", "gamma 0.6, no mask")
+    assert "omega" not in " ".join(joined)
     assert [text for text in joined if text in order] == list(order)
     monkeypatch.setattr(sweep_sheet, "MAX_ROWS", 2)
     monkeypatch.setattr(sweep_sheet, "MAX_COLUMNS", 3)

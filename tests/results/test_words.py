@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.results.words import name_words, setting_words
+from pipeline.results.words import name_words, setting_words, shared_words
 
 
 def test_the_edits_of_a_sweep_are_told_apart():
@@ -14,10 +14,37 @@ def test_the_edits_of_a_sweep_are_told_apart():
         {"gamma": 0.3, "edit": '{"against":"pug","directions":"s3://b/d.safetensors","label":"a b","strength":0.5}'},
     ]
     assert setting_words(rows) == [
-        "gamma 0.3",
-        "gamma 0.3, edit component 1 x -2 of dogs.safetensors",
-        "gamma 0.3, edit label a b against pug x 0.5 of d.safetensors",
+        "no edit",
+        "edit component 1 x -2 of dogs.safetensors",
+        "edit label a b against pug x 0.5 of d.safetensors",
     ]
+
+
+MASK = '{"rectangle":[0.5,0.0,1.0,1.0]}'
+
+
+@pytest.mark.parametrize(
+    ("varied", "each", "shared"),
+    [
+        ([{"mask": None}, {"mask": MASK}], ["no mask", "mask rectangle 0.5, 0, 1, 1"], "gamma 1, t_edit 80"),
+        ([{"omega": 0.0}, {"omega": 0.5}], ["omega 0", "omega 0.5"], "gamma 1, t_edit 80"),
+        ([{"omega": 0.5}, {"omega": 0.5, "t_edit": 90}], ["t_edit 80", "t_edit 90"], "gamma 1, omega 0.5"),
+        (
+            [{"gamma": 0.5, "mask": MASK}, {"mask": None}],
+            ["gamma 0.5, mask rectangle 0.5, 0, 1, 1", "gamma 1, no mask"],
+            "t_edit 80",
+        ),
+        ([{}, {}], ["gamma 1", "gamma 1"], "gamma 1, t_edit 80"),
+    ],
+)
+def test_only_what_differs_is_said_of_each_and_the_rest_of_all_but_for_what_is_off(varied, each, shared):
+    rows = [{"gamma": 1.0, "t_edit": 80, "omega": 0.0, "mask": None, "edit": None, **one} for one in varied]
+    assert setting_words(rows) == each
+    assert shared_words(rows) == shared
+    for title, own in zip(setting_words(rows, all_of_one=True), each, strict=True):
+        assert title.startswith("gamma ")
+        assert ("omega 0" in title.split(", ")) == ("omega 0" in own.split(", "))
+        assert ("no mask" in title) == ("no mask" in own)
 
 
 @pytest.mark.parametrize(
