@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from pipeline.storage.tables import DamagedError
 #: Pairs are named by at least so many of their 32 digits.
 _DIGITS = 6
 _SHOWN = 6
+_NEAR = 0.5  # how alike a name is that may have been meant; names are often short
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,11 @@ def _in_dataset(
     if not fitting and fits.number is not None:
         counts = ", ".join(f"{name} {n}" for name, n in (selection.get("splits") or {}).items())
         raise ConfigError(f"{folder}: no {fits}; rows are counted from 0, and there are {counts}")
-    _check_one([(f"{one.split} {one.number}", one.row) for one in fitting], fits, str(folder))
+    if not fitting:
+        raise _none_fits(str(folder), fits, (one.row for one in dataset_rows(folder, selection, split)))
+    splits = list(dict.fromkeys(one.split for one in fitting))
+    which = f": --split {' or '.join(splits)}" if len(splits) == len(fitting) else ", by its number and --split"
+    _check_one([(f"{one.split} {one.number}", one.row) for one in fitting], fits, str(folder), which)
     (one,) = fitting
     pictures = one.read()
     made_in = Place.parse(selection["run"]) if run is None and selection.get("run") else run
@@ -156,11 +163,13 @@ def _in_run(run: Place, fits: _Fit) -> MadeRow:
     if fits.number is not None and len(fits.name or "") < _DIGITS:
         raise ConfigError(f"row {fits.name}: the pairs of a run have no numbers; give the pair's id or its picture")
     fitting = [row for rows in _parts(run) for row in rows if fits(row, None)]
+    if not fitting:
+        raise _none_fits(str(run), fits, (row for rows in _parts(run) for row in rows))
     made = [row for row in fitting if row["status"] == "ok"]
     if fitting and not made:
         raise ConfigError(f"{run}: pair {fitting[0]['pair'][:12]} was not made: {fitting[0]['error']}")
     unique = list({row["pair"]: row for row in made}.values())
-    _check_one([(row["pair"][:12], row) for row in unique], fits, str(run))
+    _check_one([(row["pair"][:12], row) for row in unique], fits, str(run), ", by its id")
     (row,) = unique
     try:
         picture, note = read_bytes(run, row["picture"]), ""
@@ -176,9 +185,42 @@ def _parts(run: Place) -> Iterator[list[dict[str, Any]]]:
         yield store.part_rows(part, MANIFEST_SCHEMA).to_pylist()
 
 
-def _check_one(fitting: list[tuple[str, Mapping[str, Any]]], fits: _Fit, where: str) -> None:
-    if not fitting:
-        raise ConfigError(f"{where}: no {fits}")
+def _none_fits(where: str, fits: _Fit, rows: Iterable[Mapping[str, Any]]) -> ConfigError:
+    """That no row fits, with the name that was meant, or how rows are named."""
+    all_names: dict[str, set[str]] = {"content": set(), "style": set()}
+    shown: dict[str, set[str]] = {"content": set(), "style": set()}
+    for row in rows:
+        for side in all_names:
+            all_names[side] |= _names(row, side)
+            source = row.get(f"{side}_source")
+            shown[side].add(short_name(row[f"{side}_key"]) if source is None else source_name(source))
+            shown[side].add(short_name(row[f"{side}_key"]))
+    cures = []
+    for side, wanted in (("content", fits.content), ("style", fits.style)):
+        if wanted is not None and wanted not in all_names[side]:
+            near = difflib.get_close_matches(wanted, sorted(shown[side]), 1, _NEAR)
+            cures.append(f"no {side} is called {wanted}" + (f"; did you mean {near[0]}?" if near else ""))
+    if fits.name is not None and not cures:
+        sides = [side for side in all_names if fits.name in all_names[side]]
+        if sides:
+            options = " or ".join(f"--{side} {shlex.quote(fits.name)}" for side in sides)
+            cures.append(f"that is the name of a {' and of a '.join(sides)}: give it as {options}")
+        else:
+            options = [
+                f"--{side} {shlex.quote(near)}"
+                for side in shown
+                for near in difflib.get_close_matches(fits.name, sorted(shown[side]), 1, _NEAR)
+            ]
+            cures.append(
+                f"did you mean {' or '.join(options)}?"
+                if options
+                else "give the pair's id, its picture's file, or --content NAME and --style NAME"
+            )
+    return ConfigError("; ".join([f"{where}: no {fits}", *cures]))
+
+
+def _check_one(fitting: list[tuple[str, Mapping[str, Any]]], fits: _Fit, where: str, which: str) -> None:
+    """ConfigError where several rows fit; ``which`` says how to tell them apart."""
     if len(fitting) > 1:
         words = setting_words([row for _, row in fitting])
         listed = [
@@ -187,7 +229,7 @@ def _check_one(fitting: list[tuple[str, Mapping[str, Any]]], fits: _Fit, where: 
         ]
         more = f" and {len(fitting) - _SHOWN} more" if len(fitting) > _SHOWN else ""
         raise ConfigError(
-            f"{where}: {count(len(fitting), 'row', 'fits/fit')} {fits}: {', '.join(listed)}{more}; say which"
+            f"{where}: {count(len(fitting), 'row', 'fits/fit')} {fits}: {', '.join(listed)}{more}; say which{which}"
         )
 
 

@@ -37,13 +37,13 @@ def setting_words(settings: Sequence[Mapping[str, Any]], all_of_one: bool = Fals
     """
     gammas = {_gamma(row) for row in settings}
     differing = [name for name in _TELLING if len({_plain(row.get(name)) for row in settings}) > 1]
-    told = [name for name in _TELLING if name in differing or (all_of_one and name in _ALWAYS)]
+    named = [name for name in _TELLING if name in differing or (all_of_one and name in _ALWAYS)]
     with_gamma = all_of_one or len(gammas) > 1 or not differing
     return [
         ", ".join(
             [
                 *([_gamma(row)] if with_gamma else ()),
-                *(_field(name, row.get(name)) for name in told if name in differing or not _is_off(row.get(name))),
+                *(_field(name, row.get(name)) for name in named if name in differing or not _is_off(row.get(name))),
             ]
         )
         for row in settings

@@ -70,7 +70,6 @@ def test_what_is_said(tmp_path):
     assert (code, err) == (0, "")
     assert said.splitlines() == [
         "1 left out by --where",
-        "0 left out by --drop-duplicates",
         "1 left out by --per-content",
         "note: 3 pairs have no scores and so no others to be compared with",
         "2 of 4 pairs chosen",

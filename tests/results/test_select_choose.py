@@ -46,7 +46,7 @@ def six(tmp_path_factory):
 def test_a_condition_is_sql_over_manifest_and_scores(six, where, wanted):
     choice = choose(six, Rules(where=where))
     assert names(choice) == wanted
-    assert choice.lines()[0] == f"{6 - len(wanted)} left out by --where"
+    assert choice.lines()[0] == (f"{6 - len(wanted)} left out by --where" if len(wanted) < 6 else "6 of 6 pairs chosen")
 
 
 @pytest.mark.parametrize(
@@ -350,6 +350,22 @@ def test_splits_have_their_shares_and_follow_the_seed(tmp_path):
     assert list(first.splits) == ["train", "test"]
     assert first.table["split"].to_pylist() != second.table["split"].to_pylist()
     assert np.mean(np.array(first.table["split"]) == np.array(second.table["split"])) == pytest.approx(0.68, abs=0.06)
+
+
+def test_shares_that_the_pairs_do_not_meet_are_told_with_the_numbers(tmp_path):
+    """What is held out are pictures: of few, a share of the pairs can only be met roughly."""
+    run = synthetic_run(tmp_path, [pair_row(c, s) for c, s in product("abcdefghij", "xyz")])
+    shares = parse_splits("train=0.8,test=0.2")
+    choice = choose(run, Rules(splits=shares, splits_by="content", seed=7))
+    assert choice.splits == {"train": 21, "test": 9}
+    assert choice.notes == (
+        "the shares of --splits are of contents, each placed by its hash, not of pairs: train has 7 contents, 70% of "
+        "the pairs; test has 3 contents, 30% of the pairs",
+    )
+    (note,) = choose(run, Rules(splits=shares, seed=1)).notes
+    assert "of contents and styles, each" in note
+    assert "train has 8 contents and 1 style, 67% of the pairs" in note
+    assert choose(run, Rules(splits=shares, splits_by="content", seed=1)).notes == ()  # 24 and 6, as was asked
 
 
 def test_an_empty_split_is_told(tmp_path):

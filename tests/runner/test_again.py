@@ -120,7 +120,7 @@ def test_a_run_of_one_setting_is_asked_by_content_and_style(tmp_path):
     result = again(run, content="c1", style="s0.png")
     assert result.same
     assert Path(result.row["content_source"]).name == "c1.png"
-    with pytest.raises(ConfigError, match=r"2 rows fit content c1: .*say which"):
+    with pytest.raises(ConfigError, match=r"2 rows fit content c1: .*say which, by its id$"):
         again(run, content="c1")
 
 
@@ -138,8 +138,16 @@ def test_several_that_fit_are_told_apart_by_their_settings(made):
     ("arguments", "message"),
     [
         ({"name": "99"}, "no row 99; rows are counted from 0, and there are train"),
-        ({"name": "0"}, "2 rows fit row 0"),
-        ({"name": "abcdef123"}, "no row abcdef123"),
+        ({"name": "0"}, r"2 rows fit row 0: .*; say which: --split train or test$"),
+        ({"content": "c1", "style": "s0"}, r"6 rows fit .*; say which, by its number and --split$"),
+        (
+            {"name": "abcdef123"},
+            "no row abcdef123; give the pair's id, its picture's file, or --content NAME and --style",
+        ),
+        ({"name": "c1.png"}, "no row c1.png; that is the name of a content: give it as --content c1.png$"),
+        ({"name": "my c1"}, r"no row my c1; did you mean --content c1"),
+        ({"name": "s7"}, r"no row s7; did you mean .*--style s"),
+        ({"content": "c9", "style": "s0"}, r"no content c9 with style s0; no content is called c9; did you mean c"),
         ({"name": "0", "split": "validation"}, "--split validation: .* has train, test"),
         ({}, "which pair"),
     ],
@@ -147,6 +155,11 @@ def test_several_that_fit_are_told_apart_by_their_settings(made):
 def test_rows_that_are_not_there(made, arguments, message):
     with pytest.raises(ConfigError, match=message):
         again(made / "webdataset", **arguments)
+
+
+def test_a_name_that_no_pair_of_a_run_has(made):
+    with pytest.raises(ConfigError, match=r"no row s0; that is the name of a style: give it as --style s0$"):
+        again(made / "out", "s0")
 
 
 def test_a_folder_that_is_neither(tmp_path):

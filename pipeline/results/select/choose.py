@@ -118,7 +118,8 @@ class Choice:
         chosen = f"{len(self.table):,} of {count(self.made, 'pair')} chosen"
         if _order(self.table):
             chosen += ": " + ", ".join(f"{name} {n:,}" for name, n in self.splits.items())
-        return [*map(str, self.left_out), *(f"note: {note}" for note in self.notes), chosen]
+        left_out = [str(one) for one in self.left_out if one.pairs]
+        return [*left_out, *(f"note: {note}" for note in self.notes), chosen]
 
 
 def _order(table: pa.Table) -> list[str]:
@@ -172,6 +173,7 @@ def choose(run: Place, rules: Rules, whole: bool = True) -> Choice:
     table, split_why = _with_splits(table, rules)
     if rules.splits:
         keep(pc.is_valid(table["split"]), "--splits", split_why)
+        notes += _other_shares(table, rules)
     if rules.duplicates is not None:
         unknown_hash = table["phash"].null_count
         if unknown_hash:
@@ -237,3 +239,23 @@ def _with_splits(table: pa.Table, rules: Rules) -> tuple[pa.Table, str]:
     splits = splits_of(table["content_image"], table["style_image"], rules.splits, rules.seed, rules.splits_by)
     order = pa.field("split", pa.string(), metadata={"order": ",".join(rules.splits)})
     return table.append_column(order, splits), "their content and their style belong to different splits"
+
+
+def _other_shares(table: pa.Table, rules: Rules) -> list[str]:
+    """A note where a split has clearly more or less of the pairs than its share: what is held out are pictures.
+
+    Not where one has none: that has a note of its own.
+    """
+    counts = Counter(table["split"].to_pylist())
+    if len(counts) < len(rules.splits) or all(
+        abs(counts[name] / len(table) - share) < 0.01 for name, share in rules.splits.items()
+    ):
+        return []
+    sides = ("content", "style") if rules.splits_by == "both" else (rules.splits_by,)
+    each = []
+    for name in rules.splits:
+        own = table.filter(pc.equal(table["split"], name))
+        pictures = " and ".join(count(len(pc.unique(own[f"{side}_image"])), side) for side in sides)
+        each.append(f"{name} has {pictures}, {counts[name] / len(table):.0%} of the pairs")
+    held_out = " and ".join(f"{side}s" for side in sides)
+    return [f"the shares of --splits are of {held_out}, each placed by its hash, not of pairs: {'; '.join(each)}"]

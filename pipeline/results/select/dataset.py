@@ -115,7 +115,9 @@ def write_dataset(
     """
     folder = check_target(target, run, overwrite)
     if not len(choice.table):
-        raise ConfigError(f"no pair is left: {'; '.join(map(str, choice.left_out)) or 'the run has none'}")
+        raise ConfigError(
+            f"no pair is left: {'; '.join(str(one) for one in choice.left_out if one.pairs) or 'the run has none'}"
+        )
     form = FORMS[format]
     endings = pc.unique(choice.table["format"]).to_pylist()
     if form.one_ending and len(endings) > 1:
