@@ -14,11 +14,12 @@ from pipeline.cli.options import print_table
 def jobs(as_json: bool) -> None:
     """List the jobs that come with DiffStyle; `diffstyle run NAME` runs one.
 
-    Those that need pictures take `--set content=FOLDER --set style=FOLDER --set output=FOLDER`.
+    Those that need pictures take `--set content=FOLDER --set style=FOLDER --set output=FOLDER`. `diffstyle models fetch
+    NAME` brings weights, or says from where to get them by hand.
     """
     from pipeline.jobfile.ready import ready_jobs
 
-    rows = [(one.name, "nothing" if one.brings_its_own else "pictures", one.sentence) for one in ready_jobs()]
+    rows = [(one.name, ", ".join(one.needs) or "nothing", one.sentence) for one in ready_jobs()]
     if as_json:
         click.echo(json.dumps([dict(zip(("job", "needs", "does"), row, strict=True)) for row in rows], indent=2))
         return

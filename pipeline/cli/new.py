@@ -23,7 +23,7 @@ import click
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any other field, as pairs=zip.")
 @click.option("--yes", is_flag=True, help="Ask nothing; what no option says has its default.")
 def new(target: str, overrides: tuple[str, ...], yes: bool, **given: Any) -> None:
-    """Write a job file with a comment for each field: FOLDER/job.yaml, or FILE.yaml. A file that is there is kept.
+    """Write a job file of the main fields, with comments: FOLDER/job.yaml, or FILE.yaml. A file that is there is kept.
 
     On a terminal, what no option says is asked for.
     """

@@ -1,4 +1,4 @@
-"""A new job file, with a comment for each field, that is valid whatever it was made of."""
+"""A new job file of the main fields, each with a comment, that is valid whatever it was made of."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ _COMMENTS = {
 }
 _ORDER = tuple(name for name in _COMMENTS if "." not in name)
 _HEAD = """\
-# A job of DiffStyle. Every field is described in docs/job-file.md; relative paths start at this file's folder.
+# A job of DiffStyle. These are the main fields; docs/job-file.md describes all.
+# Relative paths start at this file's folder; of what lies outside of it, `diffstyle new` writes the whole path.
 #
 #   diffstyle run {name} --dry-run     what it would do and write
 #   diffstyle run {name}               do it; the same command goes on after a stop, and adds what is new

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.jobfile.load import load_job
+from pipeline.models.config import load_model_config
+from pipeline.models.weights import weights_place
 from pipeline.storage.shipped import shipped_files
 
 
@@ -17,9 +20,15 @@ class ReadyJob:
     sentence: str
 
     @property
-    def brings_its_own(self) -> bool:
-        """Whether model and pictures come along, so that it runs as it is."""
-        return "\ncontent: shipped:" in self.file.read_text(encoding="utf-8")
+    def needs(self) -> list[str]:
+        """What it runs with that does not come along: pictures, weights and whether these are here; empty: nothing."""
+        job = load_job(self.file)
+        config = load_model_config(job.model)
+        brings_pictures = "\ncontent: shipped:" in self.file.read_text(encoding="utf-8")
+        if brings_pictures and weights_place(config) is not None:
+            return []
+        state = "here" if weights_place(config) is not None else "not here yet"
+        return [*([] if brings_pictures else ["pictures"]), f"weights of {config.name} ({state})"]
 
 
 def ready_jobs() -> list[ReadyJob]:

@@ -203,8 +203,8 @@ def _none_fits(where: str, fits: _Fit, rows: Iterable[Mapping[str, Any]]) -> Con
     if fits.name is not None and not cures:
         sides = [side for side in all_names if fits.name in all_names[side]]
         if sides:
-            options = " or ".join(f"--{side} {shlex.quote(fits.name)}" for side in sides)
-            cures.append(f"that is the name of a {' and of a '.join(sides)}: give it as {options}")
+            as_sides = " or ".join(f"--{side} {shlex.quote(fits.name)}" for side in sides)
+            cures.append(f"that is the name of a {' and of a '.join(sides)}: give it as {as_sides}")
         else:
             options = [
                 f"--{side} {shlex.quote(near)}"

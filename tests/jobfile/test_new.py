@@ -19,6 +19,8 @@ from pipeline.cli import new as command
 from pipeline.cli.main import main
 from pipeline.jobfile.load import load_job
 from pipeline.jobfile.new import new_job
+from pipeline.models.config import load_model_config
+from pipeline.models.weights import cache_place
 
 MODELS = (
     "shipped:demo/model/demo-32.yaml",
@@ -104,6 +106,10 @@ def test_the_command_writes_a_folder_that_can_be_moved(tmp_path: Path, monkeypat
     ]
     text = (tmp_path / "work" / "job.yaml").read_text()
     assert str(tmp_path) not in text
+    assert invoke("other", "--content", "work/pictures").exit_code == 0
+    other = (tmp_path / "other" / "job.yaml").read_text()
+    assert f"\ncontent: {tmp_path}/work/pictures\n" in other
+    assert "of what lies outside of it, `diffstyle new` writes the whole path" in other
     assert "\nmodel: shipped:demo/model/demo-32.yaml\n" in text
     (tmp_path / "work").rename(tmp_path / "elsewhere")
     assert load_job("elsewhere/job.yaml").content.addresses == (f"{tmp_path}/elsewhere/contents",)
@@ -143,7 +149,8 @@ def test_a_job_may_call_the_demos_model_by_its_name(tmp_path: Path) -> None:
     assert load_job(tmp_path / "job.yaml").model == "demo-32"
 
 
-def test_ready_jobs_are_listed_with_a_sentence() -> None:
+def test_ready_jobs_are_listed_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFSTYLE_CACHE", str(tmp_path))
     done = CliRunner().invoke(main, ["jobs"])
     header, *rows = done.output.splitlines()
     assert header.split("  ")[0] == "job"
@@ -151,4 +158,11 @@ def test_ready_jobs_are_listed_with_a_sentence() -> None:
     assert all(row.endswith(".") and len(row.split()) > 8 for row in rows)
     listed = {one["job"]: one for one in json.loads(CliRunner().invoke(main, ["jobs", "--json"]).output)}
     assert listed["demo"]["needs"] == "nothing"
-    assert listed["harmonization"]["needs"] == "pictures"
+    assert listed["tiny"]["needs"] == "nothing"
+    assert listed["harmonization"]["needs"] == "pictures, weights of celebahq (not here yet)"
+    assert listed["nightly"]["needs"] == "pictures, weights of afhq-dog (not here yet)"
+    place = cache_place(load_model_config("celebahq"))
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"weights")
+    listed = {one["job"]: one for one in json.loads(CliRunner().invoke(main, ["jobs", "--json"]).output)}
+    assert listed["harmonization"]["needs"] == "pictures, weights of celebahq (here)"
