@@ -23,7 +23,7 @@ from pipeline.runner.remaining import PairsState, SideState, pairs_states, side_
 from pipeline.runner.sides import PlannedBank, Side, bank_description, check_apart, plan_bank, sides
 from pipeline.shards.decode import preparation
 from pipeline.shards.store import ShardStore
-from pipeline.stages.inject import shortened_dt_lambda
+from pipeline.stages.inject import too_short_plan
 from pipeline.stages.recipe import edit_of, injection_plan, open_directions
 from pipeline.stages.walk import Walk
 from pipeline.storage.counts import count, data_size
@@ -278,7 +278,7 @@ def preview_job(job: Job, retry: bool = False, measure: bool = False, elsewhere:
         free=obstacles.free_bytes(output),
         lost=lost,
         obstacles=tuple(reason for reason in reasons if reason is not None),
-        note=shortened_dt_lambda(job),
+        note=too_short_plan(job),
     )
 
 

@@ -44,7 +44,7 @@ from pipeline.stages.inject import (
     manifest_columns,
     mixed_precision,
     recipes,
-    shortened_dt_lambda,
+    too_short_plan,
     units,
 )
 from pipeline.stages.pairs import Listed, WantedPairs, entries, wanted_pairs
@@ -287,7 +287,7 @@ class Run:
         content_bank, style_bank = self.banks()
         wanted = self.wanted()
         self.begin()
-        for note in (mixed_precision(job, content_bank, style_bank), shortened_dt_lambda(job)):
+        for note in (mixed_precision(job, content_bank, style_bank), too_short_plan(job)):
             if note is not None:
                 log.warning(note)
                 self.log("warning", said=note)

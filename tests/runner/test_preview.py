@@ -91,6 +91,15 @@ def test_a_dt_lambda_that_a_short_plan_cannot_follow_is_told(tmp_path, overrides
     assert ("injection.dt_lambda is 0.9985 and injection.plan is shorter" in text) == told
 
 
+@pytest.mark.parametrize(
+    ("events", "plan", "warned"),
+    [(10, "fast", True), (16, "fast", False), (7, "balanced", True), (8, "balanced", False), (2, "reference", False)],
+)
+def test_long_gaps_that_a_short_plan_cannot_follow_are_warned_of(tmp_path, events, plan, warned):
+    text = str(preview(load_job(job_file(tmp_path), [f"injection.events={events}", f"injection.plan={plan}"])))
+    assert (f"injection.events is {events}, and injection.plan has" in text) == warned
+
+
 def test_a_list_counts_its_distinct_pairs(tmp_path):
     (tmp_path / "pairs.csv").write_text("content,style,note\na,b,1\na,b,2\na,c,3\n")
     assert planned(tmp_path, pairs={"list": "pairs.csv"}).work.pairs == 2
