@@ -47,7 +47,6 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--quiet", "-q", is_flag=True, help="No progress, only the summary."),
             click.option(
                 "--summary",
-                type=click.Path(dir_okay=False, path_type=Path),
                 metavar="FILE",
                 help="Write a summary as JSON when the run ends, however it ends.",
             ),
@@ -68,15 +67,19 @@ def run_stages(
     job: str,
     overrides: tuple[str, ...],
     stages: Sequence[str] | None,
-    summary: Path | None = None,
+    summary: str | None = None,
     webhook: str | None = None,
     **options: Any,
 ) -> int:
     """Run some stages of a job, say what was made, and return the exit code."""
     from pipeline.jobfile.load import load_job
     from pipeline.runner.closing import told_at_the_end
+    from pipeline.runner.closing_checks import check_webhook, summary_file
 
-    with told_at_the_end(summary, webhook) as closing:
+    file = None if summary is None else summary_file(summary, job, _output_of(job, overrides))
+    if webhook is not None:
+        check_webhook(webhook)
+    with told_at_the_end(file, webhook) as closing:
         loaded = load_job(job, overrides, check_inputs=True)
         closing.output = loaded.output
 
@@ -86,6 +89,17 @@ def run_stages(
         closing.exit_code = result.exit_code
     click.echo(str(result))
     return result.exit_code
+
+
+def _output_of(job: str, overrides: tuple[str, ...]) -> str | None:
+    """Where a job writes; None where it can't be read, which the run itself is about to say."""
+    from diffstyle.errors import DiffStyleError
+    from pipeline.jobfile.load import load_job
+
+    try:
+        return load_job(job, overrides).output
+    except (DiffStyleError, OSError):
+        return None
 
 
 def show_preview(

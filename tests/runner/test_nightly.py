@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
+import socket
 import threading
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -63,7 +66,10 @@ class Hook(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.taken.append(json.loads(body))
-        self.send_response(self.answers.pop(0) if self.answers else 200)
+        code = self.answers.pop(0) if self.answers else 200
+        self.send_response(code)
+        if code == 302:
+            self.send_header("Location", "/elsewhere")
         self.end_headers()
 
     def log_message(self, *words: object) -> None:
@@ -127,3 +133,151 @@ def test_a_webhook_that_fails_costs_a_line(tmp_path, hook):
     assert result.exit_code == 2
     assert len(hook.taken) == 4
     assert "very-secret" not in result.output
+
+
+@pytest.fixture
+def failing_job(tmp_path):
+    """A job that ends at once, with code 2, and writes its summary."""
+    return job_file(tmp_path, **SIX_PAIRS | {"style": {"folder": str(tmp_path / "none")}})
+
+
+def refused(result, *words: str) -> None:
+    """It ended with code 2 and one line that holds the words."""
+    assert result.exit_code == 2, result.output
+    assert result.output.count("\n") == 1, result.output
+    assert result.output.startswith("error: --"), result.output
+    for word in words:
+        assert word in result.output
+
+
+def test_a_summary_replaces_nothing_but_a_summary(tmp_path, failing_job):
+    out, other, plain = tmp_path / "out", tmp_path / "notes.json", tmp_path / "notes.txt"
+    out.mkdir()
+    (out / "job.yaml").write_text("kept: true\n")
+    other.write_text('{"exit_code": 0}')
+    plain.write_text("[" * 200_000)
+    link = tmp_path / "link"
+    link.symlink_to(failing_job)
+    inside = tmp_path / "inside"
+    inside.symlink_to(out)
+    before = {file: file.read_bytes() for file in (failing_job, out / "job.yaml", other, plain)}
+    refused(run(failing_job, "--summary", failing_job), "is the job file")
+    refused(run(failing_job, "--summary", link), "is the job file")
+    for file in (out / "job.yaml", out / "new.json", inside / "new.json", out / "deep/new.json"):
+        refused(run(failing_job, "--summary", file), "is inside the output folder")
+    for file in (other, plain):
+        refused(run(failing_job, "--summary", file), str(file), "is no earlier summary")
+    for file in (tmp_path, "."):
+        refused(run(failing_job, "--summary", file), "is a folder")
+    refused(run(failing_job, "--summary", ""), "give the name of a file")
+    refused(run(failing_job, "--summary", tmp_path / "no/such.json"), "there is no folder")
+    refused(run(failing_job, "--summary", tmp_path / ("n" * 300)), "can't be written")
+    assert {file: file.read_bytes() for file in before} == before
+    assert sorted(one.name for one in out.iterdir()) == ["job.yaml"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cant_be_written_is_refused(tmp_path, failing_job):
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o500)
+    refused(run(failing_job, "--summary", folder / "new.json"), "can't be written")
+
+
+def test_a_summary_goes_to_a_new_an_empty_and_an_earlier_file(tmp_path, failing_job):
+    empty, target, link = tmp_path / "empty.json", tmp_path / "target.json", tmp_path / "link.json"
+    empty.touch()
+    target.touch()
+    link.symlink_to(target)
+    for file in (empty, empty, tmp_path / "new.json", tmp_path / ("n" * 250), link):
+        assert run(failing_job, "--summary", file).exit_code == 2
+        assert json.loads(file.read_text())["exit_code"] == 2
+    assert link.is_symlink()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_pipe_gets_the_summary_and_stays_a_pipe(tmp_path, failing_job):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        run(failing_job, "--summary", pipe)
+        assert json.loads(os.read(reader, 1 << 16))["exit_code"] == 2
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert run(failing_job, "--summary", pipe).exit_code == 2  # nobody reads: a line, and no wait
+    assert pipe.is_fifo()
+
+
+def test_a_pipe_without_a_path_gets_the_summary(failing_job):
+    reader, writer = os.pipe()
+    try:
+        assert run(failing_job, "--summary", f"/dev/fd/{writer}").exit_code == 2
+        assert json.loads(os.read(reader, 1 << 16))["exit_code"] == 2
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.parametrize(
+    "address", ["notaurl", "file:///etc/passwd", "", " ", "http://", "http://[::1", "http://host:port/", "https://.a/"]
+)
+def test_a_wrong_webhook_is_refused_before_the_run(tmp_path, address):
+    refused(run(job_file(tmp_path, **SIX_PAIRS), "--webhook", address), "--webhook", "https://HOST/PATH")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_redirect_is_not_taken_and_told(failing_job, hook, caplog):
+    hook.answers += [302]
+    assert run(failing_job, "--webhook", hook.address).exit_code == 2
+    assert len(hook.taken) == 1
+    assert "it answered 302, a redirect" in caplog.text
+    assert "very-secret" not in caplog.text
+
+
+@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n"])
+def test_a_server_that_drips_does_not_hold_the_run(failing_job, monkeypatch, caplog, start):
+    """Its head byte by byte, which no timeout of a socket ends; or its body, which nobody waits for."""
+    monkeypatch.setattr(closing, "_DEADLINE", 3.0)
+    asked, over = [], threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        while not over.is_set():
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            asked.append(connection)
+            connection.recv(1 << 16)
+            try:
+                connection.sendall(start or b"HTTP/1.1 200 OK\r\nX: ")
+                while not over.wait(0.1):
+                    connection.sendall(b"x")
+            except OSError:
+                connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=(server,), daemon=True)
+        thread.start()
+        began = time.monotonic()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/very-secret"
+        assert run(failing_job, "--webhook", address).exit_code == 2
+        seconds = time.monotonic() - began
+        over.set()
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(20)
+    assert seconds < 60
+    assert len(asked) == 1
+    assert ("no whole answer in 3 s" in caplog.text) == (not start)
+    for connection in asked:
+        connection.close()
+
+
+def test_nobody_at_the_address_is_tried_again_and_is_a_line(failing_job, monkeypatch, caplog):
+    monkeypatch.setattr(closing, "_PAUSE", 0.01)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    result = run(failing_job, "--webhook", f"http://127.0.0.1:{port}/very-secret")
+    assert result.exit_code == 2
+    assert "the webhook on 127.0.0.1 did not take the summary (ConnectionError)" in caplog.text
+    assert "Traceback" not in result.output
