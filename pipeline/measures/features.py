@@ -21,7 +21,8 @@ def content_correlation(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
     Returns:
         (N,), -1 to 1.
     """
-    u, v = (z[-1] - z[-1].mean((2, 3), keepdim=True) for z in (x, y))
+    u, v = (_scaled(z[-1]) for z in (x, y))
+    u, v = (z - z.mean((2, 3), keepdim=True) for z in (u, v))
     return correlation(u.flatten(1), v.flatten(1))
 
 
@@ -53,6 +54,8 @@ def distance_of_grams(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
     """
     distances = []
     for a, b in zip(x, y, strict=True):
+        largest = _largest(a).maximum(_largest(b))  # one scale for both: it cancels, and squares can't overflow
+        a, b = a / largest, b / largest
         scale = (a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1)).sqrt()
         distances.append((a - b).flatten(1).norm(dim=1) / scale.clamp_min(1e-12))
     return torch.stack(distances).mean(0)
@@ -94,4 +97,15 @@ def position(z: Tensor, start: Tensor, end: Tensor) -> Tensor:
 
 def cosine(x: Tensor, y: Tensor) -> Tensor:
     """Cosine of the angle between (N, ...) tensors, (N,)."""
-    return F.cosine_similarity(x.flatten(1), y.flatten(1))
+    return F.cosine_similarity(_scaled(x).flatten(1), _scaled(y).flatten(1))
+
+
+def _largest(z: Tensor) -> Tensor:
+    """The largest size of a number in each of N rows, (N, 1, ...); above 0 for rows of zeros too."""
+    most = z.flatten(1).abs().amax(1).clamp_min(torch.finfo(z.dtype).tiny)
+    return most.reshape(-1, *(1 for _ in z.shape[1:]))
+
+
+def _scaled(z: Tensor) -> Tensor:
+    """Rows whose largest number is 1: the squares of 1e30 are infinite in float32, and those of 1e-30 are 0."""
+    return z / _largest(z)

@@ -16,6 +16,7 @@ from pipeline.banks.reader import LatentBank
 from pipeline.monitoring.events import read_events, run_ids
 from pipeline.monitoring.status import NoRunError, output_of, read_plan
 from pipeline.results.manifest import Manifest
+from pipeline.results.network_scores import networks_of
 from pipeline.results.pictures import recipe_slug
 from pipeline.results.scores import Scores
 from pipeline.shards.store import open_shards
@@ -133,13 +134,17 @@ def failed_pairs(output: Place) -> Iterator[FailedItem]:
 
 
 def not_scored(output: Place) -> Iterator[FailedItem]:
-    """The pairs whose pictures could not be read to score them."""
-    scores = Scores(output)
-    if not scores.exists():
-        return
-    rows = scores.table(["pair", "error"]).to_pylist()
-    done = {row["pair"] for row in rows if row["error"] is None}
-    errors = {row["pair"]: row["error"] for row in rows if row["pair"] not in done}
+    """The pairs that lack scores, of the run's model or of a network: unreadable, or not finite."""
+    own = Scores(output)
+    tables = [own.table(["pair", "error"])] if own.exists() else []
+    tables += [network.table(["pair", "error"]) for network in networks_of(output)]
+    errors: dict[str, str] = {}  # a picture that can't be read lacks all scores, and is named once
+    for table in tables:
+        rows = table.to_pylist()
+        done = {row["pair"] for row in rows if row["error"] is None}
+        for row in rows:
+            if row["pair"] not in done:
+                errors.setdefault(row["pair"], row["error"])
     yield from (FailedItem("score", pair, error) for pair, error in errors.items())
 
 

@@ -29,7 +29,7 @@ class RunCounts:
     scored: int = 0
     scored_before: int = 0
     scored_by: dict[str, tuple[int, int]] = field(default_factory=dict)  # network -> scored, scored before
-    not_scored: int = 0  # pictures that can't be read
+    not_scored: int = 0  # pictures that can't be read, or of which a score is not finite
     notes: list[str] = field(default_factory=list)  # what else there is to say of the scores
     failures_now: int = 0  # of all kinds, in this run
     seconds: dict[str, float] = field(default_factory=dict)  # by stage, and of starting the workers
@@ -86,7 +86,7 @@ def summary_lines(counts: RunCounts, output: Place, stages: Sequence[str], sheet
     if counts.pairs_failed:
         lines.append(f"{count(counts.pairs_failed, 'pair')} failed")
     if counts.not_scored:
-        lines.append(f"{count(counts.not_scored, 'picture')} can't be read and so can't be scored")
+        lines.append(f"{count(counts.not_scored, 'picture')} can't be scored: unreadable, or a score is not finite")
     if counts.failed:
         lines.append(f"why, for each: `diffstyle failures {output}`")
     if counts.rejected or counts.not_inverted or counts.pairs_failed or counts.lost:

@@ -27,7 +27,8 @@ def frechet_distances(manifest: Manifest, scores: NetworkScores) -> list[dict[st
 
     Returns:
         For each setting: ``settings``, ``words``, ``pictures``, ``dimensions``, and of each side ``SIDE``, the
-        distance (None where there are fewer than two pictures on either side), and ``SIDE_pictures``.
+        distance (None where there are fewer than two pictures on either side), and ``SIDE_pictures``; ``left_out`` and
+        ``SIDE_left_out``, how many more there are that have no embedding: unreadable, or not finite.
     """
     rows = manifest.table(["pair", "status", "settings", *PARAMETERS, "content_image", "style_image"])
     rows = rows.filter(pc.equal(rows["status"], "ok"))
@@ -56,12 +57,14 @@ def frechet_distances(manifest: Manifest, scores: NetworkScores) -> list[dict[st
             "settings": firsts[number]["settings"],
             "words": words[number],
             "pictures": results[number].n,
+            "left_out": max(0, len(own) - results[number].n),
             "dimensions": len(results[number].mean),
         }
         for side in SIDES:
             images = pc.unique(own[f"{side}_image"])
             known = Moments.of(_blocks(sources.filter(pc.is_in(sources["image"], images))))
             one[f"{side}_pictures"] = known.n
+            one[f"{side}_left_out"] = len(images) - known.n
             enough = min(known.n, results[number].n) > 1
             one[side] = frechet_distance(results[number], known) if enough else None
         distances.append(one)
@@ -79,14 +82,16 @@ def frechet_lines(name: str, distances: list[dict[str, Any]]) -> list[str]:
     """What a command prints of them."""
     lines = []
     for one in distances:
-        phrases = [
-            f"{one[side]:.4g} to its {one[f'{side}_pictures']:,} {side}s" for side in SIDES if one[side] is not None
-        ]
+        phrases = [_to_side(one, side) for side in SIDES]
+        phrases = [phrase for phrase in phrases if phrase]
+        omitted = _omitted(one.get("left_out", 0))
         if phrases:
             lines.append(
                 f"Fréchet distance on {name}, {one['words']}: {', '.join(phrases)} "
-                f"({count(one['pictures'], 'picture')})"
+                f"({count(one['pictures'], 'picture')}){omitted}"
             )
+        elif omitted:
+            lines.append(f"no Fréchet distance on {name}, {one['words']}: too few embeddings{omitted}")
     few = any(0 < _fewest(one) <= one["dimensions"] for one in distances)
     if lines and few:
         size = distances[0]["dimensions"]
@@ -95,6 +100,18 @@ def frechet_lines(name: str, distances: list[dict[str, Any]]) -> list[str]:
             "are the same"
         )
     return lines
+
+
+def _to_side(one: Mapping[str, Any], side: str) -> str:
+    left_out = one.get(f"{side}_left_out", 0)
+    if one[side] is None and not left_out:
+        return ""
+    distance = "none" if one[side] is None else format(one[side], ".4g")
+    return f"{distance} to its {one[f'{side}_pictures']:,} {side}s{_omitted(left_out)}"
+
+
+def _omitted(n: int) -> str:
+    return f" ({n:,} without a finite embedding left out)" if n else ""
 
 
 def _fewest(one: Mapping[str, Any]) -> int:

@@ -22,7 +22,8 @@ from pipeline.storage.layout import OutputLayout
 from pipeline.storage.parts import PartStore, differences
 from pipeline.storage.place import Place
 
-NETWORK_SCORES_FORMAT_VERSION = 1
+#: 2: what is not finite is null, with an error.
+NETWORK_SCORES_FORMAT_VERSION = 2
 
 #: Embeddings of sources.
 SOURCES_SCHEMA = pa.schema([("image", pa.string()), ("embedding", pa.binary())])
@@ -71,7 +72,7 @@ class NetworkScores:
             [
                 ("pair", pa.string()),  # the manifest's
                 *scores,
-                ("embedding", pa.binary()),  # float32, little-endian; only where Fréchet distances are wanted
+                ("embedding", pa.binary()),  # float32, little-endian, finite; only where Fréchet distances are wanted
                 ("error", pa.string()),
                 ("seconds", pa.float64()),
                 ("created", pa.timestamp("us", tz="UTC")),

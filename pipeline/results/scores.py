@@ -78,7 +78,7 @@ SCORES_SCHEMA = pa.schema(
         ("pair", pa.string()),  # the manifest's
         *[pa.field(name, pa.float32(), metadata=column.metadata) for name, column in OWN_COLUMNS.items()],
         ("phash", pa.binary(8)),  # 64-bit difference hash: near-duplicates differ in few bits
-        ("error", pa.string()),  # why there are no scores: the picture is missing or can't be read
+        ("error", pa.string()),  # why scores are missing: the picture can't be read, or a score is not finite
         ("seconds", pa.float64()),  # this pair's share of its batch
         ("created", pa.timestamp("us", tz="UTC")),
     ]
@@ -128,7 +128,7 @@ class Scores:
         return pairs.combine_chunks()
 
     def unreadable(self) -> int:
-        """How many pairs have no scores since their pictures can't be read."""
+        """How many pairs have no scores since their pictures can't be read, or since a score is not finite."""
         table = self.table(["pair", "error"]) if self.exists() else None
         if table is None or table["error"].null_count == len(table):
             return 0

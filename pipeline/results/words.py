@@ -33,13 +33,14 @@ def setting_words(settings: Sequence[Mapping[str, Any]], all_of_one: bool = Fals
 
     Returns:
         A text for each, in their order: the fields in which they differ, gamma first (``no mask`` for one without);
-        gamma alone where they differ in nothing that has words.
+        gamma alone where they differ in nothing that has words. Rows that this does not tell apart get the start of
+        their digest, as it is in the names of folders, where they have the column ``settings``.
     """
     gammas = {_gamma(row) for row in settings}
     differing = [name for name in _TELLING if len({_plain(row.get(name)) for row in settings}) > 1]
     named = [name for name in _TELLING if name in differing or (all_of_one and name in _ALWAYS)]
     with_gamma = all_of_one or len(gammas) > 1 or not differing
-    return [
+    texts = [
         ", ".join(
             [
                 *([_gamma(row)] if with_gamma else ()),
@@ -47,6 +48,13 @@ def setting_words(settings: Sequence[Mapping[str, Any]], all_of_one: bool = Fals
             ]
         )
         for row in settings
+    ]
+    digests: dict[str, set[str | None]] = {}
+    for text, row in zip(texts, settings, strict=True):
+        digests.setdefault(text, set()).add(row.get("settings"))
+    return [
+        f"{text}, settings {row['settings'][:8]}" if len(digests[text]) > 1 and row.get("settings") else text
+        for text, row in zip(texts, settings, strict=True)
     ]
 
 

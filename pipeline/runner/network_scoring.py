@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diffstyle.errors import ConfigError
+from diffstyle.errors import CheckpointError, ConfigError
 from pipeline.models.network_spec import NetworkSpec, load_network_spec
 from pipeline.results.frechet import frechet_distances, frechet_lines
 from pipeline.results.manifest import Manifest
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def network_specs(files: Sequence[str | os.PathLike[str]], side: int) -> list[NetworkSpec]:
-    """The networks that some files describe, each tried on a picture: a wrong one ends the run before it begins.
+    """The networks that some files describe, each tried on noise: a wrong one ends the run before it begins.
 
     Args:
         files: A YAML file for each.
@@ -31,7 +31,7 @@ def network_specs(files: Sequence[str | os.PathLike[str]], side: int) -> list[Ne
 
     Raises:
         ConfigError: A file is missing or wrong, or two networks have one name.
-        CheckpointError: A network can't be loaded, or gives something else than its file says.
+        CheckpointError: A network can't be loaded, or gives something else than its file says, or no finite numbers.
     """
     import torch
 
@@ -40,8 +40,14 @@ def network_specs(files: Sequence[str | os.PathLike[str]], side: int) -> list[Ne
         if any(spec.name == other.name for other in specs[:n]):
             raise ConfigError(f"score.networks: two of them are called {spec.name}; their columns would be the same")
         NetworkScores.check(spec.name, spec.columns())
-        network, x = spec.load("cpu"), torch.zeros(2, 3, side, side)
-        network.compare(network.look(x), network.look(x), spec.compare[0])
+        network, x = spec.load("cpu"), torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        seen, others = network.look(x), network.look(x.flip(0))
+        given = [*seen, *(network.compare(seen, others, one) for one in spec.compare)]
+        if not all(bool(values.isfinite().all()) for values in given):
+            raise CheckpointError(
+                f"{spec.network}: gives numbers that are not finite (NaN or infinite) for two pictures of noise, and "
+                "so can't score; export it in float32, with its weights loaded, and see input.mean and input.std"
+            )
     return specs
 
 

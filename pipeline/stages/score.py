@@ -6,6 +6,7 @@ the rest needs no network. Nothing of the results or of the manifest changes.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -145,6 +146,10 @@ class ScoreUnit:
             rows[n]["style_returns"] = self.style_returns.get(self.pairs[n]["style_image"])
         each = (time.perf_counter() - begun) / len(whole)
         for n in whole:
+            infinite = [name for name, x in rows[n].items() if isinstance(x, float) and not math.isfinite(x)]
+            if infinite:  # a null fulfils no condition; NaN would fulfil `> 0`
+                rows[n] |= dict.fromkeys(infinite)
+                rows[n]["error"] = f"not finite (NaN or infinite): {', '.join(infinite)}"
             rows[n]["seconds"] = each
         return rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -54,8 +55,14 @@ def _look(
     return model.in_batches(len(pictures), some, fill=False)
 
 
-def _bytes(embedding: tuple[torch.Tensor, ...]) -> bytes:
-    return embedding[0].cpu().numpy().astype("<f4").tobytes()
+def _finite(looked: tuple[torch.Tensor, ...]) -> bool:
+    return all(bool(one.isfinite().all()) for one in looked)
+
+
+def _bytes(embedding: tuple[torch.Tensor, ...]) -> bytes | None:
+    """An embedding as it is stored; None where it is not finite."""
+    values = embedding[0].cpu().numpy().astype("<f4")
+    return values.tobytes() if np.isfinite(values).all() else None
 
 
 @dataclass(frozen=True)
@@ -113,12 +120,30 @@ class NetworkScoreUnit:
                     x = _together([own[n] for n in known])
                     y = _together([seen[self.pairs[n][f"{side}_image"]] for n in known])
                     for n, value in zip(known, network.compare(x, y, side).tolist(), strict=True):
-                        rows[n][f"{self.spec.name}_{side}"] = value
+                        if math.isfinite(value):
+                            rows[n][f"{self.spec.name}_{side}"] = value
+                        else:
+                            source = seen[self.pairs[n][f"{side}_image"]]
+                            rows[n]["error"] = rows[n]["error"] or self._not_finite(own[n], source, side)
             for n in chunk:
                 rows[n]["seconds"] = (time.perf_counter() - begun) / len(chunk)
                 if self.spec.frechet:
                     rows[n]["embedding"] = _bytes(own[n])
+                    if rows[n]["embedding"] is None:
+                        rows[n]["error"] = self._not_finite(own[n])
         return rows
+
+    def _not_finite(
+        self, own: tuple[torch.Tensor, ...], source: tuple[torch.Tensor, ...] | None = None, side: str = ""
+    ) -> str:
+        """Why a result has no score: which of the two pictures the network gives no finite numbers for."""
+        if not _finite(own):
+            culprit = "this picture"
+        elif source is not None and not _finite(source):
+            culprit = f"its {side}"
+        else:
+            culprit = f"this picture beside its {side}"
+        return f"network {self.spec.name}: what it gives for {culprit} is not finite (NaN or infinite)"
 
     def save(self, computed: list[dict[str, Any]]) -> pa.Table:
         return NetworkScores(self.output, self.spec.name).rows(computed)
@@ -150,7 +175,7 @@ class EmbedUnit:
         return self.sources.read()
 
     def compute(self, model: LoadedModel, loaded: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-        """A row for each image."""
+        """A row for each image; its embedding is None where it is not finite."""
         network = _network(self.spec, self.hash, model.device)
         looked = _look(model, network, list(loaded.values()))
         return [{"image": image, "embedding": _bytes(one)} for image, one in zip(loaded, looked, strict=True)]
@@ -219,6 +244,7 @@ def embed_sources(
         if outcome.error is not None:
             return 0, len(outcome.unit.sources.rows)
         scores.sources.commit(outcome.unit.name, outcome.result)
-        return len(outcome.result), 0
+        failed = outcome.result["embedding"].null_count
+        return len(outcome.result) - failed, failed
 
     return commit_outcomes(pool, units(), commit, on_done)

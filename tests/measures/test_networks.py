@@ -109,6 +109,20 @@ def test_distances_and_features():
         wrong.compare(wrong.look(x), wrong.look(y), "style")
 
 
+@pytest.mark.parametrize("size", [1e30, 1e-30])
+def test_numbers_of_any_size_are_compared(size):
+    """The squares of 1e30 are infinite in float32, and those of 1e-30 are 0."""
+    x, y = pictures(3), pictures(3).flip(0)
+    for gives, forward in (("embedding", lambda a: a.flatten(1)), ("features", lambda a: [a, F.avg_pool2d(a, 2)])):
+        plain = ScoringNetwork(forward, gives, Preparation(), "net")
+        seen, others = plain.look(x), plain.look(y)
+        sides = ("content", "style") if gives == "embedding" else ("content",)
+        for side in sides:
+            wanted = plain.compare(seen, others, side)
+            sized = plain.compare([z * size for z in seen], [z * size for z in others], side)
+            assert torch.allclose(sized, wanted, atol=1e-5), (gives, side)
+
+
 # ---- folders of transformers ----
 
 

@@ -108,7 +108,7 @@ def test_a_damaged_picture_costs_its_own_scores(made, tmp_path):
     (out / second).write_bytes((out / second).read_bytes()[:-1] + b"?")
     result = CliRunner().invoke(main, ["score", str(out), "--local", "--quiet"])
     assert result.exit_code == 3, result.output
-    assert "2 pictures can't be read" in result.output
+    assert "2 pictures can't be scored: unreadable" in result.output
     table = scores(out).set_index("picture")
     assert table["error"].notna().sum() == 2
     assert first in table["error"][first]

@@ -15,6 +15,7 @@ import yaml
 from click.testing import CliRunner
 from support.scoring_networks import PLAIN_INPUT, Distance, Embedding, Features, network_file
 from support.whole_jobs import manifest, run_job
+from torch import nn
 
 from diffstyle.errors import ConfigError
 from diffstyle.images import to_tensor
@@ -226,7 +227,7 @@ def test_a_damaged_picture_costs_its_own_scores(out, side, tmp_path):
     first = manifest(out)["picture"][0]
     (out / first).unlink()
     text = score(out, "--network", str(network_file(tmp_path, "look", Embedding(), side=side)), code=3)
-    assert "1 picture can't be read" in text
+    assert "1 picture can't be scored: unreadable" in text
     table = by_network(out, "look")
     assert table["error"].notna().sum() == 1
     assert table["look_content"].notna().sum() == 7
@@ -248,7 +249,74 @@ def test_damage_to_the_scores_is_seen_and_repaired(out, side, tmp_path):
     assert len(by_network(out, "look")) == 8
 
 
+# ---- what is not finite ----
+
+
+class PartlyNaN(Embedding):
+    """NaN for the pictures whose mean is beyond a limit, as a network that was exported in float16."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x.mean((1, 2, 3))[:, None].abs() > self.limit, torch.nan, super().forward(x))
+
+
+class NoNumbers(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3)) * torch.inf
+
+
+def test_a_network_that_gives_no_finite_numbers_is_refused_in_one_line(out, side, tmp_path):
+    text = score(out, "--network", str(network_file(tmp_path, "bad", NoNumbers(), side=side, frechet=True)), code=2)
+    assert "bad.pt2: gives numbers that are not finite (NaN or infinite)" in text
+    assert not (out / "networks").exists()
+
+
+def test_what_is_not_finite_is_null_with_its_reason_and_is_not_chosen(out, side, tmp_path):
+    pytest.importorskip("duckdb")
+    means = {pair: [abs(float(x.mean())) for x in seen] for pair, seen in pixels(out).items()}
+    largest = sorted((of_pair[0] for of_pair in means.values()), reverse=True)
+    limit = (largest[0] + largest[1]) / 2  # one result is beyond it, and perhaps a source
+    file = network_file(tmp_path, "some", PartlyNaN(limit), side=side, frechet=True)
+    beyond = {pair: [mean > limit for mean in of_pair] for pair, of_pair in means.items()}
+    lost = {pair for pair, which in beyond.items() if any(which)}
+    for _ in range(2):  # and on every rerun
+        text = score(out, "--network", str(file), code=3)
+        assert f"{len(lost)} picture{'s' if len(lost) > 1 else ''} can't be scored" in text
+        assert "without a finite embedding left out)" in text
+        assert "nan" not in text
+    kept, chosen = by_network(out, "some"), choose(Place.parse(out), Rules(where="some_style > -2"))
+    for pair, (result, content, style) in beyond.items():
+        rows = kept.loc[[pair]]
+        assert rows["some_content"].isna().all() == (result or content)
+        assert rows["some_style"].isna().all() == (result or style)
+        assert rows["embedding"].isna().all() == result
+        assert rows["error"].notna().all() == (pair in lost)
+    assert all("not finite (NaN or infinite)" in error for error in kept["error"].dropna())
+    assert set(chosen.table["pair"].to_pylist()) == {
+        p for p, (result, _, style) in beyond.items() if not result | style
+    }
+    for part in (out / "networks/some/scores").iterdir():  # a null and no NaN, which DuckDB would put first
+        table = pq.read_table(part)
+        assert not any(value != value for value in table["some_style"].to_pylist() if value is not None)
+    failures = CliRunner().invoke(main, ["failures", str(out)])
+    assert "network some: what it gives for" in failures.output
+
+
 # ---- Fréchet distances ----
+
+
+def test_settings_that_differ_only_in_what_the_bank_keeps_are_told_apart(tmp_path):
+    file = network_file(tmp_path, "look", Embedding(), side=16, frechet=True, input={**PLAIN_INPUT, "size": 16})
+    stages, lines = ("shard", "precompute", "inject", "score"), []
+    for h in ("float16", "float32"):
+        result = run_job(tmp_path, stages=stages, score={"networks": [str(file)]}, bank={"h": h})
+        lines = [line for line in result.counts.notes if line.startswith("Fréchet distance on look")]
+    digests = sorted(set(manifest(tmp_path / "out")["settings"]))
+    assert len(digests) == len(lines) == 2
+    assert sorted(line.partition(", settings ")[2][:8] for line in lines) == [digest[:8] for digest in digests]
 
 
 def test_frechet_distances_by_setting(out, side, tmp_path):

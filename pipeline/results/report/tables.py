@@ -109,7 +109,7 @@ def _settings(table: pa.Table) -> tuple[list[dict[str, Any]], np.ndarray, list[s
         [(name, "count_distinct", pc.CountOptions(mode="all")) for name in PARAMETERS]
     )
     own = [name for name in PARAMETERS if pc.max(grouped[f"{name}_count_distinct"]).as_py() > 1]
-    words = setting_words([{name: row[name] for name in PARAMETERS if name not in own} for row in rows])
+    words = setting_words([{name: row[name] for name in (*PARAMETERS, "settings") if name not in own} for row in rows])
     order = sorted(
         range(len(rows)),
         key=lambda n: (rows[n]["gamma"] is None, rows[n]["gamma"] or 0, words[n], rows[n]["settings"]),
