@@ -6,6 +6,8 @@ from collections import Counter
 
 import click
 
+from pipeline.storage.errors import nothing_written
+
 
 @click.command()
 @click.argument("run", metavar="RUN")
@@ -19,7 +21,8 @@ def failures(run: str, table: str | None) -> None:
     from pipeline.monitoring.failures import failures as failures_of
     from pipeline.storage.place import Place
 
-    items = failures_of(run)
+    with nothing_written():
+        items = failures_of(run)
     if table is None:
         for item in items:
             click.echo(str(item))

@@ -23,7 +23,7 @@ import click
 
 from diffstyle import __version__
 from diffstyle.errors import DiffStyleError
-from pipeline.storage.errors import EXIT_BUG, EXIT_DONE, EXIT_STOPPED, EXIT_WRONG_INPUT, BugError
+from pipeline.storage.errors import EXIT_BUG, EXIT_DONE, EXIT_STOPPED, EXIT_WRONG_INPUT, BugError, NothingWrittenError
 from pipeline.storage.masking import masked_output
 from pipeline.storage.system import unsupported_system
 from pipeline.storage.visible import on_one_line
@@ -214,6 +214,8 @@ def _output_that_may_close() -> Iterator[None]:
 def _leave(error: BaseException, verbose: bool) -> NoReturn:
     """Say what happened and exit with its code."""
     cause = getattr(error, "cause", None)
+    if isinstance(error, click.Abort) and isinstance(error.__cause__, NothingWrittenError):  # click wraps a Ctrl-C
+        error = error.__cause__
     if isinstance(cause, DiffStyleError):  # Ray wraps what a task raised, with the worker's traceback in the text
         error = cause
     if isinstance(error, SystemExit):
@@ -231,6 +233,9 @@ def _leave(error: BaseException, verbose: bool) -> NoReturn:
     if isinstance(error, click.ClickException):
         _say(f"error: {error.format_message()}")
         sys.exit(EXIT_WRONG_INPUT)
+    if isinstance(error, NothingWrittenError):
+        _say("stopped; nothing was written")
+        sys.exit(EXIT_STOPPED)
     if isinstance(error, click.Abort | KeyboardInterrupt):
         _say("stopped; what is finished is kept, and the same command goes on from there")
         sys.exit(EXIT_STOPPED)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from pipeline.storage.counts import data_size
+from pipeline.storage.errors import nothing_written
 
 _POSITIVE = click.IntRange(min=1)
 
@@ -96,7 +97,8 @@ def select(context: click.Context, run: str, out: str | None, **given: Any) -> N
         raise ConfigError("--overwrite: there is no --out to replace")
     if out is not None:  # before the work, not after it
         check_target(Place.parse(out), place, given["overwrite"])
-    choice = choose(place, rules, whole=out is not None)
+    with nothing_written():
+        choice = choose(place, rules, whole=out is not None)
     for line in choice.lines():
         click.echo(line)
     if out is None:

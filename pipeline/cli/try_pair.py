@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.options import picture_target
+from pipeline.storage.errors import nothing_written
 
 
 @click.command("try")
@@ -37,11 +38,12 @@ def try_pair(
     No job file and no Ray. Without --model, the small model of the demo draws cartoon faces at 32 px, in seconds.
     Without --out, the strip goes into this folder, under the names of both pictures.
     """
-    from pipeline.runner.try_pair import try_pair as run_try
+    with nothing_written():
+        from pipeline.runner.try_pair import try_pair as run_try
 
-    file = picture_target(out, f"try-{Path(content).stem}-{Path(style).stem}", (content, style))
-    trial = run_try(
-        content, style, gamma=gamma, mask=mask, model=model, overrides=overrides, quiet=True if quiet else None
-    )
+        file = picture_target(out, f"try-{Path(content).stem}-{Path(style).stem}", (content, style))
+        trial = run_try(
+            content, style, gamma=gamma, mask=mask, model=model, overrides=overrides, quiet=True if quiet else None
+        )
     trial.save(file)
     click.echo(f"wrote {file}" if quiet else f"{trial}\nwrote {file}")
