@@ -20,6 +20,7 @@ def report(run: str, out: Path | None, quiet: bool) -> None:
     network and no server. Run it again to show what was made since; choices made in the page are kept by the browser.
     """
     from pipeline.results.report.write import write_report
+    from pipeline.results.scores import NO_SOURCES
     from pipeline.storage.place import Place
 
     place = Place.parse(run)
@@ -33,8 +34,10 @@ def report(run: str, out: Path | None, quiet: bool) -> None:
             f"{count(written.unreadable, 'picture', 'is/are')} missing or damaged, and marked so; `diffstyle verify "
             f"{place} --repair` and another run make them again"
         )
-    if written.scored < written.pairs:
-        n = written.pairs - written.scored
+    if written.unsourced:
+        scored = count(written.unsourced, "pair", "was/were")
+        click.echo(f"{scored} scored, but have empty scores only: {NO_SOURCES}")
+    if n := written.pairs - written.scored - written.unsourced:
         click.echo(
             f"{count(n, 'pair', 'has/have')} no scores; `diffstyle score {run}` makes them, then write the report again"
         )

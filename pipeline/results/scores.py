@@ -34,6 +34,17 @@ SCORES: Mapping[str, tuple[bool | None, str]] = {
 }
 
 
+#: Side -> the scores that need its prepared picture.
+SCORES_OF_SIDES: Mapping[str, tuple[str, ...]] = {
+    "content": ("edges", "content_cosine", "content_kept", "psnr_content", "contrast", "clipped", "dark"),
+    "style": ("style_colour", "style_gram", "content_kept", "psnr_style", "contrast", "clipped", "dark"),
+}
+
+
+#: Why a pair that was scored may lack such a score, in words.
+NO_SOURCES = "the prepared pictures of their contents or styles are neither in this run nor beside its banks"
+
+
 @dataclass(frozen=True)
 class ScoreColumn:
     """What a column of scores is.
@@ -126,6 +137,44 @@ class Scores:
         table = self.table(["pair", "error"])
         pairs = table["pair"].filter(pc.is_null(table["error"]))
         return pairs.combine_chunks()
+
+    def lacking(self, name: str) -> pa.Array:
+        """The ids of the pairs that were scored and have nothing in a column."""
+        table = self.table(["pair", "error", name])
+        return table["pair"].filter(pc.and_(pc.is_null(table["error"]), pc.is_null(table[name]))).combine_chunks()
+
+    def drop(self, pairs: pa.Array) -> None:
+        """Drop the rows of some pairs, which then count as not scored; part by part, each whole or not at all."""
+        for part in self.store.parts() if len(pairs) else ():
+            rows = self.store.part_rows(part, SCORES_SCHEMA)
+            kept = rows.filter(pc.invert(pc.is_in(rows["pair"], pairs)))
+            if not len(kept):
+                self.store.drop(part)
+            elif len(kept) < len(rows):
+                self.store.commit(part, kept)
+
+    def fill(self, name: str, values: Mapping[str, float]) -> int:
+        """Fill in a column where it is empty and leave the rest as it is; part by part, each whole or not at all.
+
+        Args:
+            name: The column.
+            values: Pair -> its value.
+
+        Returns:
+            How many pairs got theirs.
+        """
+        filled, column = 0, SCORES_SCHEMA.get_field_index(name)
+        for part in self.store.parts():
+            before = self.store.part_rows(part, SCORES_SCHEMA)
+            new = [
+                values.get(pair) if error is None and old is None else old
+                for pair, error, old in zip(*(before[c].to_pylist() for c in ("pair", "error", name)), strict=True)
+            ]
+            rows = before.set_column(column, SCORES_SCHEMA.field(name), pa.array(new, pa.float32()))
+            if gained := before[name].null_count - rows[name].null_count:
+                self.store.commit(part, rows)
+                filled += gained
+        return filled
 
     def unreadable(self) -> int:
         """How many pairs have no scores since their pictures can't be read, or since a score is not finite."""

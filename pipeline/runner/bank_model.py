@@ -146,11 +146,8 @@ def find_pictures(bank: LatentBank, pictures: str | None, scratch: Path) -> tupl
 
 
 def _beside(bank: Place) -> Place | None:
-    layout = OutputLayout.around_bank(bank)
-    if layout is None:
-        return None
-    shards = layout.shards(OutputLayout.side_of_bank(bank) or bank.name)
-    return shards if PartStore(shards).exists() else None
+    shards = OutputLayout.shards_beside(bank)
+    return shards if shards is not None and PartStore(shards).exists() else None
 
 
 def _check_preparation(bank: LatentBank, store: ShardStore) -> None:

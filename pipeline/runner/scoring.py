@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,19 +14,27 @@ from pipeline.banks.columns import read_columns
 from pipeline.banks.reader import LatentBank
 from pipeline.jobfile.schema import BankSpec
 from pipeline.models.network_spec import NetworkSpec
-from pipeline.results.manifest import Manifest
-from pipeline.results.scores import Scores
+from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
+from pipeline.results.scores import SCORES_OF_SIDES, Scores
 from pipeline.runner.network_scoring import score_by_networks
 from pipeline.runner.run import Run
+from pipeline.runner.sides import Side
 from pipeline.stages.reconstruct import missing_rows, reconstruct
 from pipeline.stages.score import Sources, missing_scores, score_stage, scores_identity
 from pipeline.stages.walk import Walk
 from pipeline.storage.counts import count
+from pipeline.storage.layout import OutputLayout
+from pipeline.storage.parts import PartStore
+from pipeline.storage.place import Place
 
 log = logging.getLogger(__name__)
 
-#: How many network calls finding ``style_returns`` may take, as a share of those that made the pictures.
-RETURNS_SHARE = 0.04
+#: How many network calls finding ``style_returns`` may take, as a share of those that made the pictures. All of scoring
+#: is to take at most 5 % of the time, the rest of it takes 0.5 %, and a call that made a picture was the dearer one: it
+#: decodes twice where it injects.
+RETURNS_SHARE = 0.045
+
+SidesSources = Mapping[str, Sources]
 
 
 def score(run: Run, networks: Sequence[NetworkSpec] = ()) -> None:
@@ -46,52 +54,116 @@ def score(run: Run, networks: Sequence[NetworkSpec] = ()) -> None:
     run.begin()
     scores.open(scores_identity(run.facts.fingerprint))
     scores.store.remove_uncommitted()
-    scored = scores.scored()
-    todo = missing_scores(manifest, scored)
-    run.counts.scored_before += len(scored)
 
     @functools.cache
     def sources() -> dict[str, Sources]:
-        return {side.name: Sources.of(side.shards) for side in run.sides if side.needs_shards}
+        shards = {side.name: _prepared(side) for side in run.sides}
+        return {name: Sources.of(place) for name, place in shards.items() if place is not None}
 
-    returns = _style_returns(run, manifest, todo, sources().get(run.sides[-1].name)) if len(todo) else {}
+    _forget_those_with_sources(manifest, scores, sources)
+    scored = scores.scored()
+    todo = missing_scores(manifest, scored)
+    run.counts.scored_before += len(scored)
+    without = scores.lacking("style_returns")
+    styles = {*todo["style_image"].to_pylist(), *_pictures(manifest, without)["style_image"].to_pylist()}
+    returns = _style_returns(run, manifest, styles, sources) if styles else {}
     with run.stage("score", len(todo), "picture", scores.store.remove_uncommitted) as on_done:
         pool = run.pool if len(todo) else None
         sides = list(sources().values()) if len(todo) else []
         done, failed = score_stage(pool, scores, todo, sides, returns, run.share(len(todo)), on_done)
     run.counts.scored += done
     run.counts.not_scored += failed
+    of_pairs = _pictures(manifest, without).select(["pair", "style_image"]).to_pylist() if returns else []
+    if values := {row["pair"]: returns[row["style_image"]] for row in of_pairs if row["style_image"] in returns}:
+        filled = scores.fill("style_returns", values)
+        run.counts.notes.append(f"style_returns filled in for {count(filled, 'picture')} scored before")
+    _tell_empty(run, manifest, scores)
     score_by_networks(run, networks, sources)
 
 
-def _style_returns(run: Run, manifest: Manifest, todo: pa.Table, sources: Sources | None) -> dict[str, float]:
-    """Style image -> dB at which it comes back from its x_T, of those that are known or cheap to find out.
+def _prepared(side: Side) -> Place | None:
+    """Where a side's prepared pictures lie: in this output, or beside the bank that the job names; None: nowhere."""
+    if side.needs_shards:
+        return side.shards
+    shards = OutputLayout.shards_beside(side.bank) if isinstance(side.spec, BankSpec) else None
+    return shards if shards is not None and PartStore(shards).exists() else None
 
-    ``sources``: the styles' prepared pictures; None where there are none to compare with (another job's bank, samples).
-    """
+
+def _pictures(manifest: Manifest, pairs: pa.Array) -> pa.Table:
+    """pair, content_image and style_image of some pairs."""
+    columns = ["pair", "content_image", "style_image"]
+    rows = manifest.table(columns) if len(pairs) else MANIFEST_SCHEMA.empty_table().select(columns)
+    return rows.filter(pc.is_in(rows["pair"], pairs))
+
+
+def _forget_those_with_sources(manifest: Manifest, scores: Scores, sources: Callable[[], SidesSources]) -> None:
+    """Drop the rows that are empty for want of a source that can be read now: those pairs are scored again."""
+    columns = {side: names[0] for side, names in SCORES_OF_SIDES.items()}
+    empty = {side: scores.lacking(name) for side, name in columns.items()}
+    if not any(len(pairs) for pairs in empty.values()):
+        return
+    images = {image for side in sources().values() for image in side.rows}
+    rows = manifest.table(["pair", *(f"{side}_image" for side in columns)])
+    again = [
+        pc.and_(
+            pc.is_in(rows["pair"], pairs),
+            pc.is_in(rows[f"{side}_image"], pa.array(sorted(images), pa.string())),
+        )
+        for side, pairs in empty.items()
+    ]
+    scores.drop(rows["pair"].filter(pc.or_(*again)).combine_chunks())
+
+
+def _tell_empty(run: Run, manifest: Manifest, scores: Scores) -> None:
+    """A line for each side whose pictures are not here: which scores stay empty, and why."""
+    for side, names in SCORES_OF_SIDES.items():
+        empty = scores.lacking(names[0])
+        if len(empty):
+            rows = _pictures(manifest, empty)
+            n = pc.count_distinct(rows[f"{side}_image"]).as_py()
+            missing = count(n, f"prepared {side}", "is/are")
+            run.counts.notes.append(
+                f"{missing} not here (from samples, or a bank without shards beside it), so these scores of "
+                f"{count(len(rows), 'picture')} stay empty: {', '.join(names)}"
+            )
+
+
+def _style_returns(
+    run: Run, manifest: Manifest, styles: set[str], sources: Callable[[], SidesSources]
+) -> dict[str, float]:
+    """Style image -> dB at which it comes back from its x_T, of those that are known or cheap to find out."""
     side = run.sides[-1]
     place = side.bank if isinstance(side.spec, BankSpec) else run.bank(side).place
-    if sources is not None:
-        bank = LatentBank.open(place)
-        steps, styles = Walk.of_bank(bank.description).steps, set(todo["style_image"].to_pylist())
-        pictures = sources.only(styles).rows
-        rows = [row for row in missing_rows(bank, steps, pictures) if row["image"] in pictures]
-        needed, made = len(rows) * steps, pc.sum(manifest.table(["network_calls"])["network_calls"]).as_py() or 0
-        if needed > RETURNS_SHARE * made:
-            log.warning(
-                f"style_returns is empty for {count(len(rows), 'style')}: finding it takes {needed:,} network calls, "
-                f"the pictures took {made:,}; `diffstyle reconstruct {place}` before the first `score` fills it in"
+    known = read_columns(place).get("psnr", {})
+    unknown = styles - set(known)
+    if not unknown or side.name not in sources() or not PartStore(place).exists():
+        return known
+    bank = LatentBank.open(place)
+    steps = Walk.of_bank(bank.description).steps
+    pictures = sources()[side.name].only(unknown).rows
+    rows = [row for row in missing_rows(bank, steps, pictures) if row["image"] in pictures]
+    needed, made = len(rows) * steps, pc.sum(manifest.table(["network_calls"])["network_calls"]).as_py() or 0
+    if isinstance(side.spec, BankSpec):  # another run's, perhaps in use
+        why = f"the bank {place} is not this run's"
+    elif needed > RETURNS_SHARE * made:
+        why = f"finding it takes {needed:,} network calls, the pictures took {made:,}"
+    else:
+        why = ""
+    if rows and why:
+        log.warning(
+            f"style_returns is empty for {count(len(rows), 'style')}: {why}; `diffstyle reconstruct {place}`, then "
+            f"`diffstyle score {run.output}` fills it in"
+        )
+    elif rows:
+        with run.stage("reconstruct styles", len(rows), "picture", lambda: None) as on_done:
+            reconstruct(
+                run.pool,
+                bank,
+                rows,
+                steps,
+                per_unit=run.share(len(rows)),
+                shards=sources()[side.name].shards,
+                pictures=pictures,
+                on_done=on_done,
             )
-        elif rows:
-            with run.stage("reconstruct styles", len(rows), "picture", lambda: None) as on_done:
-                reconstruct(
-                    run.pool,
-                    bank,
-                    rows,
-                    steps,
-                    per_unit=run.share(len(rows)),
-                    shards=side.shards,
-                    pictures=pictures,
-                    on_done=on_done,
-                )
     return read_columns(place).get("psnr", {})

@@ -37,6 +37,12 @@ class OutputLayout:
         return cls(bank.parent.parent) if bank.parent.name == cls._BANKS else None
 
     @classmethod
+    def shards_beside(cls, bank: Place) -> Place | None:
+        """Where the run that made a bank keeps its prepared pictures; None for a bank that stands alone."""
+        layout = cls.around_bank(bank)
+        return None if layout is None else layout.shards(cls.side_of_bank(bank) or bank.name)
+
+    @classmethod
     def around(cls, place: Place) -> OutputLayout | None:
         """The layout of the output that a place lies in, at any depth; None for one outside of every output."""
         while (folder := place.parent) != place and folder.path.strip("/"):

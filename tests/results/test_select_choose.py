@@ -199,7 +199,8 @@ def test_pairs_without_the_score_come_last_and_are_told(tmp_path):
     rows = [{**row, "content_kept": None if row["content_key"] == "c" else row["content_kept"]} for row in SIX]
     choice = choose(synthetic_run(tmp_path, rows), Rules(best="content_kept", limit=5))
     assert [name for name in names(choice) if name[0] != "c"] == ["ax", "ay", "bx", "by"]
-    assert choice.notes == ("1 of the chosen pairs have no content_kept; they came last",)
+    (note,) = choice.notes
+    assert note.startswith("1 of the chosen pairs have no content_kept; they came last: the prepared pictures of")
 
 
 @settings(max_examples=30)

@@ -41,6 +41,7 @@ class ReportTables:
         own_parameters: The parameters that differ within a setting.
         scores: The scores that any pair has: name -> what it is.
         scored: How many pairs have scores.
+        unsourced: How many were scored, but have empty scores only, since the pictures to compare with are not here.
         rejects: side, source and reason of each picture that could not be read.
         stores: The shards of the run.
         banks: The banks that the run reads, for thumbnails of what no shards have.
@@ -53,6 +54,7 @@ class ReportTables:
     own_parameters: list[str]
     scores: dict[str, ScoreColumn]
     scored: int
+    unsourced: int
     rejects: list[dict[str, str]]
     stores: list[ShardStore]
     banks: list[Place]
@@ -78,7 +80,7 @@ def read_tables(output: Place) -> ReportTables:
     pairs["setting"], pairs["content"], pairs["style"] = setting_numbers, content_numbers, style_numbers
     split = [_folder_and_name(picture) for picture in pairs["picture"]]
     pairs["folder"], pairs["name"] = [one[0] for one in split], [one[1] for one in split]
-    pairs, scores, scored = _with_scores(pairs, AllScores(output))
+    pairs, scores, scored, unsourced = _with_scores(pairs, AllScores(output))
     pairs = pairs.sort_values(["setting", "content", "style", "pair"], ignore_index=True)
     places = [OutputLayout(output).shards(side) for side in SIDES]
     stores = {place.name: open_shards(place) for place in places if PartStore(place).exists()}
@@ -88,7 +90,17 @@ def read_tables(output: Place) -> ReportTables:
         for row in store.rejects().to_pylist()
     ]
     return ReportTables(
-        pairs, contents, styles, settings, own, scores, scored, rejects, list(stores.values()), run_banks(output)
+        pairs,
+        contents,
+        styles,
+        settings,
+        own,
+        scores,
+        scored,
+        unsourced,
+        rejects,
+        list(stores.values()),
+        run_banks(output),
     )
 
 
@@ -151,17 +163,21 @@ def _folder_and_name(picture: str | None) -> tuple[str, str]:
     return f"{folder}/", name
 
 
-def _with_scores(pairs: pd.DataFrame, scores: AllScores) -> tuple[pd.DataFrame, dict[str, ScoreColumn], int]:
+def _with_scores(pairs: pd.DataFrame, scores: AllScores) -> tuple[pd.DataFrame, dict[str, ScoreColumn], int, int]:
     ids = pa.chunked_array([pa.array(pairs["pair"], pa.string())])
     errors, columns = pd.Series(None, pairs.index, dtype=object), {}
-    for field, values in scores.of(ids, [*scores.columns, "error"]):
+    looked_at = np.zeros(len(pairs), bool)
+    for field, values in scores.of(ids, [*scores.columns, "phash", "error"]):
         if field.name == "error":
             errors = pd.Series(values.to_pylist(), pairs.index, dtype=object)
+        elif field.name == "phash":
+            looked_at = values.is_valid().to_numpy(zero_copy_only=False)
         elif values.null_count < len(values):
             columns[field.name] = values.to_numpy(zero_copy_only=False)
     joined = pairs.assign(score_error=errors, **columns)
-    scored = int(joined[list(columns)].notna().any(axis=1).sum()) if columns else 0
-    return joined, {name: scores.columns[name] for name in columns}, scored
+    has_scores = joined[list(columns)].notna().any(axis=1).to_numpy()
+    unsourced = int((looked_at & ~has_scores & errors.isna().to_numpy()).sum())
+    return joined, {name: scores.columns[name] for name in columns}, int(has_scores.sum()), unsourced
 
 
 def cost(pairs: pd.DataFrame, settings: list[Mapping[str, Any]] | list[dict[str, Any]]) -> dict[str, float]:

@@ -43,6 +43,7 @@ class Report:
         page: Its ``index.html``.
         pairs: How many it shows.
         scored: How many of them have scores.
+        unsourced: How many were scored, but have empty scores only, since the pictures to compare with are not here.
         unreadable: How many pictures of results could not be read.
         size: Bytes of all files.
         files: How many there are.
@@ -51,6 +52,7 @@ class Report:
     page: Path
     pairs: int
     scored: int
+    unsourced: int
     unreadable: int
     size: int
     files: int
@@ -89,6 +91,7 @@ def write_report(run: Place, out: Path | None = None, tell: Callable[[str], None
         "version": diffstyle.__version__,
         "pairs": len(pairs),
         "scored": tables.scored,
+        "unsourced": tables.unsourced,
         "cost": cost(pairs, tables.settings),
         "contents": tables.contents,
         "styles": tables.styles,
@@ -107,13 +110,14 @@ def write_report(run: Place, out: Path | None = None, tell: Callable[[str], None
     for file in sorted(_ASSETS.iterdir()):
         if file.suffix in (".js", ".css"):
             shutil.copyfile(file, out / file.name)
-    page = string.Template((_ASSETS / "index.html").read_text("utf-8")).substitute(
+    text = string.Template((_ASSETS / "index.html").read_text("utf-8")).substitute(
         title=html.escape(run.name), scripts="\n".join(f'<script src="{name}"></script>' for name in _SCRIPTS)
     )
-    Place.parse(out / "index.html").write_bytes(page.encode())
+    Place.parse(out / "index.html").write_bytes(text.encode())
     sizes = [file.stat().st_size for file in out.rglob("*") if file.is_file()]
     unreadable = int((pairs["damage"] != "").sum())
-    return Report(out / "index.html", len(pairs), tables.scored, unreadable, sum(sizes), len(sizes))
+    page = out / "index.html"
+    return Report(page, len(pairs), tables.scored, tables.unsourced, unreadable, sum(sizes), len(sizes))
 
 
 def _empty(out: Path) -> None:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from diffstyle.errors import ConfigError
 from pipeline.results.manifest import Manifest
+from pipeline.results.scores import NO_SOURCES, SCORES_OF_SIDES, Scores
 from pipeline.results.select.keep_list import read_keep_list
 from pipeline.results.select.licences import is_allowed
 from pipeline.results.select.pairs import RunPairs, columns_of, matching
@@ -189,7 +190,8 @@ def choose(run: Place, rules: Rules, whole: bool = True) -> Choice:
     if rules.limit is not None:
         keep(_mask(best_first(table, rules.best)[: rules.limit], len(table)), "--limit")
     if rules.best_column is not None and (empty := table[rules.best_column].null_count):
-        notes.append(f"{empty:,} of the chosen pairs have no {rules.best_column}; they came last")
+        why = _why_empty(run, table, rules.best_column)
+        notes.append(f"{empty:,} of the chosen pairs have no {rules.best_column}; they came last{why}")
     if whole:
         chosen = pairs.table(only=table["pair"]).sort_by("pair").combine_chunks()
         table = chosen.append_column(table.schema.field("split"), table["split"])
@@ -198,6 +200,14 @@ def choose(run: Place, rules: Rules, whole: bool = True) -> Choice:
     if lacking and len(table):
         notes.append(f"no pair is in {', '.join(lacking)}: too few pictures for so small a share, or another --seed")
     return Choice(table, made, tuple(left_out), tuple(notes))
+
+
+def _why_empty(run: Place, table: pa.Table, column: str) -> str:
+    """Why pairs that were scored lack a score; empty where that is not known."""
+    if column not in {name for names in SCORES_OF_SIDES.values() for name in names}:
+        return ""
+    lacking = table["pair"].filter(pc.is_null(table[column]))
+    return f": {NO_SOURCES}" if pc.any(pc.is_in(lacking, Scores(run).lacking(column))).as_py() else ""
 
 
 def _all_ids(run: Place) -> list[str]:

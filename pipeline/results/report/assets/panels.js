@@ -56,7 +56,7 @@ class Filters {
     const scored = [...facts.scores, {name: "seconds", better: false, says: "time that the pair took"}];
     if (!facts.scores.length) {
       parts.push(make("fieldset", {}, make("legend", {}, "Scores"), make("p", {class: "says"},
-        "This run has no scores. `diffstyle score RUN` makes them; then write the report again.")));
+        noScores(facts))));
     }
     for (const score of scored) parts.push(this.score(score));
     parts.push(make("div", {class: "row"}, make("button", {type: "button", onclick: () => app.reset()}, "Clear all filters")));
@@ -213,10 +213,15 @@ function groups(entries, title) {
 
 const MOST_GROUPS = 30;
 
+function noScores(facts) {
+  return facts.unsourced ? "The scores of this run are empty: the pictures that it was made of are not here to compare with."
+    : "This run has no scores. `diffstyle score RUN` makes them; then write the report again.";
+}
+
 function plotsPage(app) {
   const {pairs} = app, facts = pairs.facts, page = make("div", {class: "page"});
   if (!facts.scores.length) {
-    page.append(make("h2", {}, "Plots"), make("p", {}, "This run has no scores. `diffstyle score RUN` makes them."));
+    page.append(make("h2", {}, "Plots"), make("p", {}, noScores(facts)));
     return page;
   }
   page.append(make("p", {class: "says"}, `Of the ${shown(app.rows.length)} pairs that pass the filter. `,
