@@ -20,6 +20,7 @@ class Progress:
     what    what is being done, at the head of each line: ``inject``
     unit    one of what is counted: ``pair``
     done    how many are there from an earlier run; they count, but not for the rate
+    failed_word  what those without success are: ``rejected``
     stream  where to write; a bar only if this is a terminal
     clock   seconds; for tests
     """
@@ -37,13 +38,14 @@ class Progress:
         *,
         done: int = 0,
         quiet: bool = False,
+        failed_word: str = "failed",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total = total
         self.done = done
         self.failed = 0
         self._task_name, self._unit, self._clock = task, unit, clock
-        self._quiet = quiet
+        self._quiet, self._failed_word = quiet, failed_word
         self._stream = sys.stderr if stream is None else stream
         self._begun = clock()
         self._at_start = done
@@ -123,7 +125,7 @@ class Progress:
             share = f" ({100 * self.done // self.total} %)" if self.total else ""
             parts = [f"{self.done}/{count(self.total, self._unit)}{share}"]
         if self.failed:
-            parts.append(f"{self.failed} failed")
+            parts.append(f"{self.failed} {self._failed_word}")
         rate, left = self.rate, self.seconds_left
         if rate is not None:
             parts.append(f"{_number(rate)} {self._unit}s/s" if rate >= 0.1 else f"{_number(1 / rate)} s each")
@@ -140,7 +142,7 @@ class Progress:
             counted = f"{self.done} of {count(self.total, self._unit)}"
         parts = [f"{self._task_name}: {'done' if ended else 'stopped'}, {counted}"]
         if self.failed:
-            parts.append(f"{self.failed} failed")
+            parts.append(f"{self.failed} {self._failed_word}")
         if self._at_start:
             parts.append(f"{self._at_start} of them from before")
         parts.append(duration(passed))

@@ -315,6 +315,8 @@ class Run:
         write_plan(self.output, self.log, asked, known, rows, lost=len(wanted.pairs.lost), banks=made_here)
         del known_pairs
         total = sum(len(one.contents) for one in work)
+        if not total:
+            self._clock.tell(f"nothing to do: {count(self.counts.pairs_there, 'pair', 'is/are')} there")
         with self.stage("inject", total, "pair", manifest.store.remove_uncommitted) as on_done:
             if total:
                 sizer = self._sizer(total, manifest)

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import click
+
 from pipeline.monitoring.activity import MEASURING, STARTING, Activity
 from pipeline.monitoring.progress import Progress, duration
 from pipeline.monitoring.summary import RunCounts
 from pipeline.storage.counts import count
 from pipeline.storage.errors import Stopped
+from pipeline.storage.visible import on_one_line
 from pipeline.workers.unit import Outcome
 
 
@@ -51,6 +54,11 @@ class StageClock:
             if self._progress is not None:
                 self._progress.restart(f"workers started in {duration(seconds)}")
 
+    def tell(self, line: str) -> None:
+        """Show a line of its own where progress is shown."""
+        if not self._quiet:
+            click.echo(on_one_line(line), err=True)
+
     def _book(self, kind: str, seconds: float) -> None:
         self._counts.seconds[kind] = self._counts.seconds.get(kind, 0.0) + seconds
 
@@ -66,7 +74,9 @@ class StageClock:
         ``tidy`` removes what workers that died in this stage had half-written.
         """
         begun, deaths, before = time.perf_counter(), self._deaths, self._no_stage()
-        with Progress(total, name, unit=unit, quiet=self._quiet) as self._progress:
+        word = "rejected" if name.startswith("shard ") else "failed"  # as summaries and `status` call them
+        quiet = self._quiet or total == 0  # of nothing there is nothing to tell
+        with Progress(total, name, unit=unit, quiet=quiet, failed_word=word) as self._progress:
             progress = self._progress
 
             def on_done(done: int, failed: int, outcome: Outcome | None = None) -> None:
