@@ -24,6 +24,10 @@ An error that reaches the user, with the exit code of the command that it ends::
         Stopped                4  the run can't go on, and can be resumed
     BugError                   1  a mistake in the code, met in a worker; its text is the traceback
 
+A stop, which is no error of anybody's::
+
+    NothingWrittenError           Ctrl-C in a command that had written nothing; also a KeyboardInterrupt
+
 An error that costs one item, and ends as the reason in a table::
 
     Undecodable                   bytes that are no picture

@@ -101,7 +101,13 @@ def test_only_what_is_missing(made, tmp_path, monkeypatch):
 def test_pictures_from_elsewhere(made, tmp_path):
     copy = tmp_path / "copy"  # no shards beside it, no job
     export(made / "both" / "banks" / "both", copy, tensors=["x_t"], format="webdataset")
+    description = (copy / "description.json").read_bytes()
+    written = json.loads(description)
+    written["identity"]["model_name"] = "somebodys"
+    del written["hash"]
+    (copy / "description.json").write_text(json.dumps(written))
     reconstruct(copy, fails="--model FILE or --job")
+    (copy / "description.json").write_bytes(description)
     model = made / "tiny.yaml"
     assert "no PSNR" in reconstruct(copy, "--model", model, "-q")
     assert "psnr" not in read_columns(copy)
