@@ -96,22 +96,22 @@ def invoke(*args: object, input: str | None = None) -> Any:
 
 def test_the_command_writes_a_folder_that_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    done = invoke("work", "--gamma", "0.5")
+    done = invoke("mine", "--gamma", "0.5")
     assert done.exit_code == 0, done.output
     assert done.output.splitlines() == [
         "wrote work/job.yaml",
-        f"content: {tmp_path}/work/contents is not there yet; put the pictures there",
-        f"style: {tmp_path}/work/styles is not there yet; put the pictures there",
+        f"content: {tmp_path}/mine/contents is not there yet; put the pictures there",
+        f"style: {tmp_path}/mine/styles is not there yet; put the pictures there",
         "next: diffstyle run work/job.yaml --dry-run",
     ]
-    text = (tmp_path / "work" / "job.yaml").read_text()
+    text = (tmp_path / "mine" / "job.yaml").read_text()
     assert str(tmp_path) not in text
     assert invoke("other", "--content", "work/pictures").exit_code == 0
     other = (tmp_path / "other" / "job.yaml").read_text()
-    assert f"\ncontent: {tmp_path}/work/pictures\n" in other
+    assert f"\ncontent: {tmp_path}/mine/pictures\n" in other
     assert "of what lies outside of it, `diffstyle new` writes the whole path" in other
     assert "\nmodel: shipped:demo/model/demo-32.yaml\n" in text
-    (tmp_path / "work").rename(tmp_path / "elsewhere")
+    (tmp_path / "mine").rename(tmp_path / "elsewhere")
     assert load_job("elsewhere/job.yaml").content.addresses == (f"{tmp_path}/elsewhere/contents",)
     again = invoke("elsewhere")
     assert (again.exit_code, again.output.count("\n")) == (2, 1)
@@ -126,11 +126,11 @@ def test_mistakes_are_told_and_nothing_is_written(tmp_path: Path) -> None:
         ("--model", "celebhq"): "did you mean 'celebahq'?",
         ("--set", "gamma=0.3"): "did you mean 'injection.gamma'?",
     }.items():
-        done = invoke(tmp_path / "work", *args)
+        done = invoke(tmp_path / "mine", *args)
         assert done.exit_code == 2
         assert message in done.output
         assert done.output.count("\n") == 1
-        assert not (tmp_path / "work").exists()
+        assert not (tmp_path / "mine").exists()
 
 
 def test_on_a_terminal_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
