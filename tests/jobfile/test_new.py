@@ -99,14 +99,14 @@ def test_the_command_writes_a_folder_that_can_be_moved(tmp_path: Path, monkeypat
     done = invoke("mine", "--gamma", "0.5")
     assert done.exit_code == 0, done.output
     assert done.output.splitlines() == [
-        "wrote work/job.yaml",
+        "wrote mine/job.yaml",
         f"content: {tmp_path}/mine/contents is not there yet; put the pictures there",
         f"style: {tmp_path}/mine/styles is not there yet; put the pictures there",
-        "next: diffstyle run work/job.yaml --dry-run",
+        "next: diffstyle run mine/job.yaml --dry-run",
     ]
     text = (tmp_path / "mine" / "job.yaml").read_text()
     assert str(tmp_path) not in text
-    assert invoke("other", "--content", "work/pictures").exit_code == 0
+    assert invoke("other", "--content", "mine/pictures").exit_code == 0
     other = (tmp_path / "other" / "job.yaml").read_text()
     assert f"\ncontent: {tmp_path}/mine/pictures\n" in other
     assert "of what lies outside of it, `diffstyle new` writes the whole path" in other
