@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -92,20 +92,18 @@ def read_pixels(
 
 
 @dataclass(frozen=True)
-class ScoreUnit:
-    """Some results to be scored.
+class PicturesToScore:
+    """Some results to be scored, by whatever.
 
     Attributes:
         output: the run's output folder.
         pairs: rows of the manifest, with COLUMNS.
         sources: where the pictures of contents and styles are; an image may be in none of them.
-        style_returns: style image -> the PSNR of its reconstruction in dB, where known.
     """
 
     output: Place
     pairs: tuple[Mapping[str, Any], ...]
     sources: tuple[Sources, ...]
-    style_returns: Mapping[str, float]
 
     @property
     def name(self) -> str:
@@ -115,17 +113,34 @@ class ScoreUnit:
         """As :func:`read_pixels` gives them."""
         return read_pixels(self.output, self.pairs, self.sources)
 
+    def rows(self, results: Sequence[np.ndarray | str]) -> list[dict[str, Any]]:
+        """A row for each pair that has no scores yet; of pictures that can't be read, why."""
+        return [
+            {"pair": pair["pair"], "created": now(), "error": result if isinstance(result, str) else None}
+            for pair, result in zip(self.pairs, results, strict=True)
+        ]
+
+    def split(self) -> Sequence[Self]:
+        return [replace(self, pairs=half) for half in halves(self.pairs)]
+
+
+@dataclass(frozen=True)
+class ScoreUnit(PicturesToScore):
+    """Some results to be scored by the model itself.
+
+    Attributes:
+        style_returns: style image -> the PSNR of its reconstruction in dB, where known.
+    """
+
+    style_returns: Mapping[str, float]
+
     def compute(
         self, model: LoadedModel, loaded: tuple[list[np.ndarray | str], dict[str, np.ndarray]]
     ) -> list[dict[str, Any]]:
         """A row of scores for each pair."""
-
         results, sources = loaded
         whole = [n for n, result in enumerate(results) if not isinstance(result, str)]
-        rows: list[dict[str, Any]] = [
-            {"pair": pair["pair"], "created": now(), "error": result if isinstance(result, str) else None}
-            for pair, result in zip(self.pairs, results, strict=True)
-        ]
+        rows = self.rows(results)
         if not whole:
             return rows
         begun = time.perf_counter()
@@ -155,9 +170,6 @@ class ScoreUnit:
 
     def save(self, computed: list[dict[str, Any]]) -> pa.Table:
         return score_rows(computed)
-
-    def split(self) -> Sequence[ScoreUnit]:
-        return [replace(self, pairs=half) for half in halves(self.pairs)]
 
 
 class _Seen(NamedTuple):

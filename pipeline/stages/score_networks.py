@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,9 @@ from pipeline.models.network_spec import NetworkSpec
 from pipeline.models.session import LoadedModel
 from pipeline.results.network_scores import SOURCES_SCHEMA, NetworkScores
 from pipeline.stages.commit import OnDone, commit_outcomes
-from pipeline.stages.score import Sources, read_pixels
+from pipeline.stages.score import PicturesToScore, Sources
 from pipeline.storage.identity import digest
 from pipeline.storage.parts import now
-from pipeline.storage.place import Place
 from pipeline.workers.base import Pool
 from pipeline.workers.unit import Outcome, halves
 
@@ -66,30 +65,16 @@ def _bytes(embedding: tuple[torch.Tensor, ...]) -> bytes | None:
 
 
 @dataclass(frozen=True)
-class NetworkScoreUnit:
+class NetworkScoreUnit(PicturesToScore):
     """Some results to be scored by a network.
 
     Attributes:
-        output: The run's output folder.
-        pairs: Rows of the manifest, with ``stages.score.COLUMNS``.
-        sources: Where the pictures of contents and styles are; an image may be in none of them.
         spec: The network.
         hash: Of its files, as the driver sees them.
     """
 
-    output: Place
-    pairs: tuple[Mapping[str, Any], ...]
-    sources: tuple[Sources, ...]
     spec: NetworkSpec
     hash: str
-
-    @property
-    def name(self) -> str:
-        return f"score-{digest(*(pair['pair'] for pair in self.pairs))[:20]}"
-
-    def load(self) -> tuple[list[np.ndarray | str], dict[str, np.ndarray]]:
-        """As :func:`read_pixels` gives them."""
-        return read_pixels(self.output, self.pairs, self.sources)
 
     def compute(
         self, model: LoadedModel, loaded: tuple[list[np.ndarray | str], dict[str, np.ndarray]]
@@ -97,10 +82,7 @@ class NetworkScoreUnit:
         """A row of scores for each pair."""
         results, sources = loaded
         network = _network(self.spec, self.hash, model.device)
-        rows: list[dict[str, Any]] = [
-            {"pair": pair["pair"], "created": now(), "error": result if isinstance(result, str) else None}
-            for pair, result in zip(self.pairs, results, strict=True)
-        ]
+        rows = self.rows(results)
         whole = [n for n, result in enumerate(results) if not isinstance(result, str)]
         # Feature maps of a whole unit would not fit in memory: of them, those of a batch are held at a time.
         some = len(whole) if network.small else model.batch
@@ -147,9 +129,6 @@ class NetworkScoreUnit:
 
     def save(self, computed: list[dict[str, Any]]) -> pa.Table:
         return NetworkScores(self.output, self.spec.name).rows(computed)
-
-    def split(self) -> Sequence[NetworkScoreUnit]:
-        return [replace(self, pairs=half) for half in halves(self.pairs)]
 
 
 def _together(looked: Sequence[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
