@@ -19,7 +19,7 @@ import diffstyle
 from diffstyle.networks.architecture import architecture_to_dict
 from pipeline.models.config import RANDOM_WEIGHTS, ModelConfig, WeightsChoice
 from pipeline.models.download import check_cached
-from pipeline.models.weights import cache_place_if_known, weights_place
+from pipeline.models.weights import cache_place_if_known, named_weights, weights_place
 from pipeline.storage.cache import cache_if_known
 from pipeline.storage.identity import digest_of
 from pipeline.storage.place import Place
@@ -71,12 +71,7 @@ def remember(
 
 def _key(config: ModelConfig, weights: str | os.PathLike[str] | WeightsChoice | None) -> str | None:
     """What a model is remembered under; None where its weights are not there, or changed just now."""
-    file: str | os.PathLike[str] | None
-    chosen: str | None
-    if isinstance(weights, WeightsChoice):
-        file, chosen = weights.path, weights.key
-    else:
-        file, chosen = weights, config.weights.key if weights is None else None
+    file, chosen = named_weights(config, weights)
     random = RANDOM_WEIGHTS.fullmatch(os.fspath(file)) if file is not None else None
     facts: list[Any] = [str(random and random[0])]
     if not random:

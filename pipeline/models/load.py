@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from diffstyle.errors import CheckpointError
 from pipeline.models.config import RANDOM_WEIGHTS, ModelConfig, WeightsChoice, all_model_configs
 from pipeline.models.download import check_cached
-from pipeline.models.weights import cache_place_if_known, missing_weights, weights_place
+from pipeline.models.weights import cache_place_if_known, missing_weights, named_weights, weights_place
 from pipeline.storage.identity import digest
 
 if TYPE_CHECKING:
@@ -41,12 +41,7 @@ def load_model(
     from diffstyle.checkpoint import load_unet
 
     dtype = dtype or torch.float32
-    file: str | os.PathLike[str] | None
-    key: str | None
-    if isinstance(weights, WeightsChoice):
-        file, key = weights.path, weights.key
-    else:
-        file, key = weights, config.weights.key if weights is None else None
+    file, key = named_weights(config, weights)
     random = RANDOM_WEIGHTS.fullmatch(os.fspath(file)) if file is not None else None
     if random:
         return random_unet(config.unet_architecture, int(random[1] or 0)).cast(dtype).to(device)

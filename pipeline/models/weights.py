@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from diffstyle.diffusers_files import folder_weights
-from pipeline.models.config import ModelConfig
+from pipeline.models.config import ModelConfig, WeightsChoice
 from pipeline.storage.cache import cache_folder, cache_if_known
 from pipeline.storage.paths import expand_home
 
@@ -25,6 +25,15 @@ def cache_place_if_known(config: ModelConfig) -> Path | None:
 def _place_in(cache: Path, config: ModelConfig) -> Path:
     folder = cache / "models" / config.name
     return folder / config.weights.file if config.weights.file else folder
+
+
+def named_weights(
+    config: ModelConfig, weights: str | os.PathLike[str] | WeightsChoice | None
+) -> tuple[str | os.PathLike[str] | None, str | None]:
+    """What a job's ``weights`` names: the file (None: the model's own), and the key of the set in it (None: found)."""
+    if isinstance(weights, WeightsChoice):
+        return weights.path, weights.key
+    return weights, config.weights.key if weights is None else None
 
 
 def weights_place(config: ModelConfig, override: str | os.PathLike[str] | None = None) -> Path | None:
