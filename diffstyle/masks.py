@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from diffstyle.mask_arrays import on_h_grid, rectangle_array, reference_array
 
 
 def reference_mask() -> Tensor:
     """The one mask built into the reference, (1, 1, 8, 8): rows 4 to 6, columns 3 and 4, a centred face's mouth."""
-    mask = torch.zeros(1, 1, 8, 8)
-    mask[..., 4:-1, 3:5] = 1
-    return mask
+    return torch.from_numpy(reference_array())[None, None]
 
 
 def rectangle_mask(top: float, left: float, bottom: float, right: float, size: int = 256) -> Tensor:
@@ -27,13 +26,7 @@ def rectangle_mask(top: float, left: float, bottom: float, right: float, size: i
     Raises:
         ValueError: Unless 0 <= top < bottom <= 1 and 0 <= left < right <= 1.
     """
-    if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
-        raise ValueError(f"not a rectangle of fractions (top, left, bottom, right): {(top, left, bottom, right)}")
-    mask = torch.zeros(1, 1, size, size)
-    rows = slice(round(top * size), max(round(bottom * size), round(top * size) + 1))
-    columns = slice(round(left * size), max(round(right * size), round(left * size) + 1))
-    mask[..., rows, columns] = 1
-    return mask
+    return torch.from_numpy(rectangle_array(top, left, bottom, right, size))[None, None]
 
 
 def to_h_grid(mask: Tensor, h: int, w: int) -> Tensor:
@@ -45,6 +38,7 @@ def to_h_grid(mask: Tensor, h: int, w: int) -> Tensor:
         w: its columns.
 
     Returns:
-        (B, 1, h, w) float32.
+        (B, 1, h, w) float32, on the mask's device.
     """
-    return F.interpolate(mask.float(), size=(h, w), mode="area").clamp(0, 1)
+    grids = [torch.from_numpy(on_h_grid(one, h, w)) for one in mask[:, 0].float().cpu().numpy()]
+    return torch.stack(grids)[:, None].to(mask.device)

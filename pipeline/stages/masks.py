@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffstyle.errors import ConfigError
+from diffstyle.mask_arrays import on_h_grid, picture_array, rectangle_array, reference_array
 from pipeline.jobfile.injection import InjectionSettings
 from pipeline.shards.decode import Undecodable, decode
 from pipeline.sources.recognise import is_picture
@@ -51,13 +52,11 @@ def load_masks(
     mask = settings.mask
     if mask is None:
         return Masks()
-    from diffstyle.masks import rectangle_mask, reference_mask, to_h_grid  # with torch
-
     if mask == "reference":
-        return Masks(to_h_grid(reference_mask(), *h_grid)[0].numpy())
+        return Masks(on_h_grid(reference_array(), *h_grid)[None])
     if mask.rectangle is not None:
         top, left, bottom, right = mask.rectangle
-        return Masks(to_h_grid(rectangle_mask(top, left, bottom, right, image_size), *h_grid)[0].numpy())
+        return Masks(on_h_grid(rectangle_array(top, left, bottom, right, image_size), *h_grid)[None])
     if mask.picture is not None:
         return Masks(_mask_picture(Place.parse(mask.picture), image_size, h_grid))
     assert mask.folder is not None
@@ -172,14 +171,10 @@ def _without_suffix(path: str) -> str:
 
 
 def _mask_picture(place: Place, size: int, h_grid: tuple[int, int]) -> np.ndarray:
-    from diffstyle.images import to_tensor
-    from diffstyle.masks import to_h_grid
-
     try:
         pixels = decode(place.read_bytes(), size, background=(0, 0, 0), profiles=False).pixels
     except FileNotFoundError:
         raise ConfigError(f"injection.mask: {place} does not exist") from None
     except Undecodable as error:
         raise ConfigError(f"injection.mask: {place} is not readable as a picture: {error}") from None
-    grey = (to_tensor(pixels)[None].mean(1, keepdim=True) + 1) / 2
-    return to_h_grid(grey, *h_grid)[0].numpy()
+    return on_h_grid(picture_array(pixels), *h_grid)[None]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from diffstyle.blend import blend, slerp
 from diffstyle.gamma import GammaSchedule
+from diffstyle.images import to_tensor
+from diffstyle.mask_arrays import on_h_grid, picture_array
 from diffstyle.masks import rectangle_mask, reference_mask, to_h_grid
 
 
@@ -91,6 +94,21 @@ def test_a_rectangle_in_fractions():
     assert thin[0, 0].nonzero().tolist() == [[8, 4]]
     with pytest.raises(ValueError, match="rectangle"):
         rectangle_mask(0.5, 0, 0.2, 1)
+
+
+@given(st.integers(0, 1000), *[st.integers(1, 70)] * 2, *[st.integers(1, 17)] * 2, st.sampled_from([2, 256]))
+def test_masks_have_the_bits_that_torch_computes(seed, height, width, h, w, levels):
+    """Their hash is part of what a result is, so results of masks from before they were plain arrays stay the same.
+
+    But for a grid of one cell, over which torch sums in another order.
+    """
+    assume((h, w) != (1, 1))
+    levels_of_channels = np.random.default_rng(seed).integers(0, levels, (height, width, 3)) * (255 // (levels - 1))
+    pixels = levels_of_channels.astype(np.uint8)
+    grey = (to_tensor(pixels)[None].mean(1, keepdim=True) + 1) / 2
+    wanted = torch.nn.functional.interpolate(grey, size=(h, w), mode="area").clamp(0, 1)
+    assert np.array_equal(on_h_grid(picture_array(pixels), h, w), wanted[0, 0].numpy())
+    assert torch.equal(to_h_grid(grey, h, w), wanted)
 
 
 def test_gamma_schedules():

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.places import DATA
 from support.small_jobs import model_file
-from support.whole_jobs import SIX_PAIRS, run_job
+from support.whole_jobs import CONTENTS, SIX_PAIRS, run_job
 
 from pipeline.models import session
 from pipeline.models.session import model_facts
@@ -33,8 +33,12 @@ finally:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
+    """With every kind of mask: six pairs by each."""
     folder = tmp_path_factory.mktemp("finished")
-    run_job(folder, **SIX_PAIRS)
+    shutil.copytree(CONTENTS, folder / "masks")
+    picture = next((folder / "masks").iterdir())
+    masks = [{"rectangle": [0, 0, 1, 0.5]}, "reference", {"picture": str(picture)}, {"folder": str(folder / "masks")}]
+    run_job(folder, **{**SIX_PAIRS, "injection": {**SIX_PAIRS["injection"], "mask": masks}})
     return folder
 
 
@@ -52,14 +56,14 @@ def test_a_finished_job_starts_nothing(finished):
     """On Ray, as the command runs by default."""
     command("run", finished / "job.yaml", "--quiet")  # the model's fingerprint is remembered from here on
     text, cost = command("run", finished / "job.yaml", "--quiet")
-    assert "made 0 pairs; 6 were there already" in text
+    assert "made 0 pairs; 24 were there already" in text
     assert not {"torch", "ray"} & set(cost["heavy"])
     assert cost["seconds"] < 2
 
 
 def test_status_imports_only_what_reads_tables(finished):
     text, cost = command("status", finished / "out")
-    assert "6 done (100 %)" in text
+    assert "24 done (100 %)" in text
     assert cost["heavy"] == []
     assert cost["seconds"] < 1
 
