@@ -32,9 +32,9 @@ from pipeline.jobfile.fields import (
     plain_if_single,
 )
 from pipeline.jobfile.injection import Injection, InjectionSettings, Inversion
-from pipeline.models.config import RANDOM_WEIGHTS, WeightsChoice, is_config_name
+from pipeline.models.config import WeightsChoice, is_config_name, is_weights_word
 from pipeline.sources import SourceSpec
-from pipeline.storage.address import AS_WRITTEN, Address, InputAddress, LocalInput, local_or_word
+from pipeline.storage.address import AS_WRITTEN, Address, InputAddress, LocalInput, address_or_word, local_or_word
 from pipeline.storage.mistakes import shown
 from pipeline.storage.yamlcore import dump
 
@@ -191,7 +191,7 @@ class Compute(Strict):
 
 Weights = Annotated[
     Annotated[WeightsChoice, Tag("<WeightsChoice>")]
-    | Annotated[str, *local_or_word(RANDOM_WEIGHTS.fullmatch, reads=True), Tag("<word>")],
+    | Annotated[str, *address_or_word(is_weights_word, reads=True), Tag("<word>")],
     Discriminator(lambda value: "<WeightsChoice>" if is_mapping(value) else "<word>"),
 ]
 
@@ -217,7 +217,8 @@ class ModelChoice(FromPython):
     a `.safetensors` file that says its architecture"""
     weights: Weights | None = None
     """another checkpoint of the same architecture: a file, or a diffusers folder (float16 or in shards too);
-    `null` is the model's own. `random:SEED` makes random weights, for trying things out"""
+    `null` is the model's own. An [address](#weights-by-address) (`s3://`, `gs://`, `hf://OWNER/NAME`) is fetched once
+    by each machine that needs it. `random:SEED` makes random weights, for trying things out"""
 
 
 class Job(ModelChoice):

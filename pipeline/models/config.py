@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from diffstyle.checkpoint_headers import refuse_impostors, stated_architecture
 from diffstyle.errors import CheckpointError, ConfigError
-from pipeline.storage.address import BASE, LocalInput, LocalPath, Text
+from pipeline.storage.address import BASE, LocalPath, Text, address_or_word
+from pipeline.storage.masking import has_login
 from pipeline.storage.mistakes import unknown
 from pipeline.storage.paths import expand_home
 from pipeline.storage.shipped import SHIPPED, shipped_files, shipped_folder, shipped_path
@@ -25,21 +26,41 @@ if TYPE_CHECKING:
 #: ``weights: random`` or ``random:SEED``: the architecture with seeded random weights, for tests and benchmarks.
 RANDOM_WEIGHTS = re.compile(r"random(?::(\d+))?")
 
+#: Addresses of the user's own stores, which a run fetches weights from by itself.
+STORES = ("s3://", "gs://")
+
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
+#: ``weights: hf://OWNER/NAME`` or ``hf://OWNER/NAME@REVISION``: a repository of the Hugging Face Hub.
+HUB_ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+
+
+def is_weights_word(text: str) -> bool:
+    """Whether a job's ``weights`` is no path and no address of a store: random ones, or a repository of a hub."""
+    return (RANDOM_WEIGHTS.fullmatch(text) or HUB_ADDRESS.fullmatch(text)) is not None
+
+
 class WeightsChoice(BaseModel):
-    """One of the sets of weights that a checkpoint holds: the file or diffusers folder, and the set's key in it."""
+    """A checkpoint, and which of its sets of weights, or what hash it must have."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: LocalInput
-    """in place of `weights: FILE` where the file holds several sets of weights: the file or folder"""
-    key: Text
-    """which set, see [below](#which-weights-of-a-checkpoint)"""
+    path: Annotated[str, *address_or_word(is_weights_word, reads=True)]
+    """in place of `weights: FILE` where more is to be said of it: the file, folder or address"""
+    key: Text | None = None
+    """which of the sets of weights that it holds, see [below](#which-weights-of-a-checkpoint)"""
+    sha256: Annotated[str, Field(pattern=_SHA256)] | None = None
+    """the hash that the file must have, in hex; another one ends the run"""
+
+    @model_validator(mode="after")
+    def _says_more(self) -> WeightsChoice:
+        if self.key is None and self.sha256 is None:
+            raise ValueError("give key (a set of weights) or sha256 (the file's hash) beside path")
+        return self
 
     def __str__(self) -> str:
-        return f"{self.path} (key {self.key})"
+        return f"{self.path} (key {self.key})" if self.key is not None else self.path
 
 
 class Weights(BaseModel):
@@ -48,7 +69,7 @@ class Weights(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: str | None = None
-    url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    url: Annotated[str, Field(pattern=r"^(https?|s3|gs)://")] | None = None
     hub: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
     revision: str = "main"
     page: Annotated[str, Field(pattern=r"^https?://")] | None = None
@@ -66,6 +87,8 @@ class Weights(BaseModel):
             raise ValueError("give one of url, hub, page, path")
         if (self.url or (self.page and not self.hub)) and not self.file:
             raise ValueError("give file: the name under which the weights are kept")
+        if self.url and self.url.startswith(STORES) and has_login(self.url):
+            raise ValueError("an address holds no login; credentials come from the environment")
         if self.file and Path(self.file).name != self.file:
             raise ValueError(f"file must be a plain file name, not '{self.file}'")
         return self

@@ -1,6 +1,7 @@
-"""Downloading weights into the cache: resumable, and known by their hash from the first time on.
+"""Downloading weights into the cache: resumable, once a machine, and known by their hash from the first time on.
 
-Plain addresses are fetched here, hub repositories through their own client (``hub.py``). A download under way is
+Plain addresses are fetched here, objects of stores by ``store_download.py``, hub repositories through their own client
+(``hub.py``). Of several processes that want the same file one fetches it and the others wait. A download under way is
 ``FILE.part`` with ``FILE.part.json`` (the address and the server's mark of that version); a finished one is ``FILE``
 with its record (``records.py``).
 """
@@ -24,10 +25,11 @@ from typing import IO
 
 from diffstyle.diffusers_files import folder_weights
 from diffstyle.errors import CheckpointError, ConfigError
-from pipeline.models.config import ModelConfig
+from pipeline.models.config import STORES, ModelConfig, Weights
 from pipeline.models.fetch_errors import FetchError, FullDiskError, InterruptedFetchError, NotFoundError, RefusedError
-from pipeline.models.hub import fetch_repository
+from pipeline.models.hub import fetch_repository, is_complete
 from pipeline.models.records import beside, check_record, file_hash, read_json, read_record, record_place, write_record
+from pipeline.models.store_download import fetch_object
 from pipeline.models.weights import cache_place
 from pipeline.storage.place import Place
 
@@ -50,14 +52,8 @@ def fetch_model(config: ModelConfig, progress: Progress | None = None) -> Path:
         FetchError: with the reason, and what to do.
     """
     weights, place = config.weights, cache_place(config)
-    if weights.url:
-        try:
-            return _fetched(weights.url, place, weights.sha256, weights.size, progress)
-        except RefusedError as error:
-            by_hand = f"; {weights.page} may say more, the file belongs at {place}" if weights.page else ""
-            raise FetchError(f"{error}{by_hand}") from None
-    if weights.hub:
-        return fetch_repository(weights, place)
+    if weights.url or weights.hub:
+        return fetch_weights(weights, place, progress)
     if weights.page:
         note = f" ({weights.note})" if weights.note else ""
         raise ConfigError(
@@ -65,6 +61,32 @@ def fetch_model(config: ModelConfig, progress: Progress | None = None) -> Path:
             f"{weights.page}{note} and put it at {place}"
         )
     raise ConfigError(f"{config.name} names its own weights ({weights.path}); there is nothing to fetch")
+
+
+def fetch_weights(weights: Weights, place: Path, progress: Progress | None = None, wait: bool = False) -> Path:
+    """Fetch weights from their address, or check those that are there already; returns where they are.
+
+    Args:
+        weights: with an address: ``url`` or ``hub``.
+        place: where they belong.
+        progress: called with what is there so far.
+        wait: wait for another process of this machine that fetches them; else that is an error.
+
+    Raises:
+        FetchError: with the reason, and what to do.
+    """
+    if weights.hub:
+        if is_complete(place):
+            return fetch_repository(weights, place)
+        place.mkdir(parents=True, exist_ok=True)
+        with _locked(place, wait):
+            return fetch_repository(weights, place)
+    assert weights.url is not None
+    try:
+        return _fetched(weights.url, place, weights.sha256, weights.size, progress, wait)
+    except RefusedError as error:
+        by_hand = f"; {weights.page} may say more, the file belongs at {place}" if weights.page else ""
+        raise type(error)(f"{error}{by_hand}") from None
 
 
 def check_cached(config: ModelConfig) -> None:
@@ -92,16 +114,16 @@ class _Expected:
     hashed: bool
 
 
-def _fetched(url: str, target: Path, sha256: str | None, size: int | None, progress: Progress | None) -> Path:
+def _fetched(
+    url: str, target: Path, sha256: str | None, size: int | None, progress: Progress | None, wait: bool
+) -> Path:
     if target.exists():
-        try:
-            check_record(target, sha256, url)
-        except CheckpointError as error:
-            raise FetchError(str(error)) from None
-        return target
+        return _checked(url, target, sha256)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = beside(target, ".part")
-    with _locked(target):
+    with _locked(target, wait):
+        if target.exists():  # another process has fetched it meanwhile
+            return _checked(url, target, sha256)
         known = sha256 or read_record(target).get("sha256")
         _download(url, part, _Expected(size, known is not None), progress)
         seen = file_hash(part)
@@ -112,9 +134,19 @@ def _fetched(url: str, target: Path, sha256: str | None, size: int | None, progr
                 f"{url}: the file has sha256 {seen}, not {known} as {source}; it was thrown away. If the new one is "
                 f"right, {'change the config' if sha256 else f'delete {record_place(target)}'} and fetch again"
             )
+        mark = read_json(beside(part, ".json")).get("mark") if url.startswith(STORES) else None
+        # The record before the file: whoever sees the file finds what it must be.
+        write_record(part, seen, url, mark=mark, of=target)
         part.replace(target)
         beside(part, ".json").unlink(missing_ok=True)
-        write_record(target, seen, url)
+    return target
+
+
+def _checked(url: str, target: Path, sha256: str | None) -> Path:
+    try:
+        check_record(target, sha256, url)
+    except CheckpointError as error:
+        raise FetchError(str(error)) from None
     return target
 
 
@@ -142,6 +174,10 @@ def _download(url: str, part: Path, expected: _Expected, progress: Progress | No
 
 def _transfer(url: str, part: Path, expected: _Expected, progress: Progress | None) -> None:
     """One request, appending to the part. Returns when the file is whole."""
+    if url.startswith(STORES):
+        name = part.name.removesuffix(".part")
+        fetch_object(url, part, expected.size, lambda done, total: progress(name, done, total) if progress else None)
+        return
     have, mark = _resumable(url, part)
     headers = {"User-Agent": "diffstyle", "Accept-Encoding": "identity"}
     if have:
@@ -235,11 +271,17 @@ def _resumable(url: str, part: Path) -> tuple[int, str]:
 
 
 @contextlib.contextmanager
-def _locked(target: Path) -> Iterator[None]:
+def _locked(target: Path, wait: bool = False) -> Iterator[None]:
+    """Hold the right to fetch a file on this machine.
+
+    Args:
+        target: the file, or a folder.
+        wait: wait for another process that holds it; else that is an error.
+    """
     lock = target.with_name(f".{target.name}.lock")  # stays: removing it would let two processes lock two files
     with lock.open("w") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise FetchError(f"{target}: another process is fetching it; wait for that one to end") from None
         yield

@@ -24,7 +24,7 @@ def fetch_repository(weights: Weights, place: Path) -> Path:
         FetchError: with the reason, and what to do.
     """
     endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    if not _complete(place):
+    if not is_complete(place):
         _file(weights, endpoint, CONFIG, place)
         _weights(weights, endpoint, place)
     files = folder_weights(place)
@@ -36,7 +36,8 @@ def fetch_repository(weights: Weights, place: Path) -> Path:
     return place
 
 
-def _complete(place: Path) -> bool:
+def is_complete(place: Path) -> bool:
+    """Whether all files of a repository that are needed lie in a folder."""
     files = folder_weights(place)
     return (place / CONFIG).is_file() and bool(files) and all(file.is_file() for file in files)
 

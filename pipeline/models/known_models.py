@@ -18,8 +18,8 @@ from typing import Any
 import diffstyle
 from diffstyle.networks.architecture import architecture_to_dict
 from pipeline.models.config import RANDOM_WEIGHTS, ModelConfig, WeightsChoice
-from pipeline.models.download import check_cached
-from pipeline.models.weights import cache_place_if_known, named_weights, weights_place
+from pipeline.models.weights import named_weights, weights_place
+from pipeline.models.weights_here import weights_here
 from pipeline.storage.cache import cache_if_known
 from pipeline.storage.identity import digest_of
 from pipeline.storage.place import Place
@@ -38,14 +38,13 @@ def recalled(config: ModelConfig, weights: str | os.PathLike[str] | WeightsChoic
         weights: as for :func:`pipeline.models.load.load_model`.
 
     Raises:
-        CheckpointError: the weights are in the cache folder, and changed since they were fetched.
+        CheckpointError: the weights changed since they were fetched, on this machine or at their address.
     """
     place, key = _place(), _key(config, weights)
     entry = _read(place).get(key) if place and key else None
     if not isinstance(entry, Mapping) or not all(isinstance(value, str) for value in entry.values()):
         return None
-    if weights is None and weights_place(config) == cache_place_if_known(config):
-        check_cached(config)
+    weights_here(config, weights)
     return dict(entry)
 
 
@@ -75,7 +74,7 @@ def _key(config: ModelConfig, weights: str | os.PathLike[str] | WeightsChoice | 
     random = RANDOM_WEIGHTS.fullmatch(os.fspath(file)) if file is not None else None
     facts: list[Any] = [str(random and random[0])]
     if not random:
-        place = weights_place(config, file)
+        place = weights_place(config, weights)
         if place is None:
             return None
         roots = [place] if place.is_file() else [place, place / "unet_ema", place / "unet"]

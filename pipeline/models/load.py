@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from diffstyle.errors import CheckpointError
 from pipeline.models.config import RANDOM_WEIGHTS, ModelConfig, WeightsChoice, all_model_configs
-from pipeline.models.download import check_cached
-from pipeline.models.weights import cache_place_if_known, missing_weights, named_weights, weights_place
+from pipeline.models.weights import named_weights
+from pipeline.models.weights_here import weights_here
 from pipeline.storage.identity import digest
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ def load_model(
     weights: str | os.PathLike[str] | WeightsChoice | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    fetch: bool = False,
 ) -> UNet:
     """The network of a model, frozen, with its fingerprint.
 
@@ -32,9 +32,11 @@ def load_model(
             config's own, see :func:`weights_place`.
         device: where the network goes.
         dtype: type of its weights, float32 by default.
+        fetch: as :func:`pipeline.models.weights_here.weights_here` takes it.
 
     Raises:
         CheckpointError: there are no weights, they changed since they were fetched, or they don't fit.
+        FetchError: weights that are named by address can't be fetched.
     """
     import torch
 
@@ -45,11 +47,8 @@ def load_model(
     random = RANDOM_WEIGHTS.fullmatch(os.fspath(file)) if file is not None else None
     if random:
         return random_unet(config.unet_architecture, int(random[1] or 0)).cast(dtype).to(device)
-    place = weights_place(config, file)
-    if place is None:
-        raise CheckpointError(missing_weights(config, file))
-    if place == cache_place_if_known(config):
-        check_cached(config)
+    place = weights_here(config, weights, fetch)
+    assert place is not None  # they are not random
     others = {name: other.unet_architecture for name, other in all_model_configs().items()}
     return load_unet(place, config.unet_architecture, candidates=others, device=device, dtype=dtype, key=key)
 

@@ -28,15 +28,23 @@ def check_record(file: Path, sha256: str | None, url: str | None) -> None:
         raise CheckpointError(
             f"{file}: its sha256 is {seen}, not {known} as {source}; delete the file and fetch it again{own}"
         )
-    write_record(file, seen, url or record.get("url"))
+    write_record(file, seen, url or record.get("url"), mark=record.get("mark"))
 
 
-def write_record(file: Path, sha256: str, url: Any) -> None:
-    """Note a file's hash, size and time beside it."""
+def write_record(file: Path, sha256: str, url: Any, mark: str | None = None, of: Path | None = None) -> None:
+    """Note a file's hash, size and time beside it.
+
+    Args:
+        file: the file.
+        sha256: its hash.
+        url: where it is from.
+        mark: what tells this version of it from another at that address.
+        of: the name that the file is about to get; None: it has its name.
+    """
     size, mtime_ns = _stamp(file.stat())
-    record = {"url": url, "sha256": sha256, "size": size, "mtime_ns": mtime_ns}
+    record = {"url": url, "sha256": sha256, "size": size, "mtime_ns": mtime_ns} | ({"mark": mark} if mark else {})
     try:
-        Place.parse(record_place(file)).write_bytes((json.dumps(record, indent=2) + "\n").encode())
+        Place.parse(record_place(of or file)).write_bytes((json.dumps(record, indent=2) + "\n").encode())
     except OSError as error:
         # A cache that several machines share may be read-only: the hash was checked, it only cannot be remembered.
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):

@@ -70,11 +70,12 @@ class ModelLoader:
 
         require_device(self.device)
         config = load_model_config(self.model)
-        unet = load_model(config, self.weights, self.device, getattr(torch, self.precision))
+        unet = load_model(config, self.weights, self.device, getattr(torch, self.precision), fetch=True)
         if unet.fingerprint != self.fingerprint:
             raise CheckpointError(
                 f"model {config.name}: this worker loaded other weights than the driver (fingerprint "
-                f"{unet.fingerprint[:8]}, not {self.fingerprint[:8]}); give every machine the same file"
+                f"{unet.fingerprint[:8]}, not {self.fingerprint[:8]}); give every machine the same "
+                "file, or name its sha256 in the job"
             )
         unet = tuned(unet, self.device)
         speed_up = functools.partial(speed_up_halves, unet, self.device, compiled=self.compiled)

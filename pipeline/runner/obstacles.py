@@ -11,7 +11,8 @@ from diffstyle.errors import DiffStyleError
 from pipeline.jobfile.schema import Job
 from pipeline.models.config import RANDOM_WEIGHTS, ModelConfig, WeightsChoice
 from pipeline.models.session import ModelFacts, resolve_device
-from pipeline.models.weights import missing_weights, weights_place
+from pipeline.models.store_download import object_mark
+from pipeline.models.weights import missing_weights, remote_weights, weights_place
 from pipeline.runner.check import check_job
 from pipeline.runner.sides import Side
 from pipeline.storage.lock import holder_of
@@ -21,10 +22,20 @@ from pipeline.workers.local import require_device
 
 def of_weights(job: Job, config: ModelConfig) -> str | None:
     """The model's weights are not on this machine."""
-    choice = job.weights.path if isinstance(job.weights, WeightsChoice) else job.weights
-    if choice is not None and RANDOM_WEIGHTS.fullmatch(os.fspath(choice)):
+    named = job.weights.path if isinstance(job.weights, WeightsChoice) else job.weights
+    if named is not None and RANDOM_WEIGHTS.fullmatch(os.fspath(named)):
         return None
-    return missing_weights(config, choice) if weights_place(config, choice) is None else None
+    if weights_place(config, job.weights) is not None:
+        return None
+    remote = remote_weights(config, job.weights)
+    if remote is None or not remote.by_run:
+        return missing_weights(config, job.weights)
+    try:
+        if remote.weights.url:
+            object_mark(remote.weights.url)  # a run would fetch it: it must be there
+    except DiffStyleError as error:
+        return str(error)
+    return None
 
 
 def of_device(job: Job) -> str | None:

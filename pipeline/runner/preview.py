@@ -15,6 +15,7 @@ from pipeline.banks.tensors import BankError
 from pipeline.jobfile.schema import BankSpec, Job, ListedPairs, RandomPairs
 from pipeline.models.config import load_model_config
 from pipeline.models.session import ModelFacts, model_facts
+from pipeline.models.weights import remote_weights, weights_place
 from pipeline.monitoring.progress import duration
 from pipeline.results.manifest import Manifest
 from pipeline.runner import estimate, obstacles
@@ -291,7 +292,7 @@ def _facts(job: Job, weights_here: bool) -> ModelFacts:
     given = [side.bank for side in sides(job) if isinstance(side.spec, BankSpec)]
     banks = [PartStore(place) for place in (*given, *own)]
     directions = open_directions(job, config.unet_architecture.h_shape, None)
-    if weights_here and (banks or directions or Manifest(output).store.exists()):
+    if weights_here and not _to_be_fetched(job) and (banks or directions or Manifest(output).store.exists()):
         return model_facts(job.model, job.weights)
     fingerprint = ""  # there is nothing that it is compared with
     if banks:
@@ -299,6 +300,13 @@ def _facts(job: Job, weights_here: bool) -> ModelFacts:
     elif directions:
         fingerprint = next(iter(directions.values())).about["model_fingerprint"]
     return ModelFacts(config.name, fingerprint, config.size, config.unet_architecture.h_shape)
+
+
+def _to_be_fetched(job: Job) -> bool:
+    """Whether a run would fetch the weights first, which looking at the job does not do."""
+    config = load_model_config(job.model)
+    remote = remote_weights(config, job.weights)
+    return remote is not None and weights_place(config, job.weights) is None
 
 
 def _bank(job: Job, side: Side, facts: ModelFacts) -> PlannedBank:

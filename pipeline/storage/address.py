@@ -147,3 +147,8 @@ InputPattern = Annotated[str, resolving(reads=True, pattern=True), _WRITTEN_AGAI
 def local_or_word(word: Callable[[str], Any], reads: bool = False) -> tuple[WrapValidator, PlainSerializer]:
     """The two pieces for ``Annotated`` that make a text a local path, or one of the words that are none."""
     return resolving(word=word, reads=reads, local=True), _WRITTEN_AGAIN
+
+
+def address_or_word(word: Callable[[str], Any], reads: bool = False) -> tuple[WrapValidator, PlainSerializer]:
+    """As :func:`local_or_word`, where an address of a store will do too."""
+    return resolving(word=word, reads=reads), _WRITTEN_AGAIN

@@ -54,7 +54,7 @@ def test_without_a_key_the_choices_are_named(state):
 def test_the_job_checks_path_and_key(state):
     with pytest.raises(ConfigError, match=r"weights.path.*no such file"):
         shard_and_invert(state, weights={"path": "none.pt", "key": "ema"})
-    with pytest.raises(ConfigError, match=r"weights.key"):
+    with pytest.raises(ConfigError, match=r"weights: give key \(a set of weights\) or sha256"):
         shard_and_invert(state, weights={"path": "state.pt"})
 
 
