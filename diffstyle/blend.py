@@ -32,11 +32,12 @@ def slerp(gamma: Tensor, u: Tensor, v: Tensor) -> Tensor:
     Where the sphere gives no direction (parallel, opposite or zero vectors) it is a plain lerp.
 
     Args:
-        gamma: (B,), in [0, 1].
+        gamma: In [0, 1]: (B,), or of as many axes as ``u``, each 1 or that of ``u``: another share at each place, along
+            the one arc between u and v.
         u: Any shape (B, ...), floating.
         v: The shape of ``u``.
     """
-    gamma = gamma.reshape(-1, *[1] * (u.ndim - 1)).to(u)
+    gamma = (gamma if gamma.ndim == u.ndim else gamma.reshape(-1, *[1] * (u.ndim - 1))).to(u)
     tiny = torch.finfo(u.dtype).tiny
     norm_u, norm_v = _norm(u), _norm(v)
     u_hat, v_hat = u / norm_u.clamp_min(tiny), v / norm_v.clamp_min(tiny)

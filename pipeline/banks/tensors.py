@@ -31,6 +31,15 @@ class BankError(DiffStyleError):
     """A bank that is missing, broken, of another version, or asked for what it does not hold."""
 
 
+def _integers(values: Any) -> tuple[int, ...]:
+    """() for what is no sequence of whole numbers, so that it is refused like an empty one."""
+    if not isinstance(values, tuple | list) or not all(
+        isinstance(n, int | np.integer) and not isinstance(n, bool) for n in values
+    ):
+        return ()
+    return tuple(int(n) for n in values)
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One tensor that a bank keeps for every image.
@@ -117,6 +126,10 @@ class TensorSpec:
         return stored
 
 
+#: How many pixels of the prepared picture have each value of each channel: what ``injection.match_colours`` reads.
+COLOURS = TensorSpec("colours", "uint32", (3, 256))
+
+
 def role_tensors(
     role: str,
     image_size: int,
@@ -124,6 +137,7 @@ def role_tensors(
     h_timesteps: Sequence[int],
     h_dtype: str = "float16",
     x_t_dtype: str = "float32",
+    colours: bool = False,
 ) -> tuple[TensorSpec, ...]:
     """The tensors of a diffusion bank: ``content`` keeps h, ``style`` x_t, ``both`` both.
 
@@ -132,6 +146,9 @@ def role_tensors(
         image_size: Side of x_T in pixels; x_t is (3, image_size, image_size).
         h_shape: (C, h, w) of one bottleneck tensor.
         h_timesteps: Those at which h is kept; of no account for ``style``.
+        h_dtype: How h is stored.
+        x_t_dtype: How x_T is stored.
+        colours: Keep COLOURS too.
 
     Raises:
         BankError: A value that is not possible.
@@ -140,7 +157,7 @@ def role_tensors(
         raise BankError(f"bank description: role is {role!r}; use {' or '.join(ROLES)}")
     h = TensorSpec("h", h_dtype, tuple(h_shape), tuple(h_timesteps)) if role != "style" else None
     x_t = TensorSpec("x_t", x_t_dtype, (3, image_size, image_size)) if role != "content" else None
-    return tuple(one for one in (h, x_t) if one is not None)
+    return tuple(one for one in (h, x_t, COLOURS if colours else None) if one is not None)
 
 
 def read_tensors(values: Any, where: str) -> tuple[TensorSpec, ...]:
@@ -156,12 +173,3 @@ def read_tensors(values: Any, where: str) -> tuple[TensorSpec, ...]:
         except BankError as error:
             raise BankError(f"{where}: {error}") from error
     return tuple(tensors)
-
-
-def _integers(values: Any) -> tuple[int, ...]:
-    """() for what is no sequence of whole numbers, so that it is refused like an empty one."""
-    if not isinstance(values, tuple | list) or not all(
-        isinstance(n, int | np.integer) and not isinstance(n, bool) for n in values
-    ):
-        return ()
-    return tuple(int(n) for n in values)

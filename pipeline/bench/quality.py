@@ -170,9 +170,13 @@ def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
 
 
 def one_setting(settings: Sequence[InjectionSettings]) -> InjectionSettings:
-    """The first point of a job's sweep without mask, edit, noise and calibration: most are measured on their own."""
+    """The first point of a job's sweep without mask, edit, noise, calibration and extensions.
+
+    Most of these are measured on their own.
+    """
     first = settings[0]
-    return first.model_copy(update={"mask": None, "edit": None, "t_boost": 0, "omega": 0.0, "seed": None})
+    off = {"mask": None, "edit": None, "t_boost": 0, "omega": 0.0, "seed": None}
+    return first.model_copy(update={**off, "start_from_content": 0.0, "match_colours": None})
 
 
 def machine() -> dict[str, Any]:

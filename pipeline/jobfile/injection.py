@@ -147,6 +147,7 @@ Events = Annotated[
     Discriminator(lambda value: "<word>" if is_word(value) else "<number>"),
 ]
 Omega = Annotated[Number, Field(ge=0)]
+MatchColours = Annotated[Literal["histogram"], only("histogram", "null or histogram")] | None
 
 
 class Inversion(Strict):
@@ -182,16 +183,22 @@ class InjectionSettings(Strict):
     omega: Omega
     mask: Mask
     edit: EditPoint | None = None
+    start_from_content: Fraction = 0.0
+    match_colours: MatchColours = None
     plan: PlanSpec
     seed: Whole | None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able and canonical: equal settings give equal dicts however they were written.
 
-        Masks and directions appear by their paths; an identity must put the hash of their content in its place. An edit
-        is in it only where there is one, and so is a plan's ``measured``: results of before these keep their identity.
+        Masks and directions appear by their paths; an identity must put the hash of their content in its place. What
+        later releases added is in it only where it is used (an edit, a plan's ``measured``, the extensions beyond the
+        paper): results of before these keep their identity.
         """
         values = self.model_dump(mode="json", by_alias=True)
+        for name in ("start_from_content", "match_colours"):
+            if not values[name]:
+                del values[name]
         aligned = values["plan"].get("aligned")
         if aligned and aligned["measured"] is None:
             del aligned["measured"]
@@ -200,7 +207,7 @@ class InjectionSettings(Strict):
 
 
 class Injection(Strict):
-    """How content is injected. ``gamma``, ``omega``, ``mask`` and ``edit`` may be lists: a sweep over their values."""
+    """How content is injected. Fields that are tuples here may be lists in a job: a sweep over their values."""
 
     gamma: Annotated[tuple[Gamma, ...], BeforeValidator(as_list), Field(min_length=1)] = (0.3,)
     """how strongly content is blended in, 0 to 1: a number, or one of the forms below, over the injections. A list
@@ -226,6 +233,15 @@ class Injection(Strict):
     """a [direction in h](directions.md) that is added at each injection: `{directions: FILE, component: 0,
     strength: [-2, 0, 2]}`. A list of strengths is a sweep, and so is a list of edits; strength 0 is the same as
     no edit"""
+    start_from_content: Annotated[tuple[Fraction, ...], BeforeValidator(as_list), Field(min_length=1)] = (0.0,)
+    """**beyond the paper**: how far the style's x_T is moved toward the content's before the first step, along the
+    sphere, 0 to 1; 0 switches it off. It brings more of the content's layout, and from about 0.3 on its colours too
+    ([measured](notes/leads.md)). Contents then keep their x_T in their bank. With a mask only inside it: outside, x_T
+    stays the style's. A list is a sweep"""
+    match_colours: Annotated[tuple[MatchColours, ...], BeforeValidator(as_list), Field(min_length=1)] = (None,)
+    """**beyond the paper**: `histogram` gives the finished picture the histogram of each channel of the style's
+    picture; `null` switches it off. Styles then keep the histograms of their pictures in their bank. With a mask too
+    it is the whole picture that is matched to the whole style. A list is a sweep"""
     plan: Plan = "balanced"
     """which steps generation takes. A name: `reference` is `{grid: 1000}`, the paper's; `balanced` and `fast` are
     short grids near it, see [speed](speed.md). Or one of the forms below"""
@@ -238,7 +254,7 @@ class Injection(Strict):
             )
         return self
 
-    @field_serializer("gamma", "omega", "mask", "edit", mode="wrap")
+    @field_serializer("gamma", "omega", "mask", "edit", "start_from_content", "match_colours", mode="wrap")
     def _as_written(self, values: tuple[Any, ...], handler: Any) -> Any:
         return plain_if_single(handler(values))
 

@@ -261,13 +261,18 @@ class Job(ModelChoice):
         injection = self.injection
         seeds: tuple[int | None, ...] = self.seed if injection.t_boost > 0 else (None,)
         shared = {name: getattr(injection, name) for name in ("t_edit", "t_boost", "events", "dt_lambda", "dt_end")}
+        swept: dict[str, tuple[Any, ...]] = {
+            "gamma": injection.gamma,
+            "omega": injection.omega,
+            "mask": injection.mask,
+            "edit": tuple(injection.edit_points),
+            "start_from_content": injection.start_from_content,
+            "match_colours": injection.match_colours,
+            "seed": seeds,
+        }
         points = {
-            InjectionSettings(
-                gamma=gamma, omega=omega, mask=mask, edit=edit, seed=seed, plan=injection.plan_spec, **shared
-            ): None
-            for gamma, omega, mask, edit, seed in itertools.product(
-                injection.gamma, injection.omega, injection.mask, injection.edit_points, seeds
-            )
+            InjectionSettings(**dict(zip(swept, point, strict=True)), plan=injection.plan_spec, **shared): None
+            for point in itertools.product(*swept.values())
         }
         return list(points)
 

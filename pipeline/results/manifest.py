@@ -54,6 +54,8 @@ MANIFEST_SCHEMA = pa.schema(
         ("omega", pa.float64()),
         ("mask", pa.string()),  # JSON
         ("edit", pa.string()),  # JSON; null where no direction was added
+        ("start_from_content", pa.float64()),  # null where it is off
+        ("match_colours", pa.string()),  # null where it is off
         ("plan", pa.string()),  # JSON
         ("network_calls", pa.int32()),
         ("seed", pa.int64()),  # null where no noise is drawn

@@ -13,15 +13,26 @@ from pipeline.storage.identity import source_stem
 #: The manifest's columns that say how a pair was made. The page of a report shows them all.
 PARAMETERS = (
     *("gamma", "gamma_schedule", "t_edit", "t_boost", "events", "dt_lambda", "dt_end", "omega", "mask", "edit"),
-    *("plan", "network_calls", "seed", "inversion", "precision", "model", "model_fingerprint", "algorithm"),
+    *(
+        "start_from_content",
+        "match_colours",
+        "plan",
+        "network_calls",
+        "seed",
+        "inversion",
+        "precision",
+        "model",
+        "model_fingerprint",
+        "algorithm",
+    ),
     *("format", "width", "height"),
 )
 #: Those that tell one point of a sweep from another, after gamma, in the order in which they are said.
 _TELLING = (
-    *("t_edit", "t_boost", "events", "dt_lambda", "dt_end", "omega", "mask", "edit", "plan", "inversion"),
-    *("precision", "model", "model_fingerprint", "format"),
+    *("t_edit", "t_boost", "events", "dt_lambda", "dt_end", "omega", "mask", "edit", "start_from_content"),
+    *("match_colours", "plan", "inversion", "precision", "model", "model_fingerprint", "format"),
 )
-_ALWAYS = ("t_edit", "omega", "mask", "edit")
+_ALWAYS = ("t_edit", "omega", "mask", "edit", "start_from_content", "match_colours")
 
 
 def setting_words(settings: Sequence[Mapping[str, Any]], all_of_one: bool = False) -> list[str]:
@@ -99,7 +110,10 @@ def _plain(value: Any) -> str:
 
 
 #: The manifest's columns that name a recipe's folder and sheet, with its digest.
-NAMING = ("settings", "gamma", "gamma_schedule", "omega", "mask", "edit", "seed")
+NAMING = (
+    *("settings", "gamma", "gamma_schedule", "omega", "mask", "edit", "start_from_content", "match_colours"),
+    "seed",
+)
 
 
 def name_words(row: Mapping[str, Any]) -> str:
@@ -109,7 +123,8 @@ def name_words(row: Mapping[str, Any]) -> str:
         row: The columns NAMING of the manifest, those that are not null.
 
     Returns:
-        Letters, digits, dots, hyphens and underscores; nothing without a mask, an edit, calibration or noise.
+        Letters, digits, dots, hyphens and underscores; nothing without a mask, an edit, calibration, the extensions
+        beyond the paper, or noise.
     """
     pieces = []
     if row.get("mask") is not None:
@@ -120,6 +135,10 @@ def name_words(row: Mapping[str, Any]) -> str:
         pieces.append(f"edit-{name}-{'minus' if point.strength < 0 else 'plus'}-{abs(point.strength):g}")
     if row.get("omega"):
         pieces.append(f"omega-{row['omega']:g}")
+    if row.get("start_from_content"):
+        pieces.append(f"start-{row['start_from_content']:g}")
+    if row.get("match_colours"):
+        pieces.append("colours-matched")
     if row.get("seed") is not None:
         pieces.append(f"seed-{row['seed']}")
     return "-".join(re.sub(r"[^A-Za-z0-9._-]+", "_", piece)[:48] for piece in pieces)

@@ -27,9 +27,9 @@ from pipeline.results.pictures import encode
 from pipeline.results.strip import strip
 from pipeline.results.words import setting_words, short_name
 from pipeline.runner.again_sources import Latents, SideSearch
-from pipeline.stages.inject_unit import Pair, make_pairs
+from pipeline.stages.inject_unit import Pair, PairInputs, make_pairs
 from pipeline.stages.masks import mask_again
-from pipeline.stages.recipe import Recipe, directions_of, make_recipe
+from pipeline.stages.recipe import Recipe, directions_of, make_recipe, needed_tensors
 from pipeline.stages.walk import Walk
 from pipeline.storage.identity import ALGORITHM_VERSION, digest, digest_of, pair_id, source_stem
 from pipeline.storage.masking import masking_errors
@@ -200,9 +200,19 @@ def again(
         pair = Pair(row["pair"], {"image": row["content_image"]}, {"image": row["style_image"]})
         kept = searches["content"].description.h_timesteps
         slots = [kept.index(t) for t in recipe.plan.content_timesteps]
-        h = {row["content_image"]: latents["content"].tensor[slots]}
-        x_T = {row["style_image"]: latents["style"].tensor}
-        pixels, _, made_with = make_pairs(load(identity["precision"]), recipe, [pair], h, x_T)[0]
+        inputs = PairInputs(
+            **{
+                name: {row[f"{side}_image"]: latents[side].tensors[tensor]}
+                for name, side, tensor in (
+                    ("x_T", "style", "x_t"),
+                    ("content_x_T", "content", "x_t"),
+                    ("colours", "style", "colours"),
+                )
+                if tensor in latents[side].tensors
+            },
+            h={row["content_image"]: latents["content"].tensors["h"][slots]},
+        )
+        pixels, _, made_with = make_pairs(load(identity["precision"]), recipe, [pair], inputs)[0]
     if pixels is None:
         raise ConfigError(f"{made.name}: the result is not finite here; try another --device")
     return Again(
@@ -316,13 +326,15 @@ def _refuse(made: MadeRow, identity: Mapping[str, Any], now: Mapping[str, Any], 
 def _description(side: str, identity: Mapping[str, Any], recipe: Recipe, facts: ModelFacts) -> BankDescription:
     """Of a bank that holds what this side gives to the pair, and no more."""
     kept = identity[side]
+    needed = needed_tensors([recipe.settings])[side]
     tensors: tuple[TensorSpec, ...] = role_tensors(
-        side,
+        "both" if {"h", "x_t"} <= set(needed) else side,
         facts.image_size,
         facts.h_shape,
         tuple(sorted(recipe.plan.content_timesteps)) if side == "content" else (),
         h_dtype=kept["dtype"],
-        x_t_dtype=kept["dtype"],
+        x_t_dtype=kept.get("x_t_dtype", kept["dtype"]),
+        colours="colours" in needed,
     )
     return BankDescription(
         model_fingerprint=facts.fingerprint,

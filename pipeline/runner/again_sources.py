@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 
 from diffstyle.errors import ConfigError
 from pipeline.banks.description import BankDescription, entry_of, stored_tensors
+from pipeline.banks.fit import in_words
 from pipeline.banks.reader import LatentBank
-from pipeline.banks.tensors import BankError
+from pipeline.banks.tensors import BankError, TensorSpec
 from pipeline.jobfile.schema import BankSpec, SampleSpec
 from pipeline.models.session import LoadedModel
 from pipeline.results.source_pictures import thumbnails_of
@@ -33,21 +34,18 @@ from pipeline.storage.tables import DamagedError
 #: A network that computes in a precision.
 Load = Callable[[str], LoadedModel]
 
-#: The tensor that each side keeps.
-_TENSOR = {"content": "h", "style": "x_t"}
-
 
 @dataclass(frozen=True)
 class Latents:
     """What one side of a pair gives to it.
 
     Attributes:
-        tensor: h (K, C, h, w) of a content, x_T (3, S, S) of a style.
+        tensors: By name: ``h`` (K, C, h, w) of a content, ``x_t`` (3, S, S) of a style, and what else is needed.
         origin: Where it came from, in words.
         pixels: The prepared picture, uint8 (S, S, 3), or its thumbnail; None: not known.
     """
 
-    tensor: np.ndarray
+    tensors: dict[str, np.ndarray]
     origin: str
     pixels: np.ndarray | None
 
@@ -59,8 +57,8 @@ class SideSearch:
     Attributes:
         side: ``content`` or ``style``.
         row: The row.
-        description: Of a bank that would hold it: model, inversion, preparation, and the tensor at the timesteps that
-            are needed.
+        description: Of a bank that would hold it: model, inversion, preparation, and the tensors at the timesteps that
+            are needed, and no others.
         run: The output folder that the row was made in, if it is known.
         spec: What the job says of this side; None: not known.
         prepared: The prepared picture as a data set of triplets has it.
@@ -96,17 +94,17 @@ class SideSearch:
         """
         picture = self._shown()
         for bank in self._banks():
-            tensor = self._from_bank(bank)
-            if tensor is not None:
+            tensors = self._from_bank(bank)
+            if tensors is not None:
                 pixels = thumbnails_of(bank, [self.image]).get(self.image) if picture is None else picture[0]
-                return Latents(tensor, f"{_TENSOR[self.side]} from the bank {bank}", pixels)
+                return Latents(tensors, f"{in_words(self.description.names)} from the bank {bank}", pixels)
         sample = sample_of(self.row[f"{self.side}_source"] or "")
         if sample is not None:
             return self._drawn(load, *sample)
         pixels, origin = picture or self._from_source()
         context = load(Walk.of_bank(self.description).precision)
-        x_T, h = invert_pictures(context, self.description, pixels[None])
-        return Latents(self._rounded(x_T[0], h[0]), f"inverted again, from {origin}", pixels)
+        tensors = invert_pictures(context, self.description, pixels[None])
+        return Latents(self._rounded(tensors), f"inverted again, from {origin}", pixels)
 
     # ---- banks ----
     def _banks(self) -> Iterator[Place]:
@@ -118,33 +116,33 @@ class SideSearch:
             if PartStore(place).exists():
                 yield place
 
-    def _from_bank(self, place: Place) -> np.ndarray | None:
-        name = _TENSOR[self.side]
-        (wanted,) = self.description.tensors
+    def _from_bank(self, place: Place) -> dict[str, np.ndarray] | None:
+        """The tensors, at the timesteps that are needed; None where the bank has them not, or others."""
         try:
             bank = LatentBank.open(place)
-            kept = bank.description.tensor(name) if bank.description.keeps(name) else None
             compared = ("model_fingerprint", "image_size", "inversion", "preprocessing")
             if (
-                kept is None
-                or (kept.dtype, kept.shape) != (wanted.dtype, wanted.shape)
-                or not set(wanted.timesteps or ()) <= set(kept.timesteps or ())
-                or any(getattr(bank.description, one) != getattr(self.description, one) for one in compared)
+                any(getattr(bank.description, one) != getattr(self.description, one) for one in compared)
+                or not all(_is_kept(wanted, bank.description) for wanted in self.description.tensors)
                 or self.image not in bank
             ):
                 return None
-            tensor = bank.get_many([self.image], (name,))[0].tensors[name]
+            tensors = bank.get_many([self.image], self.description.names)[0].tensors
         except (BankError, DescriptionError, DamagedError) as error:
             self.notes.append(f"not used: {error}")
             return None
-        if wanted.timesteps is None or kept.timesteps is None:
-            return tensor
-        return np.ascontiguousarray(tensor[[kept.timesteps.index(t) for t in wanted.timesteps]])
+        for wanted in self.description.tensors:
+            kept = bank.description.tensor(wanted.name)
+            if wanted.timesteps is not None and kept.timesteps is not None:
+                slots = [kept.timesteps.index(t) for t in wanted.timesteps]
+                tensors[wanted.name] = np.ascontiguousarray(tensors[wanted.name][slots])
+        return tensors
 
-    def _rounded(self, x_T: np.ndarray, h: np.ndarray) -> np.ndarray:
-        """As a bank would have kept it."""
+    def _rounded(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The only picture of a batch, as a bank would have kept it."""
         row = {"key": self.row[f"{self.side}_key"], "image": self.image}
-        return stored_tensors(entry_of(self.description, row, x_t=x_T, h=h), self.description)[_TENSOR[self.side]]
+        own = {name: values[0] for name, values in tensors.items()}
+        return stored_tensors(entry_of(self.description, row, **own), self.description)
 
     # ---- pictures ----
     def _shown(self) -> tuple[np.ndarray, str] | None:
@@ -173,10 +171,10 @@ class SideSearch:
 
     def _drawn(self, load: Load, seed: int, number: int) -> Latents:
         context = load(Walk.of_bank(self.description).precision)
-        x_T, h, pixels, _ = draw_samples(context, self.description, seed, [number])
+        tensors, pixels, _ = draw_samples(context, self.description, seed, [number])
         if image_hash(pixels[0]) != self.image:
             self.notes.append(f"{self.name} comes out with other pixels here than where it was drawn first")
-        return Latents(self._rounded(x_T[0], h[0]), f"sample {number} of seed {seed}, drawn again", pixels[0])
+        return Latents(self._rounded(tensors), f"sample {number} of seed {seed}, drawn again", pixels[0])
 
     def _from_source(self) -> tuple[np.ndarray, str]:
         """The picture as its data set has it now."""
@@ -222,3 +220,13 @@ class SideSearch:
                 elif wanted is not None and source_name(item.source) == source_name(wanted):
                     alike.append(Block(block.index, block.reader, (item,)))
         return exact or alike
+
+
+def _is_kept(wanted: TensorSpec, description: BankDescription) -> bool:
+    """Whether a bank keeps a tensor of this name, type and shape, at these timesteps at least."""
+    if not description.keeps(wanted.name):
+        return False
+    kept = description.tensor(wanted.name)
+    return (kept.dtype, kept.shape) == (wanted.dtype, wanted.shape) and set(wanted.timesteps or ()) <= set(
+        kept.timesteps or ()
+    )

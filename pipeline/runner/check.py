@@ -90,7 +90,7 @@ def _check_pairs(job: Job, sides: Sequence[Side]) -> None:
 
 
 def _check_injection(job: Job, facts: ModelFacts, content: PlannedBank, style: PlannedBank) -> None:
-    check_banks(facts, content, style)
+    check_banks(job, facts, content, style)
     directions = open_directions(job, facts.h_shape, facts.fingerprint)
     walk = Walk.of_bank(content.description)
     for settings in job.settings():

@@ -157,6 +157,20 @@ def _parameters(job: Job, points: Sequence[InjectionSettings], plan: Plan) -> li
         ),
         *(("injection.mask", _words(one.mask), _mask(job, one)) for one in {str(p.mask): p for p in points}.values()),
         *(("injection.edit", str(edit), "is added to h at each injection") for edit in injection.edit_points if edit),
+        *(
+            (
+                "injection.start_from_content",
+                f"{fraction:g}",
+                "beyond the paper: x_T begins so far toward the content's",
+            )
+            for fraction in injection.start_from_content
+            if fraction
+        ),
+        *(
+            ("injection.match_colours", kind, "beyond the paper: the result gets the style's histograms at the end")
+            for kind in injection.match_colours
+            if kind
+        ),
         (
             "injection.plan",
             _words(injection.plan),

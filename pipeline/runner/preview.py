@@ -97,16 +97,16 @@ class PreviewSettings:
     network_calls: int
     decodes: int
     injections: int
-    edit: str | None = None  # the direction that is added to h, and its strength
+    more: str = ""  # what else is on: the direction that is added to h, and the extensions beyond the paper
     pairs: PairsState = field(default=PairsState(0))
 
     def __str__(self) -> str:
-        edit = f", {self.edit}" if self.edit else ""
+        more = f", {self.more}" if self.more else ""
         state = self.pairs
         before = f"; {state.done} of {count(state.wanted, 'pair')} made already" if state.done else ""
         failed = f"; {state.failed} failed" if state.failed else ""
         return (
-            f"gamma {self.gamma}{edit}: {self.steps} steps, {self.network_calls} network calls, "
+            f"gamma {self.gamma}{more}: {self.steps} steps, {self.network_calls} network calls, "
             f"{self.decodes} decodes, {self.injections} injections a pair{before}{failed}"
         )
 
@@ -363,7 +363,12 @@ def _points(job: Job, walk: Walk, facts: ModelFacts, pairs: list[PairsState]) ->
             edit_of(edit, directions[edit.directions], plan)  # or a ConfigError
         calls = len(plan.steps), plan.encodes, plan.decodes, len(plan.injections)
         gamma = settings.to_dict()["gamma"]
-        points.append(PreviewSettings(gamma, *calls, None if edit is None else str(edit), state))
+        more = [] if edit is None else [str(edit)]
+        if settings.start_from_content:
+            more.append(f"start_from_content {settings.start_from_content:g}")
+        if settings.match_colours:
+            more.append(f"match_colours {settings.match_colours}")
+        points.append(PreviewSettings(gamma, *calls, ", ".join(more), state))
     return points
 
 

@@ -48,6 +48,7 @@ from pipeline.stages.inject import (
     units,
 )
 from pipeline.stages.pairs import Listed, WantedPairs, entries, wanted_pairs
+from pipeline.stages.recipe import needed_tensors
 from pipeline.stages.shard import shard_stage
 from pipeline.stages.tiles import Sizer, most_pairs
 from pipeline.storage.counts import count
@@ -267,7 +268,7 @@ class Run:
     def wanted(self) -> PairPlan:
         """What the job asks for, with the banks as they are now."""
         content_bank, style_bank = self.banks()
-        check_banks(self.facts, content_bank, style_bank)
+        check_banks(self.job, self.facts, content_bank, style_bank)
         contents, styles = (
             entries(bank.index, self._listing(side), self._roots(side))
             for bank, side in ((content_bank, self.sides[0]), (style_bank, self.sides[-1]))
@@ -356,8 +357,10 @@ class Run:
         """Tiles that take compute.tile_seconds and fit in memory."""
         compute, facts, pool = self.job.compute, self.facts, self.pool
         content = self.banks()[0].description
-        h = 4 * len(content.h_timesteps) * facts.h_shape[0] * facts.h_shape[1] * facts.h_shape[2]
         pixels = 3 * facts.image_size**2
+        h = 4 * len(content.h_timesteps) * facts.h_shape[0] * facts.h_shape[1] * facts.h_shape[2]
+        if "x_t" in needed_tensors(self.job.settings())["content"]:
+            h += 4 * pixels
         memory = memory_of_a_tile(self.workers, pool)
         most = most_pairs(memory, h, 4 * pixels, 3 * pixels)  # pixels, the encoded picture, and room for its making
         per_call = manifest.seconds_per_call(facts.fingerprint, compute.precision)

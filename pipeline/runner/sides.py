@@ -19,7 +19,7 @@ from pipeline.models.session import ModelFacts
 from pipeline.shards.decode import preparation
 from pipeline.sources import SourceError
 from pipeline.sources.addresses import resolve
-from pipeline.stages.recipe import needed_h
+from pipeline.stages.recipe import needed_h, needed_tensors
 from pipeline.stages.walk import Walk
 from pipeline.storage.counts import count
 from pipeline.storage.layout import OutputLayout
@@ -92,7 +92,10 @@ def sides(job: Job) -> list[Side]:
 def bank_description(job: Job, side: Side, facts: ModelFacts) -> BankDescription:
     """The bank that a job makes for a side."""
     walk = Walk.of_job(job, side.spec)
-    role = "both" if job.bank.role == "both" else side.role
+    needed = needed_tensors(job.settings())
+    # Contents that results start from keep their x_T too.
+    both = job.bank.role == "both" or (side.role == "content" and "x_t" in needed["content"])
+    role = "both" if both else side.role
     return BankDescription(
         model_fingerprint=facts.fingerprint,
         model_name=facts.name,
@@ -107,6 +110,7 @@ def bank_description(job: Job, side: Side, facts: ModelFacts) -> BankDescription
             () if role == "style" else needed_h(job, walk),
             h_dtype=job.bank.h,
             x_t_dtype=job.bank.x_t,
+            colours=side.role != "content" and "colours" in needed["style"],
         ),
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 from diffstyle.schedule import N_TIMESTEPS
 from pipeline.banks.description import BankDescription
 from pipeline.banks.reader import LatentBank
-from pipeline.banks.tensors import BankError
+from pipeline.banks.tensors import COLOURS, BankError
 from pipeline.jobfile.schema import Job, Pictures
 from pipeline.models.session import ModelFacts
 from pipeline.results.manifest import KnownPairs, Manifest
@@ -22,7 +22,7 @@ from pipeline.stages.commit import OnDone, commit_outcomes
 from pipeline.stages.inject_unit import InjectUnit, Pair
 from pipeline.stages.masks import Masks, load_masks, mask_path
 from pipeline.stages.pairs import Entries, WantedPairs
-from pipeline.stages.recipe import Recipe, as_json, make_recipe, open_directions
+from pipeline.stages.recipe import Recipe, as_json, make_recipe, needed_tensors, open_directions
 from pipeline.stages.tiles import plan_tiles
 from pipeline.stages.walk import Walk
 from pipeline.storage import merging
@@ -45,8 +45,14 @@ class DescribedBank(Protocol):
     def description(self) -> BankDescription: ...
 
 
-def check_banks(facts: ModelFacts, content: DescribedBank, style: DescribedBank) -> None:
+#: The field of a job for which a bank must keep more than it does otherwise.
+_READ_BY = {("content", "x_t"): "start_from_content", ("style", "colours"): "match_colours"}
+
+
+def check_banks(job: Job, facts: ModelFacts, content: DescribedBank, style: DescribedBank) -> None:
     """Refuse banks that don't belong to this model or lack what injection reads. BankError names the field."""
+    needed = needed_tensors(job.settings())
+    shapes = {"h": tuple(facts.h_shape), "x_t": (3, facts.image_size, facts.image_size), COLOURS.name: COLOURS.shape}
     for side, bank in (("content", content), ("style", style)):
         description = bank.description
         if description.model_fingerprint != facts.fingerprint:
@@ -60,18 +66,19 @@ def check_banks(facts: ModelFacts, content: DescribedBank, style: DescribedBank)
                 f"the {side} bank {bank.place} has pictures of {description.image_size} px, "
                 f"the model takes {facts.image_size}"
             )
-        pixels = (3, facts.image_size, facts.image_size)
-        name, shape = ("h", tuple(facts.h_shape)) if side == "content" else ("x_t", pixels)
-        if not description.keeps(name):
-            raise BankError(
-                f"the {side} bank {bank.place} keeps {' and '.join(description.names)} and no {name}; "
-                "make one that does"
-            )
-        if description.tensor(name).shape != shape:
-            raise BankError(
-                f"the {side} bank {bank.place} keeps {name} of shape {description.tensor(name).shape}, "
-                f"the model's is {shape}"
-            )
+        for name in needed[side]:
+            if not description.keeps(name):
+                field = _READ_BY.get((side, name))
+                read_by = f", which injection.{field} reads" if field else ""
+                raise BankError(
+                    f"the {side} bank {bank.place} keeps {' and '.join(description.names)} and no {name}{read_by}; "
+                    "make one that does"
+                )
+            if description.tensor(name).shape != shapes[name]:
+                raise BankError(
+                    f"the {side} bank {bank.place} keeps {name} of shape {description.tensor(name).shape}, "
+                    f"the model's is {shapes[name]}"
+                )
         steps, t_0 = (description.inversion.get(name) for name in ("steps", "t_0"))
         if type(steps) is not int or type(t_0) is not int or not 2 <= steps <= t_0 + 1 <= N_TIMESTEPS:
             raise BankError(
@@ -129,7 +136,7 @@ def recipes(
     job: Job, facts: ModelFacts, content: BankDescription, style: BankDescription, contents: Entries
 ) -> list[Recipe]:
     """The job's sweep, resolved against its banks, which need not be made yet."""
-    shared = {
+    shared: dict[str, Any] = {
         "model": facts.fingerprint,
         "content": _bank_identity(content, "h"),
         "style": _bank_identity(style, "x_t"),
@@ -144,7 +151,11 @@ def recipes(
     sweep: list[Recipe] = []
     for settings in job.settings():
         masks: Masks = load_masks(settings, named, facts.image_size, facts.h_shape[1:], copies)
-        recipe = make_recipe(settings, Walk.of_bank(content), content.h_timesteps, shared, masks, directions)
+        own = shared
+        if settings.start_from_content:
+            start = {**shared["content"], "x_t_dtype": content.tensor("x_t").dtype}
+            own = {**shared, "content": start}
+        recipe = make_recipe(settings, Walk.of_bank(content), content.h_timesteps, own, masks, directions)
         # A mask may be written in two ways, as a rectangle and as a picture of it: one recipe, whose pairs count once.
         if masks.own is not None or recipe.digest not in {one.digest for one in sweep}:
             sweep.append(recipe)
@@ -173,6 +184,8 @@ def manifest_columns(job: Job, facts: ModelFacts, recipe: Recipe, content: Laten
         "events": str(values["events"]),
         "mask": None if values["mask"] is None else as_json(values["mask"]),
         "edit": as_json(values["edit"]) if "edit" in values else None,
+        "start_from_content": values.get("start_from_content"),
+        "match_colours": values.get("match_colours"),
         "plan": as_json({name: value for name, value in values["plan"].items() if value is not None}),
         "network_calls": recipe.plan.encodes,
         "seed": settings.seed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,8 @@ from pipeline.jobfile.schema import Pictures
 from pipeline.models.session import LoadedModel
 from pipeline.results.manifest import manifest_rows, side_columns
 from pipeline.results.pictures import Encoded, encode, write_pictures
-from pipeline.stages.recipe import Recipe, as_json
+from pipeline.stages.colours import with_colours
+from pipeline.stages.recipe import Recipe, as_json, needed_tensors
 from pipeline.storage.identity import digest, pair_seed
 from pipeline.storage.parts import now
 from pipeline.storage.place import Place
@@ -45,27 +46,38 @@ class Made(NamedTuple):
     made_with: str
 
 
-def make_pairs(
-    context: LoadedModel,
-    recipe: Recipe,
-    pairs: Sequence[Pair],
-    h: Mapping[str, np.ndarray],
-    x_T: Mapping[str, np.ndarray],
-) -> list[Made]:
+@dataclass(frozen=True)
+class PairInputs:
+    """What pairs are made of, by the hashes of their pictures.
+
+    Attributes:
+        h: Content image -> (K, C, h, w), one slice for each of the recipe's content timesteps.
+        x_T: Style image -> (3, H, W).
+        content_x_T: Content image -> (3, H, W), where the recipe starts from the content.
+        colours: Style image -> (3, 256), where the recipe matches colours.
+    """
+
+    h: Mapping[str, np.ndarray]
+    x_T: Mapping[str, np.ndarray]
+    content_x_T: Mapping[str, np.ndarray] = field(default_factory=dict)
+    colours: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def make_pairs(context: LoadedModel, recipe: Recipe, pairs: Sequence[Pair], inputs: PairInputs) -> list[Made]:
     """Inject contents into styles.
 
     Args:
         context: The model on its device.
         recipe: How.
         pairs: Those to be made.
-        h: Content image -> (K, C, h, w), one slice for each of the recipe's content timesteps.
-        x_T: Style image -> (3, H, W).
+        inputs: Of all of them.
 
     Returns:
         The result of each pair, in their order.
     """
     import torch
 
+    from diffstyle.extensions import start_from_content
     from diffstyle.images import to_uint8
     from diffstyle.noise import seeded_noise
     from diffstyle.sampling import inject
@@ -74,32 +86,41 @@ def make_pairs(
     gamma = torch.tensor([recipe.gammas], dtype=torch.float32) if recipe.gammas else 0.0
     edit = None if recipe.edit is None else torch.from_numpy(recipe.edit).to(context.device)
 
+    def stacked(arrays: Sequence[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.stack(arrays)).float().to(context.device)
+
+    def finished(pair: Pair, pixels: np.ndarray) -> np.ndarray:
+        return with_colours(pixels, inputs.colours[pair.style["image"]]) if settings.match_colours else pixels
+
     def one(indices: Sequence[int]) -> list[Made]:
         begun = time.perf_counter()
         chosen = [pairs[i] for i in indices]
-        style = torch.from_numpy(np.stack([x_T[pair.style["image"]] for pair in chosen])).float()
-        content = torch.from_numpy(np.stack([h[pair.content["image"]] for pair in chosen])).float()
+        x_T = stacked([inputs.x_T[pair.style["image"]] for pair in chosen])
+        h = stacked([inputs.h[pair.content["image"]] for pair in chosen])
         masks = [recipe.masks.of(pair.content["image"]) for pair in chosen]
         mask = torch.from_numpy(np.stack(masks)).to(context.device) if masks[0] is not None else None  # type: ignore[arg-type]
         seeds = [pair_seed(settings.seed or 0, pair.content["image"], pair.style["image"]) for pair in chosen]
+        if settings.start_from_content:
+            of_content = stacked([inputs.content_x_T[pair.content["image"]] for pair in chosen])
+            x_T = start_from_content(x_T, of_content, settings.start_from_content, mask)
         results = inject(
             context.unet,
-            style.to(context.device),
-            content.to(context.device),
+            x_T,
+            h,
             recipe.plan.content_timesteps,
             recipe.plan,
             gamma,
             omega=settings.omega,
             mask=mask,
             edit=edit,
-            noise=lambda t: seeded_noise(seeds, t, style.shape[1:]),
+            noise=lambda t: seeded_noise(seeds, t, x_T.shape[1:]),
         ).cpu()
         finite = torch.isfinite(results).flatten(1).all(1)
         seconds = (time.perf_counter() - begun) / len(set(indices))
         made_with = as_json({**context.made_with, "batch": len(indices)})
         return [
-            Made(to_uint8(result) if ok else None, seconds, made_with)
-            for result, ok in zip(results, finite, strict=True)
+            Made(finished(pair, to_uint8(result)) if ok else None, seconds, made_with)
+            for pair, result, ok in zip(chosen, results, finite, strict=True)
         ]
 
     return context.in_batches(len(pairs), one)
@@ -126,19 +147,25 @@ class InjectUnit:
         """On one picture each."""
         return self.recipe.plan.encodes * len(self.pairs)
 
-    def load(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """h (K, C, h, w) by content image and x_T (3, H, W) by style image, each distinct one read once."""
+    def load(self) -> PairInputs:
+        """What the banks have of the pairs, each distinct picture read once."""
         contents = sorted({pair.content["image"] for pair in self.pairs})
         styles = sorted({pair.style["image"] for pair in self.pairs})
         content_bank, style_bank = cached_bank(self.content_bank), cached_bank(self.style_bank)
         slots = [content_bank.description.h_timesteps.index(t) for t in self.recipe.plan.content_timesteps]
-        h = {entry.image: entry.tensors["h"][slots] for entry in content_bank.get_many(contents, ("h",))}
-        x_T = {entry.image: entry.tensors["x_t"] for entry in style_bank.get_many(styles, ("x_t",))}
-        return h, x_T
+        needed = needed_tensors([self.recipe.settings])
+        of_contents = content_bank.get_many(contents, needed["content"])
+        of_styles = style_bank.get_many(styles, needed["style"])
+        return PairInputs(
+            h={entry.image: entry.tensors["h"][slots] for entry in of_contents},
+            x_T={entry.image: entry.tensors["x_t"] for entry in of_styles},
+            content_x_T={entry.image: entry.tensors["x_t"] for entry in of_contents if "x_t" in entry.tensors},
+            colours={entry.image: entry.tensors["colours"] for entry in of_styles if "colours" in entry.tensors},
+        )
 
-    def compute(self, context: LoadedModel, loaded: tuple[dict, dict]) -> list[Made]:
+    def compute(self, context: LoadedModel, loaded: PairInputs) -> list[Made]:
         """The result of each pair."""
-        return make_pairs(context, self.recipe, self.pairs, *loaded)
+        return make_pairs(context, self.recipe, self.pairs, loaded)
 
     def save(self, computed: list[Made]) -> tuple[pa.Table | None, list[dict]]:
         """(manifest rows of the pictures written, rows of the pairs that failed)."""

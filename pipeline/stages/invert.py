@@ -17,6 +17,7 @@ from pipeline.banks.writer import BankWriter
 from pipeline.jobfile.schema import SampleSpec
 from pipeline.models.session import LoadedModel
 from pipeline.shards.store import open_shards
+from pipeline.stages.colours import colours_of
 from pipeline.stages.commit import OnDone, commit_outcomes
 from pipeline.stages.sample import SampleUnit, sample_source
 from pipeline.stages.walk import Walk
@@ -47,25 +48,23 @@ class InvertUnit:
     def load(self) -> np.ndarray:
         return open_shards(self.shards).read_many(list(self.rows))
 
-    def compute(self, context: LoadedModel, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """x_T, h and the pixels themselves."""
-        return (*invert_pictures(context, self.description, pixels), pixels)
+    def compute(self, context: LoadedModel, pixels: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The tensors by name, and the pixels themselves."""
+        return invert_pictures(context, self.description, pixels), pixels
 
-    def save(self, computed: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[pa.Table | None, list[dict[str, Any]]]:
-        # The walk keeps h in its own order, which ascends; so do a description's timesteps.
-        items = [
-            (entry_of(self.description, row, thumbnail(pixels), x_t=x_T, h=h), None)
-            for row, x_T, h, pixels in zip(self.rows, *computed, strict=True)
-        ]
+    def save(self, computed: tuple[dict[str, np.ndarray], np.ndarray]) -> tuple[pa.Table | None, list[dict[str, Any]]]:
+        tensors, pictures = computed
+        items = []
+        for n, (row, pixels) in enumerate(zip(self.rows, pictures, strict=True)):
+            own = {name: values[n] for name, values in tensors.items()}
+            items.append((entry_of(self.description, row, thumbnail(pixels), **own), None))
         return BankWriter.write_storable(self.bank, self.description, self.name, items)
 
     def split(self) -> Sequence[InvertUnit]:
         return [replace(self, rows=half) for half in halves(self.rows)]
 
 
-def invert_pictures(
-    context: LoadedModel, description: BankDescription, pixels: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def invert_pictures(context: LoadedModel, description: BankDescription, pixels: np.ndarray) -> dict[str, np.ndarray]:
     """Invert pictures as a bank's description says.
 
     Args:
@@ -74,12 +73,15 @@ def invert_pictures(
         pixels: uint8 (N, S, S, 3).
 
     Returns:
-        x_T (N, 3, S, S) and h (N, K, C, h, w) at the description's timesteps.
+        ``x_t`` (N, 3, S, S) and ``h`` (N, K, C, h, w) at the description's timesteps, and ``colours`` (N, 3, 256) where
+        the bank keeps them.
     """
     from diffstyle.images import to_tensor
 
     plan = Walk.of_bank(description).plan(keep=description.h_timesteps)
-    return context.walk(to_tensor(pixels), plan)
+    x_T, h = context.walk(to_tensor(pixels), plan)
+    # The walk keeps h in its own order, which ascends; so do a description's timesteps.
+    return {"x_t": x_T, "h": h, **({"colours": colours_of(pixels)} if description.keeps("colours") else {})}
 
 
 def open_bank(root: Place, description: BankDescription, about: dict[str, Any]) -> BankWriter:

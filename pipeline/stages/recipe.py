@@ -67,6 +67,17 @@ def needed_h(job: Job, walk: Walk) -> tuple[int, ...]:
     return tuple(sorted({t for plan in plans for t in plan.content_timesteps}))
 
 
+def needed_tensors(points: Iterable[InjectionSettings]) -> dict[str, tuple[str, ...]]:
+    """Side (``content``, ``style``) -> the tensors that injection reads of its bank, at any point of a sweep."""
+    points = list(points)
+    content, style = ["h"], ["x_t"]
+    if any(settings.start_from_content for settings in points):
+        content.append("x_t")
+    if any(settings.match_colours for settings in points):
+        style.append("colours")
+    return {"content": tuple(content), "style": tuple(style)}
+
+
 def check_timesteps(plan: Plan, kept: Sequence[int], bank: object = "the content bank") -> None:
     """ConfigError where a bank that keeps h at the timesteps ``kept`` lacks some that a plan reads."""
     if missing := missing_timesteps(plan.content_timesteps, kept):
@@ -126,7 +137,8 @@ def make_recipe(
     identifier = digest_of(identity)
     gamma = settings.gamma if isinstance(settings.gamma, float | int) else settings.gamma.kind
     named = {name: as_json(value) for name, value in settings.to_dict().items() if name in ("mask", "edit") and value}
-    more = name_words({**named, "omega": settings.omega, "seed": settings.seed})
+    plain = {name: getattr(settings, name) for name in ("omega", "start_from_content", "match_colours", "seed")}
+    more = name_words({**named, **plain})
     return Recipe(
         settings,
         plan,

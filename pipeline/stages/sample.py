@@ -14,6 +14,7 @@ from pipeline.banks.description import BankDescription, entry_of
 from pipeline.banks.thumbnails import thumbnail
 from pipeline.banks.writer import BankWriter
 from pipeline.models.session import LoadedModel
+from pipeline.stages.colours import colours_of
 from pipeline.stages.walk import Walk
 from pipeline.storage.identity import digest, image_hash, picture_key, source_text
 from pipeline.storage.place import Place
@@ -33,7 +34,7 @@ def sample_of(source: str) -> tuple[int, int] | None:
 
 def draw_samples(
     context: LoadedModel, description: BankDescription, seed: int, numbers: Sequence[int]
-) -> tuple[np.ndarray, ...]:
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """Draw samples from the model.
 
     Args:
@@ -43,8 +44,8 @@ def draw_samples(
         numbers: Which of them.
 
     Returns:
-        x_T (N, 3, S, S), h (N, K, C, h, w) in the description's order, uint8 pixels (N, S, S, 3), and whether each is
-        finite.
+        The tensors, as :func:`~pipeline.stages.invert.invert_pictures` gives them, uint8 pixels (N, S, S, 3), and
+        whether each is finite, (N,).
     """
     import torch
 
@@ -56,7 +57,10 @@ def draw_samples(
     x_T = seeded_noise(seeds, walk.t_0, (3, description.image_size, description.image_size))
     x_0, h = context.walk(x_T, walk.plan(keep=description.h_timesteps))
     pixels = to_uint8(torch.from_numpy(np.nan_to_num(x_0)))
-    return x_T.numpy(), h[:, ::-1], pixels, np.isfinite(x_0).all((1, 2, 3))  # sampling descends
+    tensors = {"x_t": x_T.numpy(), "h": h[:, ::-1]}  # sampling descends
+    if description.keeps("colours"):
+        tensors["colours"] = colours_of(pixels)
+    return tensors, pixels, np.isfinite(x_0).all((1, 2, 3))
 
 
 @dataclass(frozen=True)
@@ -80,18 +84,22 @@ class SampleUnit:
     def load(self) -> None:
         return None
 
-    def compute(self, context: LoadedModel, loaded: None) -> tuple[np.ndarray, ...]:
+    def compute(self, context: LoadedModel, loaded: None) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
         return draw_samples(context, self.description, self.seed, self.numbers)
 
-    def save(self, computed: tuple[np.ndarray, ...]) -> tuple[pa.Table | None, list[dict[str, Any]]]:
+    def save(
+        self, computed: tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
+    ) -> tuple[pa.Table | None, list[dict[str, Any]]]:
+        tensors, pictures, are_finite = computed
         items = []
-        for number, x_T, h, pixels, finite in zip(self.numbers, *computed, strict=True):
+        for n, (number, pixels, finite) in enumerate(zip(self.numbers, pictures, are_finite, strict=True)):
             image = image_hash(pixels)
             source = sample_source(self.seed, number)
             key = picture_key(f"sample-{number:06d}", image)
             row = {"key": key, "image": image, "source": source, "width": pixels.shape[1], "height": pixels.shape[0]}
             problem = None if finite else f"{key}: the sample is not finite"
-            items.append((entry_of(self.description, row, thumbnail(pixels), x_t=x_T, h=h), problem))
+            own = {name: values[n] for name, values in tensors.items()}
+            items.append((entry_of(self.description, row, thumbnail(pixels), **own), problem))
         return BankWriter.write_storable(self.bank, self.description, self.name, items)
 
     @property

@@ -91,10 +91,21 @@ def test_what_identifies_results():
         recipe(events="every"),
         recipe(mask={"rectangle": [0, 0, 1, 0.5]}),
         recipe(plan={"grid": 50}),
+        recipe(start_from_content=0.2),
+        recipe(start_from_content=0.3),
+        recipe(match_colours="histogram"),
         recipe(shared={"model": "another"}),
         recipe(walk=Walk(60)),
     ]
     assert len({one.digest for one in [*same, *others]}) == 1 + len(others)
+
+
+def test_what_later_releases_added_leaves_identities_alone():
+    """Pinned as they were before there were extensions beyond the paper."""
+    assert recipe(start_from_content=0, match_colours=None).digest == "a5d4143cee5fea3ba061afa69e2f04df"
+    many = recipe(gamma=1, t_edit=80, mask="reference", omega=0.5, t_boost=100)
+    assert many.digest == "4b6c875bdd90cf08f4a3f97644b7b1a4"
+    assert many.slug == "gamma-1-masked-omega-0.5-seed-0-4b6c875b"
 
 
 # ---- masks ----

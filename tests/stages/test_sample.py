@@ -68,13 +68,16 @@ def test_a_sample_is_plain_sampling_from_its_own_noise(bank, unet):
 
 
 def test_samples_differ_and_depend_on_seed_and_number_alone(bank, unet):
-    one = SampleUnit(bank.root, bank.description, 7, (0, 1)).compute(LoadedModel(unet, "cpu", 2), None)
-    again = SampleUnit(bank.root, bank.description, 7, (1, 2)).compute(LoadedModel(unet, "cpu", 2), None)
-    np.testing.assert_array_equal(one[0][1], again[0][0])  # x_T
-    assert np.abs(one[2][1].astype(int) - again[2][0]).max() <= 1  # pixels
-    assert (one[0][0] != one[0][1]).any()
-    other = SampleUnit(bank.root, bank.description, 8, (0,)).compute(LoadedModel(unet, "cpu", 2), None)
-    assert (one[0][0] != other[0][0]).any()
+    def drawn_by(seed, *numbers):
+        unit = SampleUnit(bank.root, bank.description, seed, numbers)
+        tensors, pixels, _ = unit.compute(LoadedModel(unet, "cpu", 2), None)
+        return tensors["x_t"], pixels
+
+    (x_T, pixels), (x_T_again, pixels_again) = drawn_by(7, 0, 1), drawn_by(7, 1, 2)
+    np.testing.assert_array_equal(x_T[1], x_T_again[0])
+    assert np.abs(pixels[1].astype(int) - pixels_again[0]).max() <= 1
+    assert (x_T[0] != x_T[1]).any()
+    assert (x_T[0] != drawn_by(8, 0)[0][0]).any()
 
 
 def test_only_what_the_bank_lacks_is_drawn(bank, unet):
@@ -95,12 +98,12 @@ def test_a_unit_splits_down_to_single_samples(bank):
 
 def test_a_sample_that_is_not_finite_is_a_failure(bank, unet):
     unit = SampleUnit(bank.root, bank.description, 7, (0, 1))
-    x_T, h, pixels, finite = unit.compute(LoadedModel(unet, "cpu", 2), None)
-    broken = h.copy()
-    broken[1, 0, 0] = np.nan
-    table, failures = unit.save((x_T, broken, pixels, finite))
+    tensors, pixels, finite = unit.compute(LoadedModel(unet, "cpu", 2), None)
+    broken = {**tensors, "h": tensors["h"].copy()}
+    broken["h"][1, 0, 0] = np.nan
+    table, failures = unit.save((broken, pixels, finite))
     assert len(table) == 1
     assert [row["source"] for row in failures] == [sample_source(7, 1)]
     assert failures[0]["error"].endswith("h has values that are not finite")
-    assert unit.save((x_T, broken, pixels, np.array([False, False])))[0] is None
+    assert unit.save((broken, pixels, np.array([False, False])))[0] is None
     assert torch.is_grad_enabled()  # the walks leave torch as they found it
