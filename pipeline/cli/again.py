@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
 from pipeline.storage.errors import EXIT_FAILURES
 
 
@@ -66,19 +67,20 @@ def again(
     for file in (out, strip_file):
         if file is not None and not file.absolute().parent.is_dir():
             raise click.ClickException(f"{file}: the folder {file.absolute().parent} is not there; make it first")
-    result = make_again(
-        folder,
-        row,
-        content=content,
-        style=style,
-        split=split,
-        run=run,
-        contents=contents,
-        styles=styles,
-        model=model,
-        weights=weights,
-        device=device,
-    )
+    with if_stopped(NOTHING_WRITTEN):
+        result = make_again(
+            folder,
+            row,
+            content=content,
+            style=style,
+            split=split,
+            run=run,
+            contents=contents,
+            styles=styles,
+            model=model,
+            weights=weights,
+            device=device,
+        )
     click.echo(str(result))
     if out is not None:
         out.write_bytes(result.data)

@@ -7,6 +7,7 @@ import time
 import click
 
 from diffstyle.errors import ConfigError
+from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
 from pipeline.storage.counts import count, data_size
 
 # Fewer pictures than these mostly show what is particular to them.
@@ -42,7 +43,8 @@ def directions(path: str, out: str, components: int, column: str | None) -> None
             click.echo(f"{n} of {count(total, 'image')} read", err=True)
 
     opened = LatentBank.open(path)
-    directions_of_bank = find_directions(opened, components, column, progress=progress)
+    with if_stopped(NOTHING_WRITTEN):
+        directions_of_bank = find_directions(opened, components, column, progress=progress)
     written = directions_of_bank.save(target)
     about = directions_of_bank.about
     shape = "x".join(map(str, about["h_shape"]))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
+
 
 @click.command()
 @click.argument("path", metavar="BANK")
@@ -11,6 +13,7 @@ import click
 @click.option("--label", help="Only those of this label.")
 @click.option("--failed", is_flag=True, help="Those that could not be inverted instead, with the reason.")
 @click.option("--long", "-l", is_flag=True, help="With the image hash, the label and the source, by tabs.")
+@if_stopped(NOTHING_WRITTEN)
 def keys(path: str, beginning: str, label: str | None, failed: bool, long: bool) -> None:
     """List the keys of a bank, sorted; only those that begin with BEGINNING, if it is given."""
     from pipeline.banks.reader import LatentBank

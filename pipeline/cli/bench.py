@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
+
 
 @click.command()
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="What to measure; by default a GPU if there is one.")
@@ -33,8 +35,9 @@ def bench(device: str | None, quick: bool, threads: int | None, write: Path | No
         torch.set_num_threads(threads)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     lines = []
-    for line in report(device, quick):
-        click.echo(line)
-        lines.append(line)
+    with if_stopped(NOTHING_WRITTEN):
+        for line in report(device, quick):
+            click.echo(line)
+            lines.append(line)
     if write:
         write_between(write, markers(device), "\n".join(lines))

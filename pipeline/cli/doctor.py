@@ -6,6 +6,7 @@ import json
 
 import click
 
+from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
 from pipeline.storage.errors import EXIT_WRONG_INPUT
 
 
@@ -13,6 +14,7 @@ from pipeline.storage.errors import EXIT_WRONG_INPUT
 @click.option("--model", help="Whose network is called once. Default: the demo's small model.")
 @click.option("--address", help="Ask the Ray cluster at this address whether it can be joined.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@if_stopped(NOTHING_WRITTEN)
 def doctor(model: str | None, address: str | None, as_json: bool) -> int:
     """Look at versions, devices, disks, Ray and its token, weights, and time a network call. Nothing is changed.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.options import job_argument, picture_target
+from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
 
 
 @click.command()
@@ -22,8 +23,9 @@ def explain(job: str, overrides: tuple[str, ...], out: Path | None, no_picture: 
     from pipeline.jobfile.load import load_job
     from pipeline.runner.explain import explain_job
 
-    file = None if no_picture else picture_target(out, f"explain-{Path(job).stem}")
-    explained = explain_job(load_job(job, overrides))
+    with if_stopped(NOTHING_WRITTEN):
+        file = None if no_picture else picture_target(out, f"explain-{Path(job).stem}")
+        explained = explain_job(load_job(job, overrides))
     click.echo(str(explained))
     if file is not None:
         explained.picture.save(file)

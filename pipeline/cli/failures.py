@@ -6,7 +6,7 @@ from collections import Counter
 
 import click
 
-from pipeline.storage.errors import nothing_written
+from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
 
 
 @click.command()
@@ -21,7 +21,7 @@ def failures(run: str, table: str | None) -> None:
     from pipeline.monitoring.failures import failures as failures_of
     from pipeline.storage.place import Place
 
-    with nothing_written():
+    with if_stopped(NOTHING_WRITTEN):
         items = failures_of(run)
     if table is None:
         for item in items:

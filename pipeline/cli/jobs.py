@@ -7,10 +7,12 @@ import json
 import click
 
 from pipeline.cli.options import print_table
+from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@if_stopped(NOTHING_WRITTEN)
 def jobs(as_json: bool) -> None:
     """List the jobs that come with DiffStyle; `diffstyle run NAME` runs one.
 

@@ -23,7 +23,8 @@ import click
 
 from diffstyle import __version__
 from diffstyle.errors import DiffStyleError
-from pipeline.storage.errors import EXIT_BUG, EXIT_DONE, EXIT_STOPPED, EXIT_WRONG_INPUT, BugError, NothingWrittenError
+from pipeline.cli.stopping import KEPT, CommandStopped
+from pipeline.storage.errors import EXIT_BUG, EXIT_DONE, EXIT_STOPPED, EXIT_WRONG_INPUT, BugError
 from pipeline.storage.masking import masked_output
 from pipeline.storage.system import unsupported_system
 from pipeline.storage.visible import on_one_line
@@ -214,7 +215,7 @@ def _output_that_may_close() -> Iterator[None]:
 def _leave(error: BaseException, verbose: bool) -> NoReturn:
     """Say what happened and exit with its code."""
     cause = getattr(error, "cause", None)
-    if isinstance(error, click.Abort) and isinstance(error.__cause__, NothingWrittenError):  # click wraps a Ctrl-C
+    if isinstance(error, click.Abort) and isinstance(error.__cause__, CommandStopped):  # click wraps a Ctrl-C
         error = error.__cause__
     if isinstance(cause, DiffStyleError):  # Ray wraps what a task raised, with the worker's traceback in the text
         error = cause
@@ -233,11 +234,8 @@ def _leave(error: BaseException, verbose: bool) -> NoReturn:
     if isinstance(error, click.ClickException):
         _say(f"error: {error.format_message()}")
         sys.exit(EXIT_WRONG_INPUT)
-    if isinstance(error, NothingWrittenError):
-        _say("stopped; nothing was written")
-        sys.exit(EXIT_STOPPED)
     if isinstance(error, click.Abort | KeyboardInterrupt):
-        _say("stopped; what is finished is kept, and the same command goes on from there")
+        _say(f"stopped; {error.left if isinstance(error, CommandStopped) else KEPT}")
         sys.exit(EXIT_STOPPED)
     if isinstance(error, DiffStyleError):
         for line in getattr(error, "mistakes", None) or [str(error)]:

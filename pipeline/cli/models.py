@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import print_table, print_values
+from pipeline.cli.options import WholeSentences, print_table, print_values
+from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
 from pipeline.models.config import (
     ModelConfig,
     all_model_configs,
@@ -22,9 +23,10 @@ from pipeline.models.config import (
 from pipeline.models.weights import cache_place, weights_place
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=WholeSentences, invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
+@if_stopped(NOTHING_WRITTEN)
 def models(ctx: click.Context, as_json: bool) -> None:
     """List models; show one; fetch its weights."""
     if ctx.invoked_subcommand is None:
@@ -35,6 +37,7 @@ def models(ctx: click.Context, as_json: bool) -> None:
 @models.command()
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@if_stopped(NOTHING_WRITTEN)
 def show(name: str, as_json: bool) -> None:
     """Everything known about the model NAME (or the YAML file NAME)."""
     config = load_model_config(name)

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
+
 
 @click.command()
 @click.argument("target", metavar="[FOLDER|FILE.yaml]", default=".")
@@ -34,9 +36,10 @@ def new(target: str, overrides: tuple[str, ...], yes: bool, **given: Any) -> Non
     file = Path(target) if target.endswith((".yaml", ".yml")) else Path(target) / "job.yaml"
     if file.exists():
         raise ConfigError(f"{file}: is there already; give another name, or remove it")
-    if _on_a_terminal() and not yes:
-        given = _asked(given)
-    text, job = new_job(file, **{name: value for name, value in given.items() if value}, overrides=overrides)
+    with if_stopped(NOTHING_WRITTEN):
+        if _on_a_terminal() and not yes:
+            given = _asked(given)
+        text, job = new_job(file, **{name: value for name, value in given.items() if value}, overrides=overrides)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8") as stream:

@@ -19,6 +19,15 @@ def _complete_job(ctx: click.Context, parameter: click.Parameter, incomplete: st
     return [*ready, CompletionItem(incomplete, type="file")]
 
 
+class WholeSentences(click.Group):
+    """A group whose help has the first sentence of each command, over several lines where it is long, never cut."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, one.get_short_help_str(limit=1000)) for name, one in commands if one])
+
+
 #: The argument JOB of every command that takes a job.
 job_argument = click.argument("job", metavar="JOB.yaml", shell_complete=_complete_job)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from pipeline.cli.options import job_argument
+from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
 
 
 @click.command()
@@ -18,6 +19,7 @@ from pipeline.cli.options import job_argument
 )
 @click.option("--measure", is_flag=True, help="Measure the network's speed by a few calls, to tell the time.")
 @click.option("--retry-failed", is_flag=True, help="Count what failed before as still to be done.")
+@if_stopped(NOTHING_WRITTEN)
 def plan(job: str, overrides: tuple[str, ...], measure: bool, retry_failed: bool) -> int:
     """Say what a job would do now, how much it would write and how long it takes. The same as `run --dry-run`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from pipeline.cli.stopping import KEPT, NOTHING_WRITTEN, if_stopped
 from pipeline.storage.counts import count, data_size
 
 
@@ -34,7 +35,7 @@ def prune(jobs: tuple[str, ...], yes: bool) -> None:
     manifest = Manifest(output)
     if not manifest.store.exists():
         raise ConfigError(f"{output}: no results here; run a job first")
-    with OutputLock(output):
+    with if_stopped(KEPT if yes else NOTHING_WRITTEN), OutputLock(output):
         wanted = PairIds()
         banks: set[Place] = set()
         for job in loaded:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.options import job_argument
+from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
 
 
 @click.command()
@@ -65,19 +66,20 @@ def quality(
     from pipeline.models.config import load_model_config
     from pipeline.models.load import load_model
 
-    loaded = load_job(job, overrides)
-    config = load_model_config(loaded.model)
-    unet = load_model(config, loaded.weights)
-    settings = one_setting(loaded.settings())
-    vgg = vgg_if_there()
-    result, other_settings = Quality(), None
-    for n, (name, group) in enumerate(load_groups(data, pairs, unet.image_size).items()):
-        with timed(result.seconds, "inversions"):
-            bench = Bench(unet, group, loaded.inversion.steps)
-        result.groups[name] = measure(bench, settings, vgg, slow_peer, result.seconds)
-        if n == 0 and tried:
-            with timed(result.seconds, "other settings"):
-                other_settings = try_settings(bench, settings, vgg, tried)
+    with if_stopped(NOTHING_WRITTEN):
+        loaded = load_job(job, overrides)
+        config = load_model_config(loaded.model)
+        unet = load_model(config, loaded.weights)
+        settings = one_setting(loaded.settings())
+        vgg = vgg_if_there()
+        result, other_settings = Quality(), None
+        for n, (name, group) in enumerate(load_groups(data, pairs, unet.image_size).items()):
+            with timed(result.seconds, "inversions"):
+                bench = Bench(unet, group, loaded.inversion.steps)
+            result.groups[name] = measure(bench, settings, vgg, slow_peer, result.seconds)
+            if n == 0 and tried:
+                with timed(result.seconds, "other settings"):
+                    other_settings = try_settings(bench, settings, vgg, tried)
     values = settings.to_dict()
     plan = {name: value for name, value in values["plan"].items() if value is not None}
     words = f"gamma {values['gamma']:g}, t_edit {values['t_edit']}, {values['events']} events, plan {plan}"

@@ -42,7 +42,7 @@ def reconstruct(
     from pathlib import Path
 
     from pipeline.banks.reader import LatentBank
-    from pipeline.cli.bank import holding
+    from pipeline.cli.bank_change import holding
     from pipeline.monitoring.progress import Progress
     from pipeline.runner.api import choose_workers
     from pipeline.runner.bank_model import find_model, find_pictures

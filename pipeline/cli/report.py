@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.stopping import if_stopped
 from pipeline.storage.counts import count
 
 
@@ -28,7 +29,8 @@ def report(run: str, out: Path | None, quiet: bool) -> None:
         from pipeline.jobfile.load import load_job
 
         place = Place.parse(load_job(run).output)
-    written = write_report(place, out, (lambda line: None) if quiet else lambda line: click.echo(line, err=True))
+    with if_stopped("the report is not whole, and the same command writes it again"):
+        written = write_report(place, out, (lambda line: None) if quiet else lambda line: click.echo(line, err=True))
     if written.unreadable:
         click.echo(
             f"{count(written.unreadable, 'picture', 'is/are')} missing or damaged, and marked so; `diffstyle verify "

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
 from pipeline.storage.counts import data_size
-from pipeline.storage.errors import nothing_written
+
+if TYPE_CHECKING:
+    from pipeline.storage.place import Place
 
 _POSITIVE = click.IntRange(min=1)
 
@@ -97,24 +100,38 @@ def select(context: click.Context, run: str, out: str | None, **given: Any) -> N
         raise ConfigError("--overwrite: there is no --out to replace")
     if out is not None:  # before the work, not after it
         check_target(Place.parse(out), place, given["overwrite"])
-    with nothing_written():
+    with if_stopped(NOTHING_WRITTEN):
         choice = choose(place, rules, whole=out is not None)
     for line in choice.lines():
         click.echo(line)
     if out is None:
         return
-    written = write_dataset(
-        place,
-        choice,
-        Place.parse(out),
-        given["form"],
-        triplets=given["pictures"] == "triplets",
-        overwrite=given["overwrite"],
-        command=_command(context),
-    )
-    for note in written.notes:
-        click.echo(f"note: {note}")
-    click.echo(f"wrote {written.folder} ({given['form']}, {data_size(written.bytes)})")
+    target = Place.parse(out)
+    before = _folder(target)
+
+    def left() -> str:  # a data set appears whole, at the end
+        now = _folder(target)
+        return NOTHING_WRITTEN if now in (None, before) else f"{target} is written"
+
+    with if_stopped(left):
+        written = write_dataset(
+            place,
+            choice,
+            target,
+            given["form"],
+            triplets=given["pictures"] == "triplets",
+            overwrite=given["overwrite"],
+            command=_command(context),
+        )
+        for note in written.notes:
+            click.echo(f"note: {note}")
+        click.echo(f"wrote {written.folder} ({given['form']}, {data_size(written.bytes)})")
+
+
+def _folder(place: Place) -> int | None:
+    """Which folder is there, by the number that its disk gives it; None: none."""
+    folder = Path(place.path)
+    return folder.stat().st_ino if folder.exists() else None
 
 
 def _command(context: click.Context) -> str:

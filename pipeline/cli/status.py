@@ -8,6 +8,8 @@ import time
 
 import click
 
+from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
+
 #: Seconds between two looks of --watch.
 EVERY = 2.0
 
@@ -16,6 +18,7 @@ EVERY = 2.0
 @click.argument("run", metavar="RUN")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
 @click.option("--watch", is_flag=True, help="Show it again every two seconds, until no run is at it any more.")
+@if_stopped(NOTHING_WRITTEN)
 def status(run: str, as_json: bool, watch: bool) -> int:
     """Say what of a run is done, failed and left, how fast it goes, and who runs it.
 

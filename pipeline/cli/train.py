@@ -8,6 +8,7 @@ from typing import Literal
 import click
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.cli.stopping import if_stopped
 from pipeline.storage.counts import count
 from pipeline.storage.variables import AnyMapping
 from pipeline.storage.yamlfile import read_yaml
@@ -96,7 +97,9 @@ def train(config: Path, output: Path, assignments: tuple[str, ...], resume: bool
     if resume:
         trainer.resume()
     click.echo(f"{count(len(images), 'picture')}, {parameters / 1e6:.1f} M parameters, from step {trainer.step}")
-    trainer.train()
-    trainer.load_ema()
-    save_unet(unet, output / "model.safetensors", torch.float16)
+    state = output / STATE_FILE
+    with if_stopped(lambda: f"--resume goes on from {state}" if state.exists() else "no state was saved yet"):
+        trainer.train()
+        trainer.load_ema()
+        save_unet(unet, output / "model.safetensors", torch.float16)
     click.echo(f"{output / 'model.safetensors'}: average of the weights after {trainer.step} steps")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.options import picture_target
-from pipeline.storage.errors import nothing_written
+from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
 
 
 @click.command("try")
@@ -38,7 +38,7 @@ def try_pair(
     No job file and no Ray. Without --model, the small model of the demo draws cartoon faces at 32 px, in seconds.
     Without --out, the strip goes into this folder, under the names of both pictures.
     """
-    with nothing_written():
+    with if_stopped(NOTHING_WRITTEN):
         from pipeline.runner.try_pair import try_pair as run_try
 
         file = picture_target(out, f"try-{Path(content).stem}-{Path(style).stem}", (content, style))

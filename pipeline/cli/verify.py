@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from pipeline.cli.stopping import KEPT, NOTHING_WRITTEN, if_stopped
 from pipeline.storage.errors import EXIT_FAILURES
 
 
@@ -33,7 +34,10 @@ def verify(run: str, repair: bool, quiet: bool) -> int:
         place = Place.parse(load_job(run).output)
     if not repair and (holder := holder_of(place)) is not None:
         click.echo(f"note: in use by {holder}; what it is writing may look broken")
-    with OutputLock(place) if repair and place.exists() else nullcontext():
+    with (
+        if_stopped(KEPT if repair else NOTHING_WRITTEN),
+        OutputLock(place) if repair and place.exists() else nullcontext(),
+    ):
         tell = (lambda line: None) if quiet else lambda line: click.echo(line, err=True)
         report = verify_run(place, tell)
         if repair and report.seals:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
-import logging
 import os
 import platform
 import re
@@ -18,10 +16,9 @@ from diffstyle.errors import ConfigError
 from pipeline.models.accelerate import tuned
 from pipeline.models.config import load_model_config
 from pipeline.models.load import random_unet
-from pipeline.storage.cache import cache_if_known
+from pipeline.storage.cache_table import CacheTable
 from pipeline.storage.errors import Stopped
 from pipeline.storage.identity import digest_of
-from pipeline.storage.place import Place
 from pipeline.workers.base import Workers
 from pipeline.workers.unit import Resources
 
@@ -29,7 +26,7 @@ if TYPE_CHECKING:
     from diffstyle.networks.architecture import Architecture
     from diffstyle.networks.unet import UNet
 
-log = logging.getLogger(__name__)
+_KNOWN = CacheTable("batches.json", without="batch sizes are measured again")
 
 # A batch must pay: doubling it has to give so much more, or the smaller one wastes less on a last, half-empty batch.
 # On a GPU it is the eager network that is measured; compiled, it is faster and gains a little more from large batches.
@@ -55,25 +52,16 @@ def batch_for(model: str, device: str, precision: str, resources: Resources, wor
     # Here, where torch and the model's file have been read; but the driver may be on a machine without a GPU.
     rates = on_a_worker(measure, resources, workers) if device == "cuda" else measure()
     batch = best_batch(rates, WORTH[device])
-    if place := _place():
-        key, setting = _setting(model, device, precision, resources, workers)
-        _write(place, key, {"model": model, **setting, "pictures_per_second": rates, "batch": batch})
+    key, setting = _setting(model, device, precision, resources, workers)
+    _KNOWN.put(key, {"model": model, **setting, "pictures_per_second": rates, "batch": batch})
     return batch
 
 
 def known_batch(model: str, device: str, precision: str, resources: Resources, workers: Workers) -> int | None:
     """The batch size for a model as remembered in the cache folder; None where it was not measured here."""
-    place = _place()
-    if place is None:
-        return None
     key, _ = _setting(model, device, precision, resources, workers)
-    entry = _read(place).get(key)
-    return entry["batch"] if isinstance(entry, dict) and isinstance(entry.get("batch"), int) else None
-
-
-def _place() -> Path | None:
-    cache = cache_if_known()
-    return cache / "batches.json" if cache else None
+    batch = (_KNOWN.get(key) or {}).get("batch")
+    return batch if isinstance(batch, int) else None
 
 
 def _setting(
@@ -177,26 +165,3 @@ def processor() -> str:
     if info.is_file() and (named := re.search(r"model name\s*: (.*)", info.read_text())):
         return named.group(1)
     return platform.processor() or platform.machine()
-
-
-def _read(place: Path) -> dict[str, Any]:
-    try:
-        measurements = json.loads(place.read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        log.warning("%s can't be read (%s): batch sizes are measured again", place, error)
-        return {}
-    if not isinstance(measurements, dict):
-        log.warning("%s holds no measurements: batch sizes are measured again", place)
-        return {}
-    return measurements
-
-
-def _write(place: Path, key: str, entry: dict[str, Any]) -> None:
-    # Read again: another job may have measured another network meanwhile.
-    measurements = {**_read(place), key: entry}
-    try:
-        Place.parse(place).write_bytes(json.dumps(measurements, indent=1, sort_keys=True).encode())
-    except OSError as error:  # a cache that several machines share may be read-only
-        log.warning("%s can't be written (%s): the batch size will be measured again next time", place, error)

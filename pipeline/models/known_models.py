@@ -7,8 +7,6 @@ holds what it held; workers load it strictly all the same, and compare.
 from __future__ import annotations
 
 import importlib.metadata
-import json
-import logging
 import os
 import time
 from collections.abc import Mapping
@@ -20,11 +18,10 @@ from diffstyle.networks.architecture import architecture_to_dict
 from pipeline.models.config import RANDOM_WEIGHTS, ModelConfig, WeightsChoice
 from pipeline.models.weights import named_weights, weights_place
 from pipeline.models.weights_here import weights_here
-from pipeline.storage.cache import cache_if_known
+from pipeline.storage.cache_table import CacheTable
 from pipeline.storage.identity import digest_of
-from pipeline.storage.place import Place
 
-log = logging.getLogger(__name__)
+_KNOWN = CacheTable("fingerprints.json", without="models are loaded to learn their fingerprints")
 
 # A file that changed so lately may change again within the same tick of its file system's clock.
 _SETTLED = 2.0
@@ -40,12 +37,12 @@ def recalled(config: ModelConfig, weights: str | os.PathLike[str] | WeightsChoic
     Raises:
         CheckpointError: the weights changed since they were fetched, on this machine or at their address.
     """
-    place, key = _place(), _key(config, weights)
-    entry = _read(place).get(key) if place and key else None
-    if not isinstance(entry, Mapping) or not all(isinstance(value, str) for value in entry.values()):
+    key = _key(config, weights)
+    entry = _KNOWN.get(key) if key else None
+    if entry is None or not all(isinstance(value, str) for value in entry.values()):
         return None
     weights_here(config, weights)
-    return dict(entry)
+    return entry
 
 
 def remember(
@@ -58,14 +55,8 @@ def remember(
         weights: those that were loaded.
         facts: what to keep.
     """
-    place, key = _place(), _key(config, weights)
-    if place is None or key is None:
-        return
-    try:
-        known = {**_read(place), key: dict(facts)}
-        Place.parse(place).write_bytes(json.dumps(known, indent=1, sort_keys=True).encode())
-    except OSError as error:  # a cache that several machines share may be read-only
-        log.debug("%s can't be written (%s)", place, error)
+    if key := _key(config, weights):
+        _KNOWN.put(key, facts)
 
 
 def _key(config: ModelConfig, weights: str | os.PathLike[str] | WeightsChoice | None) -> str | None:
@@ -90,17 +81,3 @@ def _key(config: ModelConfig, weights: str | os.PathLike[str] | WeightsChoice | 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(one for one in folder.iterdir() if one.is_file()) if folder.is_dir() else []
-
-
-def _place() -> Path | None:
-    cache = cache_if_known()
-    return cache / "fingerprints.json" if cache else None
-
-
-def _read(place: Path) -> dict[str, Any]:
-    """What is remembered; nothing where that can't be read: then the models are loaded, as if for the first time."""
-    try:
-        known = json.loads(place.read_text())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}

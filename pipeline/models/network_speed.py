@@ -19,16 +19,16 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from diffstyle.errors import ConfigError
 from pipeline.models.batch_size import processor
-from pipeline.storage.cache import cache_if_known
+from pipeline.storage.cache_table import CacheTable
 from pipeline.storage.identity import digest_of
-from pipeline.storage.place import Place
 
 log = logging.getLogger(__name__)
+
+_KNOWN = CacheTable("speeds.json", without="speeds have to be measured again")
 
 # Seconds that each of the two walks is measured for, at least; and steps of one, to share what a walk costs once.
 _SECONDS, _STEPS = 1.0, 3
@@ -70,12 +70,11 @@ class NetworkSpeed:
 
 def remembered_speed(setting: Setting) -> NetworkSpeed | None:
     """The speed as it was measured here before; None where it was not."""
-    place = _place()
-    entry = _read(place).get(setting.key) if place else None
+    entry = _KNOWN.get(setting.key)
     try:
         return None if entry is None else NetworkSpeed(**entry["speed"])
     except (KeyError, TypeError):
-        log.warning("%s: what it says of this model is not readable; measure it again", place)
+        log.warning("%s: what it says of this model is not readable; measure it again", _KNOWN.place)
         return None
 
 
@@ -89,12 +88,7 @@ def measured_speed(setting: Setting) -> NetworkSpeed:
     walk, injection = (statistics.mean(result[name] for result in results) for name in ("walk", "injection"))
     decode = max(injection - walk, 0.0)  # an injection step decodes once more
     speed = NetworkSpeed(max(walk - decode, 0.0), decode, time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()))
-    if (place := _place()) is not None:
-        known = {**_read(place), setting.key: {"setting": asdict(setting), "speed": asdict(speed)}}
-        try:
-            Place.parse(place).write_bytes(json.dumps(known, indent=1, sort_keys=True).encode())
-        except OSError as error:  # a cache that several machines share may be read-only
-            log.warning("%s can't be written (%s): the speed will be measured again next time", place, error)
+    _KNOWN.put(setting.key, {"setting": asdict(setting), "speed": asdict(speed)})
     return speed
 
 
@@ -179,22 +173,6 @@ def _measure(setting: Setting, wait: Callable[[], None]) -> dict[str, float]:
             run(_STEPS)
             seconds[name].append(time.perf_counter() - begun)
     return {name: statistics.median(values) / _STEPS / setting.batch for name, values in seconds.items()}
-
-
-def _place() -> Path | None:
-    cache = cache_if_known()
-    return cache / "speeds.json" if cache else None
-
-
-def _read(place: Path) -> dict[str, Any]:
-    try:
-        speeds = json.loads(place.read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        log.warning("%s can't be read (%s): speeds have to be measured again", place, error)
-        return {}
-    return speeds if isinstance(speeds, dict) else {}
 
 
 def _main() -> None:

@@ -20,7 +20,7 @@ from pipeline.monitoring.progress import duration
 from pipeline.results.manifest import Manifest
 from pipeline.runner import estimate, obstacles
 from pipeline.runner.estimate import Duration, Portion, Work
-from pipeline.runner.remaining import PairsState, SideState, pairs_states, side_state
+from pipeline.runner.remaining import PairsState, SideCounts, SideState, pairs_states, side_state
 from pipeline.runner.sides import PlannedBank, Side, bank_description, check_apart, plan_bank, sides
 from pipeline.shards.decode import preparation
 from pipeline.shards.store import ShardStore
@@ -42,13 +42,8 @@ class PreviewSide:
 
     Attributes:
         name: ``content``, ``style`` or ``both``.
-        pictures: How many there are.
-        source: What they are, for people.
-        to_prepare: How many of them would be read and prepared now.
-        rejected: How many could not be read before.
-        inverted: How many distinct pictures have their latents.
-        to_invert: How many would get theirs now.
-        failed: How many could not be inverted before.
+        source: What its pictures are, for people.
+        counts: How many there are, and how far they are.
         network_calls: Calls that make an entry of the bank; 0 for a bank that is given.
         decodes: Likewise, of the network's second half.
         h_timesteps: At how many timesteps the bank keeps h.
@@ -57,13 +52,8 @@ class PreviewSide:
     """
 
     name: str
-    pictures: int
     source: str
-    to_prepare: int = 0
-    rejected: int = 0
-    inverted: int = 0
-    to_invert: int = 0
-    failed: int = 0
+    counts: SideCounts
     network_calls: int = 0
     decodes: int = 0
     h_timesteps: int = 0
@@ -73,15 +63,16 @@ class PreviewSide:
 
     def lines(self) -> list[str]:
         """For people."""
-        lines = [f"{self.name:<10} {self.pictures} {self.source}"]
+        counts = self.counts
+        lines = [f"{self.name:<10} {counts.pictures} {self.source}"]
         if not self.makes_bank:
             return lines
-        before = [f"{self.inverted} inverted already"] if self.inverted else []
-        before += [f"{self.rejected} rejected"] if self.rejected else []
-        before += [f"{self.failed} failed"] if self.failed else []
+        before = [f"{counts.inverted} inverted already"] if counts.inverted else []
+        before += [f"{counts.rejected} rejected"] if counts.rejected else []
+        before += [f"{counts.failed} failed"] if counts.failed else []
         kept = f", h at {self.h_timesteps} timesteps" if self.h_timesteps else ""
-        each = f"{data_size(self.bank_bytes / self.to_invert)} each" if self.to_invert else "nothing to add"
-        calls = f"{self.to_invert} x {self.network_calls} network calls{kept}; {data_size(self.bank_bytes)} ({each})"
+        each = f"{data_size(self.bank_bytes / counts.to_invert)} each" if counts.to_invert else "nothing to add"
+        calls = f"{counts.to_invert} x {self.network_calls} network calls{kept}; {data_size(self.bank_bytes)} ({each})"
         lines.append(f"  bank     {'; '.join([*before, calls])}")
         if self.further_bank:
             lines.append(f"  note: {self.further_bank}")
@@ -248,10 +239,10 @@ def preview_job(job: Job, retry: bool = False, measure: bool = False, elsewhere:
     preparing = work.pictures * costs.seconds / cores()
     seconds = None if speed is None else estimate.duration_of(stages, speed, batch, workers, preparing)
     per_call = None if speed is None else speed.encode + 2 * speed.decode
-    n_new = sum(side.to_invert for side in previewed)
+    n_new = sum(side.counts.to_invert for side in previewed)
     banks_bytes = sum(side.bank_bytes for side in previewed) + estimate.bank_index_bytes(n_new, job.bank.part_size)
     to_write = {
-        "shards": sum(estimate.shards_bytes(side.to_prepare, costs) for side in previewed),
+        "shards": sum(estimate.shards_bytes(side.counts.to_prepare, costs) for side in previewed),
         "banks": banks_bytes,
         "pictures": work.pairs * costs.result,
         "manifest": estimate.manifest_bytes(job, work.pairs, batch, workers, per_call),
@@ -336,17 +327,12 @@ def _side(job: Job, state: SideState, bank: PlannedBank) -> PreviewSide:
     walk = None if given else Walk.of_bank(description).plan(keep=())
     return PreviewSide(
         state.side.name,
-        state.pictures,
         state.source,
-        to_prepare=state.to_prepare,
-        rejected=state.rejected,
-        inverted=state.inverted,
-        to_invert=state.to_invert,
-        failed=state.failed,
+        state.counts,
         network_calls=0 if walk is None else walk.encodes,
         decodes=0 if walk is None else walk.decodes,
         h_timesteps=len(description.h_timesteps) if description.keeps_h else 0,
-        bank_bytes=0 if given else payload_bytes(description, state.to_invert, job.bank.part_size),
+        bank_bytes=0 if given else payload_bytes(description, state.counts.to_invert, job.bank.part_size),
         makes_bank=not given,
         further_bank=bank.instead_of and f"{bank.instead_of}, so another bank is made beside it, {bank.place.name}",
     )
@@ -374,12 +360,12 @@ def _points(job: Job, walk: Walk, facts: ModelFacts, pairs: list[PairsState]) ->
 
 def _work(previewed: list[PreviewSide], points: list[PreviewSettings]) -> tuple[Work, list[list[Portion]]]:
     """What would be done now: in all, and stage by stage."""
-    stages = [[Portion(side.to_invert, side.network_calls, side.decodes)] for side in previewed]
+    stages = [[Portion(side.counts.to_invert, side.network_calls, side.decodes)] for side in previewed]
     stages.append([Portion(one.pairs.to_make, one.network_calls, one.decodes) for one in points])
     portions = [portion for stage in stages for portion in stage]
     work = Work(
-        pictures=sum(side.to_prepare for side in previewed),
-        inversions=sum(side.to_invert for side in previewed),
+        pictures=sum(side.counts.to_prepare for side in previewed),
+        inversions=sum(side.counts.to_invert for side in previewed),
         pairs=sum(one.pairs.to_make for one in points),
         encodes=sum(portion.n * portion.encodes for portion in portions),
         decodes=sum(portion.n * portion.decodes for portion in portions),

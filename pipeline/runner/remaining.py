@@ -26,35 +26,41 @@ _COLUMNS = ("key", "image", "source", "source_hash", "label", "caption", "meta")
 
 
 @dataclass(frozen=True)
-class SideState:
-    """How far one side of a job is.
+class SideCounts:
+    """How far one side of a job is, in numbers of pictures.
 
     Attributes:
-        side: contents, styles or both.
         pictures: how many its data set lists; of a bank or of samples, how many there are.
-        source: what they are, for people.
         to_prepare: how many of them a run would read now.
         rejected: how many could not be read before, and are not tried again.
         inverted: how many distinct pictures have their latents.
         to_invert: how many would get theirs now. Of what is not prepared yet, each counts, a copy too.
         failed: how many could not be inverted before, and are not tried again.
-        entries: the distinct pictures, made or not, as pairs are made of them.
     """
 
-    side: Side
     pictures: int
-    source: str
-    entries: Entries
     to_prepare: int = 0
     rejected: int = 0
     inverted: int = 0
     to_invert: int = 0
     failed: int = 0
 
-    @property
-    def is_begun(self) -> bool:
-        """Whether some of it is prepared or inverted."""
-        return self.inverted > 0 or self.rejected > 0 or self.to_prepare < self.pictures
+
+@dataclass(frozen=True)
+class SideState:
+    """How far one side of a job is, and its pictures.
+
+    Attributes:
+        side: contents, styles or both.
+        source: what its pictures are, for people.
+        entries: the distinct pictures, made or not, as pairs are made of them.
+        counts: how far they are.
+    """
+
+    side: Side
+    source: str
+    entries: Entries
+    counts: SideCounts
 
 
 def side_state(side: Side, retry: bool, shards: bool, bank: PlannedBank) -> SideState:
@@ -72,7 +78,8 @@ def side_state(side: Side, retry: bool, shards: bool, bank: PlannedBank) -> Side
     if isinstance(side.spec, BankSpec):
         opened = LatentBank.open(bank.place)
         made = entries(opened.index)
-        return SideState(side, len(made), f"pictures in the bank {opened.place}", made, inverted=len(made))
+        counts = SideCounts(len(made), inverted=len(made))
+        return SideState(side, f"pictures in the bank {opened.place}", made, counts)
     writer = BankWriter(bank.place, bank.description) if bank.made else None
     if isinstance(side.spec, SampleSpec):
         return _of_samples(side, side.spec, writer)
@@ -85,14 +92,8 @@ def _of_samples(side: Side, spec: SampleSpec, writer: BankWriter | None) -> Side
     missing = [source for source in wanted if source not in known]
     made = LatentBank.open(writer.root).index.select(_COLUMNS).to_pylist() if writer else []
     rows = [*made, *(_unprepared(source) for source in missing)]
-    return SideState(
-        side,
-        spec.sample,
-        "samples of the model",
-        entries(_table(rows)),
-        inverted=spec.sample - len(missing),
-        to_invert=len(missing),
-    )
+    counts = SideCounts(spec.sample, inverted=spec.sample - len(missing), to_invert=len(missing))
+    return SideState(side, "samples of the model", entries(_table(rows)), counts)
 
 
 def _of_data_set(side: Side, writer: BankWriter | None, retry: bool, shards: bool) -> SideState:
@@ -113,17 +114,15 @@ def _of_data_set(side: Side, writer: BankWriter | None, retry: bool, shards: boo
     images = {row.image for row in listed if row.image is not None}
     distinct = [*rows, *(_unprepared(name) for name in dict.fromkeys(listing) if name in to_read)]
     distinct = [row for row in distinct if row["source"] in image_of or row["image"].startswith(_NEW)]
-    return SideState(
-        side,
+    counts = SideCounts(
         len(listing),
-        f"pictures in {source.text}",
-        entries(_table(distinct), listed, source.roots),
         to_prepare=len(to_read),
         rejected=sum(name in rejects and name not in to_read for name in listing),
         inverted=len(images & done),
         to_invert=len(images - done),
         failed=len({image for name in listing if (image := image_of.get(name)) in failed and image not in done}),
     )
+    return SideState(side, f"pictures in {source.text}", entries(_table(distinct), listed, source.roots), counts)
 
 
 def _to_read(side: Side, store: ShardStore, retry: bool) -> set[str]:
@@ -194,7 +193,7 @@ def pairs_states(
     try:
         pairs = wanted_pairs(job, contents.entries, styles.entries)
     except PairsError:
-        if not isinstance(job.pairs, ListedPairs) or not (contents.to_prepare or styles.to_prepare):
+        if not isinstance(job.pairs, ListedPairs) or not (contents.counts.to_prepare or styles.counts.to_prepare):
             raise
         # A list may name keys, which pictures have once they are prepared.
         n = len({(row.content, row.style) for row in read_list(job.pairs.file)})

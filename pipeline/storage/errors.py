@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import re
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from diffstyle.errors import DiffStyleError, cut, one_line
 
@@ -24,19 +22,6 @@ class BugError(Exception):
 
     Not a DiffStyleError: there is nothing that a user could do about it but report it.
     """
-
-
-class NothingWrittenError(KeyboardInterrupt):
-    """Ctrl-C or a signal, where the command had written nothing: there is nothing to go on from."""
-
-
-@contextmanager
-def nothing_written() -> Iterator[None]:
-    """While inside, the command writes nothing, and a stop says so."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise NothingWrittenError(*error.args) from None
 
 
 class Stopped(DiffStyleError):

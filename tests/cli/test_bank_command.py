@@ -17,8 +17,8 @@ from support.bank_samples import describe, fill, latents
 from diffstyle.errors import DiffStyleError
 from pipeline.banks.columns import write_column
 from pipeline.banks.reader import LatentBank
-from pipeline.cli.bank import _in_blocks
 from pipeline.cli.bank import bank as command
+from pipeline.cli.bank_look import _in_blocks
 from pipeline.cli.main import main
 from pipeline.shards.rows import INDEX_SCHEMA, REJECTS_SCHEMA
 from pipeline.shards.store import ShardStore
@@ -57,6 +57,14 @@ def test_info(root):
     run("info", root / "nowhere", fails="no description.json here")
 
 
+def test_the_help_cuts_no_line():
+    for words in ("bank", "models"):
+        lines = CliRunner().invoke(main, [words, "--help"]).output.splitlines()
+        commands = lines[lines.index("Commands:") + 1 :]
+        assert len(commands) > 1
+        assert [line for line in commands if line.endswith("...")] == []
+
+
 def test_info_of_an_empty_bank(tmp_path):
     fill(tmp_path, describe(), range(0))
     assert "entries: 0" in run("info", tmp_path)
@@ -66,7 +74,12 @@ def test_show(root):
     text = run("show", root, "other-name")
     assert f"other names: {latents(5, describe()).key}" in text
     assert "x_t: float32 (3, 8, 8), mean" in text
-    assert "t = 999: norm" in text
+    n = len(describe().h_timesteps)
+    assert f"  at {n} timesteps, t = 999 to " in text
+    assert text.count("norm") == 1
+    long = run("show", root, "other-name", "--long")
+    assert "  t = 999: norm" in long
+    assert long.count("t = ") == n
     run("show", root, "other-nome", fails="close: other-name")
     run("show", root, "other-name", "--thumbnail", root / "a.png", fails="diffstyle reconstruct")
 

@@ -336,21 +336,3 @@ def test_a_command_goes_on_when_its_reader_has_gone(tmp_path):
     assert done.stdout == "line 0\n0\n"
     assert done.stderr == ""
     assert (tmp_path / "done").exists()
-
-
-@pytest.mark.parametrize(
-    ("module", "function", "words"),
-    [
-        ("pipeline.runner.try_pair", "try_pair", ["try", "a.png", "b.png"]),
-        ("pipeline.monitoring.failures", "failures", ["failures", "RUN"]),
-        ("pipeline.results.select.choose", "choose", ["select", "RUN"]),
-    ],
-)
-def test_a_stop_before_anything_is_written_says_so(monkeypatch, module, function, words):
-    def stop(*values: object, **options: object) -> None:
-        raise KeyboardInterrupt("Ctrl-C")
-
-    monkeypatch.setattr(f"{module}.{function}", stop)
-    result = CliRunner().invoke(main.main, words)
-    assert result.exit_code == 4
-    assert result.output.strip() == "stopped; nothing was written"

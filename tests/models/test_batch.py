@@ -105,7 +105,7 @@ def test_time_and_size_bound_what_is_tried(monkeypatch):
     assert list(measured(SMALL, "cpu", "float32", ONE)) == ["1"]
 
 
-def test_what_ray_cannot_measure_is_told_with_the_mend(ray_session):
+def test_what_ray_cannot_measure_is_told_with_the_cure(ray_session):
     def broken():
         raise RuntimeError("no such device")
 
@@ -138,4 +138,4 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(batch_size, "measured", lambda *args: {"1": 1.0})
     caplog.set_level(logging.WARNING)
     assert batch_for(str(MODEL), "cpu", "float32", ONE, LocalWorkers()) == 1
-    assert "will be measured again next time" in caplog.text
+    assert "next time batch sizes are measured again" in caplog.text
