@@ -26,6 +26,7 @@ from pipeline.jobfile.schema import Job, Pictures
 from pipeline.monitoring.status import read_status, write_plan
 from pipeline.results.manifest import Manifest, manifest_rows
 from pipeline.results.prune import drop_leavings, find_leavings
+from pipeline.results.retention import Wanted
 from pipeline.results.sheet_rows import sheet_rows
 from pipeline.stages.inject import PairPlan, all_remaining, inject_stage, units
 from pipeline.stages.inject_unit import InjectUnit
@@ -100,7 +101,7 @@ def phase(name: str, root: str, contents: int, styles: int) -> None:
         assert sheet_rows(manifest).n_pairs == contents * styles
     elif name == "prune":
         left = asked(contents - contents // 10, styles)
-        wanted = PairIds(*(ids for recipe in left.recipes for ids in left.ids(recipe)))
+        wanted = Wanted(PairIds(*(ids for recipe in left.recipes for ids in left.ids(recipe))))
         drop_leavings(manifest, find_leavings(manifest, wanted), wanted)
         assert manifest.counts() == (len(left), 0)
     else:

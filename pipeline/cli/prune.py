@@ -5,14 +5,13 @@ from __future__ import annotations
 import click
 
 from pipeline.cli.stopping import KEPT, NOTHING_WRITTEN, if_stopped
-from pipeline.storage.counts import count, data_size
 
 
 @click.command()
 @click.argument("jobs", metavar="JOB.yaml...", nargs=-1, required=True)
 @click.option("--yes", "-y", is_flag=True, help="Drop it. Without this, only say what would go.")
 def prune(jobs: tuple[str, ...], yes: bool) -> None:
-    """Drop the pairs of an output folder, pictures and manifest rows, that none of these jobs wants.
+    """Drop the pairs of an output folder, pictures, rows and scores, that none of these jobs wants.
 
     Name every job that writes to the folder: what none of them asks for goes, such as pairs of an old gamma or of
     pictures that have left a data set. Shards and banks stay (`diffstyle bank prune` is for those).
@@ -21,6 +20,7 @@ def prune(jobs: tuple[str, ...], yes: bool) -> None:
     from pipeline.jobfile.load import load_job
     from pipeline.results.manifest import Manifest
     from pipeline.results.prune import drop_leavings, find_leavings
+    from pipeline.results.retention import Wanted
     from pipeline.runner.run import Run
     from pipeline.storage.layout import SIDES, OutputLayout
     from pipeline.storage.lock import OutputLock
@@ -46,13 +46,13 @@ def prune(jobs: tuple[str, ...], yes: bool) -> None:
         for bank in (bank for side in SIDES for bank in OutputLayout(output).banks(side) if bank not in banks):
             size = sum(entry.size for entry in bank.list(recursive=True)) / 1e6
             click.echo(f"note: {bank} ({size:.1f} MB) is of none of these jobs; it stays, as other jobs may name it")
-        leavings = find_leavings(manifest, wanted)
+        rule = Wanted(wanted)
+        leavings = find_leavings(manifest, rule)
         if not leavings:
             click.echo("nothing to drop: every pair is wanted")
             return
-        counts = f"{count(leavings.pairs, 'pair')} and {count(leavings.files, 'file')} ({data_size(leavings.size)})"
         if not yes:
-            click.echo(f"would drop {counts}; to do it: --yes")
+            click.echo(f"would drop {leavings}; to do it: --yes")
             return
-        drop_leavings(manifest, leavings, wanted)
-        click.echo(f"dropped {counts}")
+        drop_leavings(manifest, leavings, rule)
+        click.echo(f"dropped {leavings}")

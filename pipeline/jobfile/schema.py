@@ -246,6 +246,9 @@ class Job(ModelChoice):
     stop_after: Seconds | None = None
     """time budget of a run (seconds, or `6h`): then no new work is begun, what is under way is finished and
     committed, and the run ends with code 4, to be gone on with"""
+    keep: Seconds | None = None
+    """how long pictures of settings that this job no longer wants stay (seconds, or `30d`); what is older is dropped at
+    the end of each run, see [growing](running.md#growing). `null`: for ever, or until `diffstyle prune`"""
 
     @field_serializer("seed")
     def _as_written(self, values: tuple[int, ...]) -> Any:

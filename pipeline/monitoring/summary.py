@@ -25,6 +25,7 @@ class RunCounts:
     pairs_there: int = 0
     pairs_failed: int = 0  # likewise
     lost: list[tuple[str, str]] = field(default_factory=list)  # pairs of which a picture can't be used: name, reason
+    pairs_dropped: int = 0  # of settings that the job no longer wants
     pairs_repeated: int = 0  # rows that ask for a pair once more
     scored: int = 0
     scored_before: int = 0
@@ -64,6 +65,8 @@ def summary_lines(counts: RunCounts, output: Place, stages: Sequence[str], sheet
         layout = OutputLayout(output)
         lines.append(f"pictures: {layout.pictures}   manifest: {layout.manifest}")
         lines += [f"contact sheet: {sheet}" for sheet in sheets]
+    if counts.pairs_dropped:
+        lines.append(f"dropped {count(counts.pairs_dropped, 'pair')} of settings that this job no longer wants (keep)")
     if "score" in stages:
         lines.append(f"scored {count(counts.scored, 'picture')}; {counts.scored_before} had scores already")
         for name, (now, before) in counts.scored_by.items():

@@ -18,6 +18,7 @@ from pipeline.monitoring.status import NoRunError
 from pipeline.monitoring.summary import RunCounts, summary_lines
 from pipeline.results.manifest import Manifest
 from pipeline.results.scores import Scores
+from pipeline.runner.dropping import Clock, drop_old
 from pipeline.runner.inverting import precompute
 from pipeline.runner.network_scoring import network_specs
 from pipeline.runner.preview import Preview, preview_job
@@ -154,6 +155,7 @@ def run(
         raise ConfigError(f"max_failures: must be a whole number from 0, or None, not {max_failures!r}")
     if isinstance(stages, str):
         raise ConfigError(f'stages: give a list, ["{stages}"], not {stages!r}')
+    clock = Clock()
     own = workers is None
     if workers is None:
         workers = choose_workers(address, local)
@@ -176,6 +178,7 @@ def run(
         running = stack.enter_context(prepared)
         for stage in chosen:
             carry_out(running, stage, judges)
+        drop_old(running, clock.now())
     return Result(
         output=running.output,
         counts=running.counts,

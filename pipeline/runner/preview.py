@@ -19,6 +19,7 @@ from pipeline.models.weights import remote_weights, weights_place
 from pipeline.monitoring.progress import duration
 from pipeline.results.manifest import Manifest
 from pipeline.runner import estimate, obstacles
+from pipeline.runner.dropping import would_drop
 from pipeline.runner.estimate import Duration, Portion, Work
 from pipeline.runner.remaining import PairsState, SideCounts, SideState, pairs_states, side_state
 from pipeline.runner.sides import PlannedBank, Side, bank_description, check_apart, plan_bank, sides
@@ -30,7 +31,7 @@ from pipeline.stages.walk import Walk
 from pipeline.storage.counts import count, data_size
 from pipeline.storage.errors import EXIT_DONE, EXIT_WRONG_INPUT
 from pipeline.storage.layout import OutputLayout
-from pipeline.storage.parts import DescriptionError, PartStore
+from pipeline.storage.parts import DescriptionError, PartStore, now
 from pipeline.storage.place import Place
 from pipeline.storage.visible import on_one_line
 from pipeline.workers.local import cores
@@ -123,6 +124,7 @@ class Preview:
         lost: How many pairs can't be made, since a picture of theirs can't be used.
         obstacles: Why the job can't run here as it is; empty where it can.
         note: What to think about beforehand, or None.
+        drops: What a run would drop at its end by the job's ``keep``, for people; empty for nothing.
     """
 
     model: str
@@ -144,6 +146,7 @@ class Preview:
     lost: int = 0
     obstacles: tuple[str, ...] = ()
     note: str | None = None
+    drops: str = ""
 
     @property
     def pictures(self) -> int:
@@ -186,6 +189,8 @@ class Preview:
             lines.append(f"disk       {data_size(self.free)} free")
         if self.work:
             lines.append(f"time       {self._time()}")
+        if self.drops:
+            lines.append(f"keep       {self.drops}")
         lines.append(f"output     {self.output}")
         lines += [f"can't run  {reason}" for reason in self.obstacles]
         return lines
@@ -271,6 +276,7 @@ def preview_job(job: Job, retry: bool = False, measure: bool = False, elsewhere:
         lost=lost,
         obstacles=tuple(reason for reason in reasons if reason is not None),
         note=too_short_plan(job),
+        drops="" if ends is None or reasons[0] else would_drop(job, facts, ends, contents.entries, now()),
     )
 
 

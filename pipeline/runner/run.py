@@ -21,12 +21,12 @@ from pipeline.models.config import load_model_config
 from pipeline.models.session import ModelFacts, model_facts, resolve_device
 from pipeline.monitoring.failures import lost_name
 from pipeline.monitoring.prometheus import Metrics
-from pipeline.monitoring.status import write_plan
 from pipeline.monitoring.summary import RunCounts, summary_lines
 from pipeline.results.contact_sheets import contact_sheets
 from pipeline.results.manifest import Manifest
 from pipeline.results.sheet_rows import sheet_rows
 from pipeline.results.sweep_sheet import sweep_sheet
+from pipeline.runner.asked import Asked
 from pipeline.runner.budget import Budget, WithinBudget
 from pipeline.runner.check import check_job, require_made
 from pipeline.runner.journal import Journal
@@ -109,6 +109,7 @@ class Run:
         self._crew: tuple[int, Resources] | None = None
         self._listed: dict[str, list[Listed] | None] = {}
         self._planned: dict[str, PlannedBank] = {}
+        self.asked: Asked | None = None  # by the stage that makes the pairs
 
     def check(self, stages: Sequence[str]) -> None:
         """Refuse what can be refused before anything is written, and before the lock is taken."""
@@ -312,8 +313,8 @@ class Run:
         asked = len(wanted) - sum(one.n_twice for one in work)
         own = (side for side in self.sides if not isinstance(side.spec, BankSpec))
         made_here = {side.name: self.bank(side).place.name for side in own}
-        known = (self.counts.pairs_there, self.counts.pairs_failed)
-        write_plan(self.output, self.log, asked, known, rows, lost=len(wanted.pairs.lost), banks=made_here)
+        self.asked = Asked(wanted.recipes, asked, len(wanted.pairs.lost), made_here)
+        self.asked.note(self.output, self.log, self.counts, rows)
         del known_pairs
         total = sum(len(one.contents) for one in work)
         if not total:

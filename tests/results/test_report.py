@@ -12,6 +12,7 @@ from diffstyle.images import prepare
 from pipeline.results import contact_sheets
 from pipeline.results.manifest import Manifest, manifest_rows
 from pipeline.results.prune import drop_leavings, find_leavings
+from pipeline.results.retention import Wanted
 from pipeline.results.sheet_rows import sheet_rows
 from pipeline.storage.identity import digest
 from pipeline.storage.pair_ids import PairIds
@@ -159,7 +160,7 @@ def test_prune_leaves_no_sheet_of_settings_that_are_gone(tmp_path):
     contact_sheets.contact_sheets(place, sheet_rows(written), [])
     (out / "contact-sheets" / "mine.png").write_bytes(b"a note of somebody")
     rows = manifest(out)
-    wanted = PairIds.of(rows.loc[rows["gamma"] == 0.75, "pair"])
+    wanted = Wanted(PairIds.of(rows.loc[rows["gamma"] == 0.75, "pair"]))
     leavings = find_leavings(written, wanted)
     drop_leavings(written, leavings, wanted)
     left = sorted(path.name.rpartition("-")[0] or path.name for path in (out / "contact-sheets").iterdir())
