@@ -37,7 +37,8 @@ def submit(
 ) -> int:
     """Run a job on a Ray cluster (--address), with this machine's code, or on Slurm (--slurm).
 
-    The data sets, weights and output that the job names must be where the cluster's nodes see them.
+    A model's file, files of networks that score and small weights of your own are sent too. The data sets, other
+    weights and output that the job names must be where the cluster's nodes see them.
     """
     from diffstyle.errors import ConfigError
     from pipeline.jobfile.load import load_job

@@ -31,7 +31,7 @@ def submit(address: str, job: Job, options: Sequence[str], environment: Mapping[
 
     Args:
         address: Of the cluster's dashboard, ``http://HEAD:8265``.
-        job: Its data, weights and output are where the cluster's nodes see them.
+        job: Its data, large weights and output are where the cluster's nodes see them.
         options: Further options of ``diffstyle run``.
         environment: Variables for the run. Whoever may look at the cluster's jobs can read them.
 
@@ -39,11 +39,12 @@ def submit(address: str, job: Job, options: Sequence[str], environment: Mapping[
         The client, and the id of the sent job.
 
     Raises:
-        ConfigError: No job server answers there, or it refuses this process.
+        ConfigError: No job server answers there, or it refuses this process; or a file that is to travel is wrong.
     """
     client = _client(address)
     with tempfile.TemporaryDirectory(prefix="diffstyle-submit-") as folder:
-        write_bundle(Path(folder), job)
+        for line in write_bundle(Path(folder), job):
+            log.warning("%s", line)
         command = ["python", "-m", "pipeline", "run", JOB_FILE, "--address", "auto", *options]
         try:
             sent = client.submit_job(

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
+from support import small_jobs
+from support.places import DATA
 from support.ray_head import free_port, ray_head
+from support.scoring_networks import Embedding, network_file
 from support.whole_jobs import SIX_PAIRS, job_file, manifest
 
+from diffstyle.errors import ConfigError
 from pipeline.cli.main import main
 from pipeline.jobfile.load import load_job
+from pipeline.launch import own_files
 from pipeline.launch.bundle import portable, write_bundle
+from pipeline.models.network_spec import load_network_spec
+from pipeline.models.session import ModelFacts, model_facts
 
 
 def submit(*words: object, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -26,7 +36,10 @@ def submit(*words: object, environment: dict[str, str]) -> subprocess.CompletedP
 @pytest.mark.slow
 def test_a_job_is_sent_followed_and_its_exit_code_returned(tmp_path):
     pytest.importorskip("aiohttp", reason="needs ray[default]")
-    job = job_file(tmp_path / "job", **SIX_PAIRS | {"output": str(tmp_path / "out")})
+    (tmp_path / "job").mkdir()
+    weights = shutil.copy(DATA / "tiny-ddpm.safetensors", tmp_path / "job" / "mine.safetensors")
+    model = small_jobs.model_file(tmp_path / "job", "mine", Path(weights))
+    job = job_file(tmp_path / "job", **SIX_PAIRS | {"output": str(tmp_path / "out"), "model": str(model)})
     port = free_port()
     with ray_head(
         tmp_path / "home",
@@ -49,6 +62,9 @@ def test_a_job_is_sent_followed_and_its_exit_code_returned(tmp_path):
         assert "made 6 pairs" in done.stdout
         assert done.stdout.count("made 6 pairs") == 1
         assert (manifest(tmp_path / "out")["status"] == "ok").all()
+        ran = load_job(tmp_path / "out" / "job.yaml")
+        assert Path(ran.model).parts[-3:] == ("own", "model", "mine.yaml")  # the copy that was sent
+        assert str(tmp_path) not in ran.model
 
         missing = submit(
             job, "--set", "content.folder=/nowhere", "--address", url, environment=head.environment(LANG="C")
@@ -110,3 +126,71 @@ def test_paths_of_ones_own_stay(tmp_path):
 def load_job_text(folder: Path, text: str):
     (folder / "again.yaml").write_text(text)
     return load_job(folder / "again.yaml")
+
+
+def as_seen_there(bundle: Path) -> tuple[ModelFacts, list[dict], str]:
+    """Model, networks and the model's path of the job in a bundle."""
+    job = load_job(bundle / "job.yaml", check_inputs=True)
+    networks = [load_network_spec(file).identity() for file in job.score_networks]
+    return model_facts(job.model, job.weights), networks, job.model
+
+
+@pytest.fixture
+def mine(tmp_path) -> Path:
+    """A folder with weights, a model's file and a network of the user's."""
+    folder = tmp_path / "mine"
+    (folder / "weights").mkdir(parents=True)
+    shutil.copy(DATA / "tiny-ddpm.safetensors", folder / "weights" / "w.safetensors")
+    config = yaml.safe_load(small_jobs.model_file(folder, "own").read_text())
+    (folder / "own.yaml").write_text(yaml.safe_dump(config | {"weights": {"path": "weights/w.safetensors"}}))
+    return folder
+
+
+def test_files_of_ones_own_travel_with_the_job(tmp_path, mine):
+    network_file(mine, "turned", Embedding(), side=32)
+    job = load_job(job_file(mine, model="own.yaml", score={"networks": ["turned.yaml"]}))
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    facts, network = model_facts(job.model, None), load_network_spec(mine / "turned.yaml").identity()
+    assert write_bundle(bundle, job) == []
+    shutil.rmtree(mine)
+    there, networks, model = as_seen_there(bundle)
+    assert there == facts
+    assert networks == [network]
+    assert model.startswith(str(bundle))
+
+
+@pytest.mark.parametrize("weights", ["weights/w.safetensors", {"path": "weights/w.safetensors", "sha256": "SHA256"}])
+def test_weights_that_the_job_names_travel_and_the_models_own_do_not(tmp_path, mine, weights):
+    if isinstance(weights, dict):
+        weights["sha256"] = hashlib.sha256((mine / "weights" / "w.safetensors").read_bytes()).hexdigest()
+    (mine / "own.yaml").write_text((mine / "own.yaml").read_text().replace("weights/w", "weights/other"))
+    (mine / "weights" / "other.safetensors").write_bytes(b"others")
+    job = load_job(job_file(mine, model="own.yaml", weights=weights))
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    assert write_bundle(bundle, job) == []
+    assert [file.name for file in (bundle / "own").rglob("*.safetensors")] == ["w.safetensors"]
+    shutil.rmtree(mine)
+    assert as_seen_there(bundle)[0].name == "own"
+
+
+def test_large_weights_stay_and_one_line_says_what_to_do(tmp_path, mine, monkeypatch):
+    monkeypatch.setattr(own_files, "MOST", 1000)
+    job = load_job(job_file(mine, model="own.yaml"))
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    (line,) = write_bundle(bundle, job)
+    file = mine / "weights" / "w.safetensors"
+    assert line.startswith(f"{file} (")
+    assert line.endswith("every node must see it at that path, or put it at an address (weights: s3://...)")
+    assert not list((bundle / "own").rglob("*.safetensors"))
+    assert as_seen_there(bundle)[2].endswith("own/model/own.yaml")  # whose weights are where they were
+
+
+def test_a_mistake_in_a_networks_file_is_told_before_anything_is_sent(tmp_path, mine):
+    (mine / "mine.yaml").write_text("name: mine\nnetwork: 3\n")
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    with pytest.raises(ConfigError, match=r"mine.yaml:2: network"):
+        write_bundle(bundle, load_job(job_file(mine, model="own.yaml", score={"networks": ["mine.yaml"]})))
