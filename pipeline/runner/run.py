@@ -118,11 +118,11 @@ class Run:
         facts = None
         if set(stages) != {"shard"}:
             device = resolve_device(self.job.compute.device)
-            self.workers.check_device(device)
-            if self.workers.ready:
-                self._crew = crew(self.job.compute, device, self.workers)
+            self._crew = crew(self.job.compute, device, self.workers)
             facts = self.facts
             self.log("model_checked", **vars(facts))
+        if "shard" in stages and any(side.needs_shards for side in self.sides):
+            self.workers.check_decoders(self.job.compute.decode_on)
         check_job(self.job, self.sides, stages, facts)
 
     def __enter__(self) -> Run:

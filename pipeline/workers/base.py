@@ -64,16 +64,12 @@ class Workers(Protocol):
 
     open_model: OpenModel | None
 
-    def check_device(self, device: Device) -> None:
-        """Before any stage: raise ConfigError where it is plain that no worker can have this device.
+    def check_decoders(self, on: str | None) -> None:
+        """Before any stage: raise ConfigError where there can be no workers without a model.
 
         Args:
-            device: that the model is to compute on.
+            on: as :meth:`decoders` takes it.
         """
-
-    @property
-    def ready(self) -> bool:
-        """Whether :meth:`plan` costs nothing that a run with nothing to do would not want: no Ray is started for it."""
 
     def plan(
         self,
@@ -84,7 +80,7 @@ class Workers(Protocol):
         gpu_share: float | None = None,
         if_fewer: IfFewer = "run",
     ) -> tuple[int, Resources]:
-        """How many workers with a model there will be, and what each asks for.
+        """How many workers with a model there will be, and what each asks for. No Ray is started for it.
 
         Args:
             device: that the model computes on.

@@ -107,14 +107,8 @@ class LocalWorkers:
     def __init__(self, open_model: OpenModel | None = None) -> None:
         self.open_model = open_model
 
-    def check_device(self, device: Device) -> None:
-        """See :func:`require_device`."""
-        require_device(device)
-
-    @property
-    def ready(self) -> bool:
-        """There is nothing to start."""
-        return True
+    def check_decoders(self, on: str | None) -> None:
+        """There is always one, on this machine."""
 
     def plan(
         self,
@@ -126,7 +120,7 @@ class LocalWorkers:
         if_fewer: IfFewer = "run",
     ) -> tuple[int, Resources]:
         """One worker, on as many threads as each of Ray's would have on this machine."""
-        self.check_device(device)
+        require_device(device)
         if device == "cpu":
             threads = threads or max(1, cores() // 4)
         return 1, Resources(num_gpus=float(device == "cuda"), threads=threads)

@@ -19,6 +19,7 @@ from typing import Any
 from diffstyle.errors import ConfigError
 from pipeline.storage.errors import headline
 from pipeline.workers import ray_watcher
+from pipeline.workers.local import cores
 from pipeline.workers.ray_address import check_here, no_cluster, resolved, set_authentication, wants_token
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ def _start_embedded() -> None:
     with _only_what_runs_work(), _token_of_its_own(), _authentication("token"):
         ray.init(
             address="local",
+            num_cpus=cores(),  # what the run planned with
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

@@ -1,12 +1,17 @@
-"""How many workers fit into a cluster, and what is said or refused where those that are asked for don't."""
+"""How many workers fit into a cluster, and what is said or refused where those that are asked for don't.
+
+A machine whose own Ray is yet to be started is a cluster of one node that nothing joins.
+"""
 
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 from diffstyle.errors import ConfigError
 from pipeline.storage.counts import count
+from pipeline.workers.local import cores
 from pipeline.workers.unit import Device, IfFewer, Resources
 
 log = logging.getLogger(__name__)
@@ -19,8 +24,17 @@ def plan_workers(
     *,
     gpu_share: float | None = None,
     if_fewer: IfFewer = "run",
+    machine: dict[str, Any] | None = None,
 ) -> tuple[int, Resources]:
-    """How many workers and what each asks for, from what the cluster's nodes have. Needs ``start_ray`` before.
+    """How many workers and what each asks for, from what the nodes of the cluster have that was joined.
+
+    Args:
+        device: as :meth:`pipeline.workers.base.Workers.plan` takes it, like those that follow.
+        actors: likewise.
+        threads: likewise.
+        gpu_share: likewise.
+        if_fewer: likewise.
+        machine: what the one machine has that a Ray is to be started on, see :func:`this_machine`.
 
     A CPU worker takes a quarter of the cores of a node (at least one), whatever the number of workers, because the
     number of threads can change the last bits of a result and the number of workers must not.
@@ -28,30 +42,44 @@ def plan_workers(
     Raises:
         ConfigError: there is no room for all (``refuse``) or for any (``run``) of them.
     """
-    nodes = [node for node in _nodes() if node.get("CPU")]
+    nodes = [node for node in ([machine] if machine else _nodes()) if node.get("CPU")]
+    has = "this machine has" if machine else "the cluster has"
     cpus = [float(int(node["CPU"])) for node in nodes] or [1.0]
     if device == "cuda":
-        return _on_gpus(nodes, actors, threads, gpu_share, if_fewer)
+        return _on_gpus(nodes, actors, threads, gpu_share, if_fewer, has)
     if device == "mps":
         return 1, Resources(num_cpus=1.0, threads=threads)
     threads = threads or max(1, int(min(cpus)) // 4)
     n = actors or max(1, sum(int(cpu) // threads for cpu in cpus))
     share = _share(cpus, n, float(threads))
     if share < threads:
-        cores = f"the cluster has {count(int(sum(cpus)), 'core')}"
+        supply = f"{has} {count(int(sum(cpus)), 'core')}"
         asked = f"compute.actors is {n} with {count(threads, 'thread')} each"
         if if_fewer == "refuse":
-            raise ConfigError(f"{asked}, but {cores} (compute.if_fewer: refuse); ask for fewer, or start more nodes")
+            raise _refusal(asked, supply, machine is not None)
         if n > 1:
-            log.warning("%s, but %s: they share them", asked, cores)
+            log.warning("%s, but %s: they share them", asked, supply)
     return n, Resources(num_cpus=share, threads=threads)
 
 
+def _refusal(asked: str, supply: str, alone: bool) -> ConfigError:
+    more = "run it on a cluster with --address" if alone else "start more nodes"
+    return ConfigError(f"{asked}, but {supply} (compute.if_fewer: refuse); ask for fewer, or {more}")
+
+
 def _on_gpus(
-    nodes: list[dict[str, Any]], actors: int | None, threads: int | None, gpu_share: float | None, if_fewer: IfFewer
+    nodes: list[dict[str, Any]],
+    actors: int | None,
+    threads: int | None,
+    gpu_share: float | None,
+    if_fewer: IfFewer,
+    has: str,
 ) -> tuple[int, Resources]:
+    alone = has.startswith("this machine")
     cpus, gpus = [float(int(node["CPU"])) for node in nodes], [int(node.get("GPU", 0)) for node in nodes]
     n_gpus = sum(gpus)
+    if not n_gpus and alone:
+        raise ConfigError(f"compute.device is cuda, but {has} no GPU; use device: cpu, or --address of a cluster")
     if not n_gpus and if_fewer != "wait":
         raise ConfigError(
             "compute.device is cuda, but the cluster has no GPU; use device: cpu or another --address, or "
@@ -62,26 +90,38 @@ def _on_gpus(
     places = n_gpus * _fit(1.0, share)
     if places < n:
         asked = f"compute.actors is {n} with {'a whole GPU' if share == 1 else f'{share:g} of a GPU'} each"
-        has = f"the cluster has {count(n_gpus, 'GPU')}"
+        supply = f"{has} {count(n_gpus, 'GPU')}"
         if if_fewer == "refuse":
-            raise ConfigError(f"{asked}, but {has} (compute.if_fewer: refuse); ask for fewer, or start more nodes")
-        if gpu_share is None and n_gpus and if_fewer == "run":
+            raise _refusal(asked, supply, alone)
+        if gpu_share is None and n_gpus and (if_fewer == "run" or alone):
             share = _share([1.0] * n_gpus, n, 1.0)
-            log.warning("%s, but %s: they share them, each gets %g of one", asked, has, share)
+            log.warning("%s, but %s: they share them, each gets %g of one", asked, supply, share)
+        elif alone:
+            n = places
+            log.warning("%s, but %s: %d of them start", asked, supply, places)
         else:
-            log.warning("%s, but %s: %d of them start now, the others as nodes join", asked, has, places)
+            log.warning("%s, but %s: %d of them start now, the others as nodes join", asked, supply, places)
     on_a_gpu = _fit(1.0, share)
     cpu_shares = [_floor(cpu / (gpu * on_a_gpu)) for cpu, gpu in zip(cpus, gpus, strict=True) if gpu]
     return n, Resources(num_cpus=min([1.0, *cpu_shares]), num_gpus=share, threads=threads)
 
 
-def plan_decoders(on: str | None) -> tuple[int, Resources]:
+def plan_decoders(on: str | None, machine: dict[str, Any] | None = None) -> tuple[int, Resources]:
     """How many workers without a model, and what each asks for: one for each CPU.
 
     Args:
         on: only those of nodes that declare this resource; None: of all.
+        machine: as :func:`plan_workers` takes it.
+
+    Raises:
+        ConfigError: no node declares it.
     """
-    nodes = [node for node in _nodes() if on is None or on in node]
+    nodes = [node for node in ([machine] if machine else _nodes()) if on is None or on in node]
+    if not nodes and on is not None and machine:
+        raise ConfigError(
+            f"compute.decode_on is {on}, which nodes of a cluster declare, and this run has a Ray of its own on this "
+            "machine; omit compute.decode_on, or give --address"
+        )
     if not nodes and on is not None:
         raise ConfigError(
             f"compute.decode_on is {on}, but no node of the cluster declares that resource; start some with "
@@ -102,6 +142,22 @@ def room(resources: Resources) -> int:
             fit = min(fit, int(node.get("GPU", 0)) * _fit(1.0, resources.num_gpus))
         places += fit
     return places
+
+
+def this_machine(device: Device | None) -> dict[str, Any] | None:
+    """What this machine gives to a Ray of the run's own; None where one runs already.
+
+    Args:
+        device: only for ``cuda`` the GPUs are counted, which takes importing torch.
+    """
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return None
+    machine = {"CPU": float(cores())}
+    if device == "cuda":
+        import torch
+
+        machine["GPU"] = float(torch.cuda.device_count())
+    return machine
 
 
 def _nodes() -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from pipeline.storage.errors import Stopped
 from pipeline.workers.base import OnEvent, OpenModel, no_check, no_event, opening
 from pipeline.workers.ray_cluster import start_ray, stop_ray
 from pipeline.workers.ray_pool import RayPool
-from pipeline.workers.ray_room import plan_decoders, plan_workers, room
+from pipeline.workers.ray_room import plan_decoders, plan_workers, room, this_machine
 from pipeline.workers.unit import Device, IfFewer, Resources
 
 T = TypeVar("T")
@@ -30,13 +30,9 @@ class RayWorkers:
         self._started = False
         self._as_many_as_fit = False
 
-    def check_device(self, device: Device) -> None:
-        """Nothing yet: :meth:`plan` looks at the cluster, once Ray runs."""
-
-    @property
-    def ready(self) -> bool:
-        """Joining a cluster takes a moment; starting a Ray takes seconds, which a run with nothing to do can save."""
-        return self.address is not None or self._started
+    def check_decoders(self, on: str | None) -> None:
+        """A cluster is joined for it; a Ray of this process's own is not started."""
+        plan_decoders(on, self._machine(None))
 
     def plan(
         self,
@@ -47,10 +43,14 @@ class RayWorkers:
         gpu_share: float | None = None,
         if_fewer: IfFewer = "run",
     ) -> tuple[int, Resources]:
-        """As many as the cluster has room for; see :func:`pipeline.workers.ray_room.plan_workers`."""
-        self._start()
+        """As many as there is room for, see :func:`pipeline.workers.ray_room.plan_workers`.
+
+        A cluster is joined for it. A Ray of this process's own is not started: that takes seconds, which a run with
+        nothing to do can save, and what it will have is known.
+        """
         self._as_many_as_fit = actors is None
-        return plan_workers(device, actors, threads, gpu_share=gpu_share, if_fewer=if_fewer)
+        machine = self._machine(device)
+        return plan_workers(device, actors, threads, gpu_share=gpu_share, if_fewer=if_fewer, machine=machine)
 
     def pool(
         self,
@@ -124,6 +124,13 @@ class RayWorkers:
         if self._started:
             stop_ray()
             self._started = False
+
+    def _machine(self, device: Device | None) -> dict[str, Any] | None:
+        """This machine, where its Ray is yet to be started; None: a Ray runs, which is asked."""
+        if self.address is None:
+            return this_machine(device)
+        self._start()
+        return None
 
     def _start(self) -> None:
         self._started = start_ray(self.address) or self._started

@@ -154,8 +154,8 @@ def test_files_of_ones_own_travel_with_the_job(tmp_path, mine):
     facts, network = model_facts(job.model, None), load_network_spec(mine / "turned.yaml").identity()
     assert write_bundle(bundle, job) == []
     shutil.rmtree(mine)
-    there, networks, model = as_seen_there(bundle)
-    assert there == facts
+    sent_facts, networks, model = as_seen_there(bundle)
+    assert sent_facts == facts
     assert networks == [network]
     assert model.startswith(str(bundle))
 

@@ -8,11 +8,14 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 from support import small_jobs, units
 from support.units import Events, Work, check_each_once
 
 from diffstyle.errors import ConfigError
+from pipeline.runner import api
 from pipeline.runner.run import Run
+from pipeline.workers import ray_room
 from pipeline.workers.ray_pool import RayPool
 from pipeline.workers.ray_room import plan_decoders, plan_workers, room
 from pipeline.workers.ray_workers import RayWorkers
@@ -93,6 +96,53 @@ def test_a_job_is_refused_before_anything_is_written(cluster, tmp_path, monkeypa
     with pytest.raises(ConfigError, match=r"compute\.actors is 4"):
         Run(job, workers=workers).check(("shard", "precompute", "inject"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """This machine has four cores and no GPU, and no Ray runs or may be started."""
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_room, "cores", lambda: 4)
+    monkeypatch.setattr(RayWorkers, "_start", lambda self: pytest.fail("a Ray was started"))
+
+
+def refused_untouched(folder, stages=("shard", "precompute", "inject"), **compute) -> str:
+    """The line of a refusal that changed nothing."""
+    for side in ("content", "style"):
+        small_jobs.picture(folder / side / "1.png", 1)
+    job = small_jobs.job(folder, compute=compute)
+    with pytest.raises(ConfigError) as caught:
+        api.run(job, stages=stages, quiet=True)
+    assert not (folder / "out").exists()
+    return str(caught.value)
+
+
+def test_a_run_without_a_cluster_is_refused_before_its_ray_starts(alone, tmp_path):
+    line = refused_untouched(tmp_path, actors=5, threads=1, if_fewer="refuse")
+    assert line == (
+        "compute.actors is 5 with 1 thread each, but this machine has 4 cores (compute.if_fewer: refuse); ask for "
+        "fewer, or run it on a cluster with --address"
+    )
+
+
+@pytest.mark.parametrize("stages", [("shard",), ("shard", "precompute")])
+def test_decoders_on_a_machine_without_nodes(alone, tmp_path, stages):
+    line = refused_untouched(tmp_path, stages, decode_on="decode")
+    assert line.startswith("compute.decode_on is decode, which nodes of a cluster declare")
+
+
+def test_no_node_joins_a_ray_of_ones_own(alone, caplog, monkeypatch):
+    workers = RayWorkers()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match=r"this machine has no GPU; use device: cpu, or --address of a cluster"):
+        workers.plan("cuda", 2, None, if_fewer="wait")  # there is nothing to wait for
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert workers.plan("cuda", 3, None, if_fewer="wait")[1].num_gpus == 0.5
+    assert workers.plan("cuda", 3, None, gpu_share=1.0, if_fewer="wait")[0] == 2
+    assert "this machine has 2 GPUs: 2 of them start" in caplog.text
+    assert workers.plan("cpu", 4, 1, if_fewer="refuse") == (4, Resources(num_cpus=1.0, threads=1))
 
 
 def test_places_that_come_later_are_used(ray_session, monkeypatch, caplog):
