@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pipeline.jobfile.schema import Job, ListedPairs, RandomPairs
 from pipeline.sources import SourceError
 from pipeline.sources.rows import ROW_ERROR, SURPLUS, Row, Rows
 from pipeline.stages.naming import Names, Picture, UnknownNameError, shown
+from pipeline.stages.random_pairs import random_styles
 from pipeline.storage.counts import count
 from pipeline.storage.place import Place
 
@@ -164,24 +164,10 @@ def _numbers(n: int) -> np.ndarray:
 
 
 def _random_pairs(spec: RandomPairs, contents: Entries, styles: Entries) -> tuple[np.ndarray, np.ndarray]:
-    """``k`` styles for each content: those whose hash together with the content's is smallest.
-
-    So a content keeps its styles when other contents come, and mostly when other styles come (rendezvous hashing).
-    """
+    """``spec.random`` styles for each content, the same whatever other pictures there are, as far as can be."""
     k = min(spec.random, len(styles))
-    salt = str(spec.seed).encode()
-    style_hashes = [image.encode() for image in styles.images]
-    chosen = []
-    for content in contents.images:
-        state = hashlib.blake2b(salt + b"/" + content.encode(), digest_size=8)
-        scores = []
-        for image in style_hashes:
-            one = state.copy()
-            one.update(image)
-            scores.append(int.from_bytes(one.digest(), "big"))
-        nearest = np.argsort(np.array(scores, np.uint64), kind="stable")[:k]
-        chosen.append(np.sort(nearest).astype(np.int32))
-    return np.repeat(_numbers(len(contents)), k), np.concatenate(chosen)
+    chosen = random_styles(contents.images, styles.images, k, spec.seed)
+    return np.repeat(_numbers(len(contents)), k), chosen.reshape(-1)
 
 
 # ---- lists ----
