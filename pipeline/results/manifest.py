@@ -7,7 +7,7 @@ Parquet file. ``pandas.read_parquet(OUT/manifest)`` reads it all.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -158,22 +158,43 @@ class Manifest:
 
     def drop_repeated(self) -> int:
         """Leave each finished pair its first row; returns how many rows were dropped. For the holder of the output."""
-        columns = ["pair", "status"]
-        doubled = PairIds.more_than_once(
-            *self.store.each(lambda rows: packed(rows["pair"])[_is_ok(rows)], MANIFEST_SCHEMA, columns)
-        )
-        seen: set[str] = set()
+        first = _FirstRows(self)
         n = 0
-        for part in self.store.parts() if len(doubled) else []:
+        for part in self.store.parts() if first.any_repeated else []:
             rows = self.store.part_rows(part, MANIFEST_SCHEMA)
-            keep = np.ones(len(rows), bool)
-            for row in np.flatnonzero(_is_ok(rows) & doubled.contains(packed(rows["pair"]))).tolist():
-                pair = rows["pair"][row].as_py()
-                keep[row] = pair not in seen
-                seen.add(pair)
+            keep = first.of(rows) | ~_is_ok(rows)
             n += int((~keep).sum())
             self.replace(part, rows, rows.filter(pa.array(keep)))
         return n
+
+    def made(self, columns: Sequence[str], pairs: PairIds | None = None) -> Iterator[pa.Table]:
+        """The rows of pairs that are made, part by part, each pair once. For the holder of the output.
+
+        Memory: the columns of a part, and some 16 bytes a pair.
+
+        Args:
+            columns: Names of those wanted.
+            pairs: Of these alone; None: of all.
+        """
+        if pairs is not None and not len(pairs):
+            return
+        first = _FirstRows(self)
+        for part in self.store.parts():
+            rows = self.store.part_rows(part, MANIFEST_SCHEMA, list(dict.fromkeys([*columns, "pair", "status"])))
+            keep = first.of(rows)
+            if pairs is not None:
+                keep &= pairs.contains(packed(rows["pair"]))
+            yield rows.filter(pa.array(keep)).select(list(columns))
+
+    def images(self, side: str, pairs: PairIds | None = None) -> set[str]:
+        """The contents or the styles that some pairs, or all, were made of. For the holder of the output.
+
+        Args:
+            side: ``content`` or ``style``.
+            pairs: Of these alone; None: of all.
+        """
+        column = f"{side}_image"
+        return {image for rows in self.made([column], pairs) for image in rows[column].unique().to_pylist()}
 
     def to_pandas(self, columns: Iterable[str] | None = None) -> pd.DataFrame:
         """:meth:`table` as a data frame.
@@ -273,6 +294,29 @@ class Manifest:
             self.store.drop(part)
         elif len(kept) < len(rows):
             self.commit(part, kept)
+
+
+class _FirstRows:
+    """Which rows are the first of a finished pair: two runs that wrote at once may have left it several."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        columns = ["pair", "status"]
+        ids = manifest.store.each(lambda rows: packed(rows["pair"])[_is_ok(rows)], MANIFEST_SCHEMA, columns)
+        self._repeated = PairIds.more_than_once(*ids)
+        self._seen: set[str] = set()
+
+    @property
+    def any_repeated(self) -> bool:
+        return len(self._repeated) > 0
+
+    def of(self, rows: pa.Table) -> np.ndarray:
+        """Which of the rows of the next part are: (n,) bool."""
+        keep = _is_ok(rows).copy()
+        for row in np.flatnonzero(keep & self._repeated.contains(packed(rows["pair"]))).tolist():
+            pair = rows["pair"][row].as_py()
+            keep[row] = pair not in self._seen
+            self._seen.add(pair)
+        return keep
 
 
 def _is_ok(rows: pa.Table) -> np.ndarray:

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from diffstyle.errors import ConfigError
 from pipeline.results.manifest import MANIFEST_SCHEMA
+from pipeline.results.score_parts import merge_small, scored
 from pipeline.results.scores import SCORES_SCHEMA, ScoreColumn
 from pipeline.storage.layout import OutputLayout
+from pipeline.storage.pair_ids import PairIds
 from pipeline.storage.parts import PartStore, differences
 from pipeline.storage.place import Place
 
@@ -127,10 +128,14 @@ class NetworkScores:
         schema = self.schema
         return self.store.rows(schema, list(schema.names if columns is None else columns))
 
-    def scored(self) -> pa.Array:
-        """The ids of the pairs that have scores."""
-        table = self.table(["pair", "error"])
-        return table["pair"].filter(pc.is_null(table["error"])).combine_chunks()
+    def scored(self) -> PairIds:
+        """The pairs that have scores."""
+        return scored(self.store, self.schema)
+
+    def merge_small(self) -> None:
+        """Merge small parts once there are many. For the holder of the output."""
+        merge_small(self.store, self.schema)
+        merge_small(self.sources, SOURCES_SCHEMA)
 
     def rows(self, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
         """Rows as a table of :attr:`schema`; missing columns are null."""

@@ -11,7 +11,7 @@ import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, compress, islice
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +20,13 @@ import pyarrow.compute as pc
 from pipeline.results.contact_sheets import stale_sheets
 from pipeline.results.frechet import frechet_distances
 from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
+from pipeline.results.named_files import files_of, spare_files
 from pipeline.results.network_scores import networks_of
 from pipeline.results.retention import Rule
 from pipeline.results.scores import SCORES_SCHEMA, Scores
 from pipeline.results.sweep_sheet import sweep_sheets
 from pipeline.results.words import NAMING
 from pipeline.storage.counts import count, data_size
-from pipeline.storage.files_below import files_below
 from pipeline.storage.identity import source_parts
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.pair_ids import PairIds, packed
@@ -88,17 +88,17 @@ def find_leavings(manifest: Manifest, rule: Rule) -> Leavings:
         rows = manifest.store.part_rows(part, MANIFEST_SCHEMA, columns)
         keep = pa.array(rule.stays(rows))
         recipes.append(rows.filter(keep).select(_RECIPE).group_by(_RECIPE).aggregate([]))
-        named.append(packed(_files(rows["picture"].filter(keep))))
+        named.append(packed(files_of(rows["picture"].filter(keep))))
         pairs.append(packed(rows["pair"].filter(keep)))
         going = rows["picture"].filter(pc.invert(keep))
         if len(going):
             parts[part] = len(going)
-            losing.update(file for file in _files(going) if file.endswith(".tar"))
+            losing.update(file for file in files_of(going) if file.endswith(".tar"))
     n_scores = sum(int((~kept).sum()) for *_, kept in _scores(manifest.output, PairIds(*pairs)))
     del pairs
     stay = PairIds(*named)
     n_spare = size = 0
-    for entry in _spare(manifest, stay):
+    for entry in spare_files(manifest, stay):
         n_spare, size = n_spare + 1, size + entry.size
     sheets = stale_sheets(manifest.output, pa.concat_tables(recipes))
     if parts:  # it may show what goes; the next run draws it again
@@ -116,7 +116,7 @@ def drop_leavings(manifest: Manifest, leavings: Leavings, rule: Rule) -> None:
     for part in leavings.parts:
         rows = store.part_rows(part, MANIFEST_SCHEMA)
         manifest.replace(part, rows, rows.filter(pa.array(rule.stays(rows))))
-    for entry in chain(_spare(manifest, leavings.named), leavings.sheets):
+    for entry in chain(spare_files(manifest, leavings.named), leavings.sheets):
         entry.place.delete()
     tars = set(leavings.tars)
     for part in store.parts() if tars else []:
@@ -160,20 +160,6 @@ def _scores(output: Place, pairs: PairIds) -> Iterator[tuple[PartStore, pa.Schem
     for store, schema in stores:
         for part in store.parts():
             yield store, schema, part, pairs.contains(packed(store.part_rows(part, schema, ["pair"])["pair"]))
-
-
-def _files(pictures: pa.ChunkedArray) -> list[str]:
-    """The files that a column ``picture`` names, by their paths below the output."""
-    files = pc.unique(pc.replace_substring_regex(pictures, "(?s)#.*", ""))
-    return [source_parts(file)[0] for file in files.to_pylist() if file]
-
-
-def _spare(manifest: Manifest, named: PairIds) -> Iterator[Entry]:
-    """The files of pictures that are not ``named``."""
-    entries = files_below(manifest.store.data_folder)
-    while some := list(islice(entries, 10_000)):
-        paths = packed([entry.place.relative_to(manifest.output) for entry in some])
-        yield from compress(some, ~named.contains(paths))
 
 
 def _under_way(output: Place) -> list[str] | None:

@@ -9,10 +9,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.results.score_parts import merge_small, scored, with_rows
 from pipeline.storage.layout import OutputLayout
+from pipeline.storage.pair_ids import PairIds, PairValues, packed
 from pipeline.storage.parts import DescriptionError, PartStore
 from pipeline.storage.place import Place
 
@@ -132,33 +135,34 @@ class Scores:
         """A row for each scored pair. Memory: the columns asked for."""
         return self.store.rows(SCORES_SCHEMA, list(SCORES_SCHEMA.names if columns is None else columns))
 
-    def scored(self) -> pa.Array:
-        """The ids of the pairs that have scores."""
-        table = self.table(["pair", "error"])
-        pairs = table["pair"].filter(pc.is_null(table["error"]))
-        return pairs.combine_chunks()
+    def scored(self) -> PairIds:
+        """The pairs that have scores."""
+        return scored(self.store, SCORES_SCHEMA)
 
-    def lacking(self, name: str) -> pa.Array:
-        """The ids of the pairs that were scored and have nothing in a column."""
-        table = self.table(["pair", "error", name])
-        return table["pair"].filter(pc.and_(pc.is_null(table["error"]), pc.is_null(table[name]))).combine_chunks()
+    def lacking(self, name: str) -> PairIds:
+        """The pairs that were scored and have nothing in a column."""
 
-    def drop(self, pairs: pa.Array) -> None:
+        def ids(rows: pa.Table) -> np.ndarray:
+            return packed(rows["pair"].filter(pc.and_(pc.is_null(rows["error"]), pc.is_null(rows[name]))))
+
+        return PairIds(*self.store.each(ids, SCORES_SCHEMA, ["pair", "error", name]))
+
+    def drop(self, pairs: PairIds) -> None:
         """Drop the rows of some pairs, which then count as not scored; part by part, each whole or not at all."""
         for part in self.store.parts() if len(pairs) else ():
             rows = self.store.part_rows(part, SCORES_SCHEMA)
-            kept = rows.filter(pc.invert(pc.is_in(rows["pair"], pairs)))
+            kept = rows.filter(pa.array(~pairs.contains(packed(rows["pair"]))))
             if not len(kept):
                 self.store.drop(part)
             elif len(kept) < len(rows):
                 self.store.commit(part, kept)
 
-    def fill(self, name: str, values: Mapping[str, float]) -> int:
+    def fill(self, name: str, values: PairValues) -> int:
         """Fill in a column where it is empty and leave the rest as it is; part by part, each whole or not at all.
 
         Args:
             name: The column.
-            values: Pair -> its value.
+            values: Of pairs.
 
         Returns:
             How many pairs got theirs.
@@ -166,11 +170,10 @@ class Scores:
         filled, column = 0, SCORES_SCHEMA.get_field_index(name)
         for part in self.store.parts():
             before = self.store.part_rows(part, SCORES_SCHEMA)
-            new = [
-                values.get(pair) if error is None and old is None else old
-                for pair, error, old in zip(*(before[c].to_pylist() for c in ("pair", "error", name)), strict=True)
-            ]
-            rows = before.set_column(column, SCORES_SCHEMA.field(name), pa.array(new, pa.float32()))
+            empty = pc.and_(pc.is_null(before["error"]), pc.is_null(before[name]))
+            new = pa.array(values.of(packed(before["pair"])), pa.float32(), from_pandas=True)  # NaN is null
+            filled_in = pc.if_else(empty, new, before[name])
+            rows = before.set_column(column, SCORES_SCHEMA.field(name), filled_in)
             if gained := before[name].null_count - rows[name].null_count:
                 self.store.commit(part, rows)
                 filled += gained
@@ -178,14 +181,18 @@ class Scores:
 
     def unreadable(self) -> int:
         """How many pairs have no scores since their pictures can't be read, or since a score is not finite."""
-        table = self.table(["pair", "error"]) if self.exists() else None
-        if table is None or table["error"].null_count == len(table):
+        if not self.exists():
             return 0
-        return pc.count_distinct(table["pair"]).as_py() - len(self.scored())
+        without = with_rows(self.store, SCORES_SCHEMA, "error", is_null=False)
+        return len(without.without(self.scored())) if len(without) else 0
 
     def commit(self, part: str, rows: pa.Table) -> None:
         """Make a part count."""
         self.store.commit(part, rows)
+
+    def merge_small(self) -> None:
+        """Merge small parts once there are many. For the holder of the output."""
+        merge_small(self.store, SCORES_SCHEMA)
 
 
 def score_rows(rows: Iterable[Mapping[str, Any]]) -> pa.Table:

@@ -11,16 +11,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.results.manifest import MANIFEST_SCHEMA, TIMING_COLUMNS, Manifest
+from pipeline.results.named_files import files_of, files_there, spare_files
 from pipeline.results.pictures import inside
 from pipeline.storage.counts import count
 from pipeline.storage.damage import Damage, tar_members
 from pipeline.storage.identity import digest, source_parts
 from pipeline.storage.layout import OutputLayout
-from pipeline.storage.parts import DescriptionError
+from pipeline.storage.pair_ids import PairIds, packed
+from pipeline.storage.parts import DescriptionError, PartStore
 from pipeline.storage.place import Place
 from pipeline.storage.tables import DamagedError
 
@@ -50,12 +53,16 @@ class ResultsReport:
 
 
 def check_results(manifest: Manifest) -> ResultsReport:
-    """Check the manifest's parts, and every picture against its row, both ways. Reads every picture once."""
+    """Check the manifest's parts, and every picture against its row, both ways. Reads every picture once.
+
+    Memory: a part at a time, and some 16 bytes a pair and a file; and what is wrong.
+    """
     report = ResultsReport()
     output, store = manifest.output, manifest.store
-    payload_files = {entry.place.relative_to(output): entry for entry in store.data_folder.list(recursive=True)}
-    named: set[str] = set()
-    seen: dict[str, str] = {}  # pair -> the part that has it
+    present = files_there(manifest)  # before the rows: what a run that is under way adds meanwhile is no problem
+    files: list[np.ndarray] = []
+    ids: list[np.ndarray] = []
+    seen: dict[str, str] = {}  # pair -> the part that has it, of those that are in several
     if store.exists():
         try:
             store.description()
@@ -63,17 +70,21 @@ def check_results(manifest: Manifest) -> ResultsReport:
             report.problems.append(Damage(output, str(error).removeprefix(f"{output}/")))
             report.files.append(output / OutputLayout.DESCRIPTION)
     for part in store.parts():
+        table = _made(report, store, part, ["pair", "status", "picture"])
+        ids.append(packed(table["pair"]))
+        files.append(packed(files_of(table["picture"])))
+    several = PairIds.more_than_once(*ids)
+    named = PairIds(*files)
+    del ids, files
+    for part in store.parts():
+        table = _made(report, store, part, _COLUMNS)
         place = store.index(part)
-        try:
-            rows = store.part_rows(part, MANIFEST_SCHEMA, _COLUMNS).to_pylist()
-        except DamagedError as error:
-            report.problems.append(Damage(place, str(error).removeprefix(f"{place}: ").partition("; run ")[0]))
-            report.broken.add(part)
-            continue
-        except FileNotFoundError:  # a run that is under way has merged it; `diffstyle verify` says that one is
-            continue
-        made = [row for row in rows if row["status"] == "ok"]
-        again = [row["pair"] for row in made if seen.setdefault(row["pair"], part) != part]
+        made = table.to_pylist()
+        if len(several):
+            twice = table["pair"].filter(pa.array(several.contains(packed(table["pair"])))).to_pylist()
+            again = [pair for pair in twice if seen.setdefault(pair, part) != part]
+        else:
+            again = []
         if again:
             message = (
                 f"{count(len(again), 'pair', 'has/have')} a row in another part too, the first in {seen[again[0]]}"
@@ -81,21 +92,38 @@ def check_results(manifest: Manifest) -> ResultsReport:
             report.problems.append(Damage(place, message))
             report.rows.setdefault(part, set()).update(again)
         report.pairs += len(made)
-        named.update(source_parts(row["picture"])[0] for row in made if row["picture"])
         rows_of_tars: dict[str, list[int]] = {}
         for n, row in enumerate(made):
             if source_parts(row["picture"] or "")[1]:
                 rows_of_tars.setdefault(source_parts(row["picture"])[0], []).append(n)
         if rows_of_tars:  # their samples say all that a row does
-            whole = store.part_rows(part, MANIFEST_SCHEMA)
-            whole = whole.filter(pc.equal(whole["status"], "ok"))
+            whole = _made(report, store, part, MANIFEST_SCHEMA.names)
+            rows_of_tars = rows_of_tars if len(whole) == len(made) else {}
         for tar, numbers in sorted(rows_of_tars.items()):
             _check_tar(report, output, part, tar, whole.take(numbers).to_pylist())
         _check_files(report, output, part, [row for row in made if source_parts(row["picture"] or "")[1] is None])
-    for path in sorted(set(payload_files) - named):
-        report.problems.append(Damage(payload_files[path].place, "no row of the manifest names it"))
-        report.files.append(payload_files[path].place)
+    spare = present.without(named)
+    places = [entry.place for entry in spare_files(manifest, named)] if len(spare) else []
+    known = spare.contains(packed([place.relative_to(output) for place in places]))
+    for place in sorted((place for place, was_present in zip(places, known, strict=True) if was_present), key=str):
+        report.problems.append(Damage(place, "no row of the manifest names it"))
+        report.files.append(place)
     return report
+
+
+def _made(report: ResultsReport, store: PartStore, part: str, columns: list[str]) -> pa.Table:
+    """The rows of a part that are not failures; none where it can't be read, which the report then says."""
+    place = store.index(part)
+    try:
+        if part not in report.broken:
+            rows = store.part_rows(part, MANIFEST_SCHEMA, columns)
+            return rows.filter(pc.equal(rows["status"], "ok"))
+    except DamagedError as error:
+        report.problems.append(Damage(place, str(error).removeprefix(f"{place}: ").partition("; run ")[0]))
+        report.broken.add(part)
+    except FileNotFoundError:  # a run that is under way has merged it; `diffstyle verify` says that one is
+        pass
+    return MANIFEST_SCHEMA.empty_table().select(columns)
 
 
 def _check_files(report: ResultsReport, output: Place, part: str, rows: list[dict[str, Any]]) -> None:
@@ -180,10 +208,8 @@ def drop_damaged(manifest: Manifest, report: ResultsReport) -> None:
         manifest.replace(part, rows, rows.filter(pc.invert(gone)))
     _delete(report.files)
     # A part that is gone had pictures, which no row names now.
-    kept = manifest.table(["picture"])["picture"].to_pylist()
-    named = {source_parts(picture)[0] for picture in kept if picture}
-    spare = manifest.store.data_folder.list(recursive=True)
-    _delete(entry.place for entry in spare if entry.place.relative_to(manifest.output) not in named)
+    named = manifest.store.each(lambda rows: packed(files_of(rows["picture"])), MANIFEST_SCHEMA, ["picture"])
+    _delete(entry.place for entry in spare_files(manifest, PairIds(*named)))
 
 
 def _delete(files: Iterable[Place]) -> None:

@@ -6,16 +6,13 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from diffstyle.errors import CheckpointError, ConfigError
 from pipeline.models.network_spec import NetworkSpec, load_network_spec
 from pipeline.results.frechet import frechet_distances, frechet_lines
 from pipeline.results.manifest import Manifest
 from pipeline.results.network_scores import SOURCES_SCHEMA, NetworkScores, networks_of
 from pipeline.runner.run import Run
-from pipeline.stages.score import Sources, missing_scores
+from pipeline.stages.score import Sources, Unscored
 from pipeline.stages.score_networks import embed_sources, score_by_network
 from pipeline.storage.counts import count
 
@@ -67,7 +64,7 @@ def score_by_networks(run: Run, specs: Sequence[NetworkSpec], sources: Callable[
             log.warning(f"{spec.name}: another network than before ({'; '.join(differing)}); its scores are made again")
         scores.remove_uncommitted()
         scored = scores.scored()
-        todo = missing_scores(manifest, scored)
+        todo = Unscored(manifest, scored)
         with run.stage(f"score {spec.name}", len(todo), "picture", scores.remove_uncommitted) as on_done:
             pool = run.pool if len(todo) else None
             # Embeddings are quick; of what is compared map by map, less is lost with a killed unit.
@@ -81,7 +78,7 @@ def score_by_networks(run: Run, specs: Sequence[NetworkSpec], sources: Callable[
             scores.write_frechet(frechet_distances(manifest, scores))
         run.counts.notes += frechet_lines(spec.name, scores.frechet())
     for other in networks_of(run.output):
-        if other.name not in {spec.name for spec in specs} and len(left := missing_scores(manifest, other.scored())):
+        if other.name not in {spec.name for spec in specs} and len(left := Unscored(manifest, other.scored())):
             run.counts.notes.append(
                 f"{count(len(left), 'picture')} without the scores of network {other.name}: name its file by --network"
             )
@@ -92,9 +89,7 @@ def _embed_sources(
 ) -> None:
     """The embeddings of the contents and styles that the pictures were made of, where they are missing."""
     known = set(scores.sources.rows(SOURCES_SCHEMA, ["image"])["image"].to_pylist())
-    rows = manifest.table(["status", "content_image", "style_image"])
-    rows = rows.filter(pc.equal(rows["status"], "ok"))
-    wanted = set(pa.chunked_array([*rows["content_image"].chunks, *rows["style_image"].chunks]).unique().to_pylist())
+    wanted = manifest.images("content") | manifest.images("style")
     todo = []
     for side in sources.values():
         own = side.only(wanted - known)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,16 +16,17 @@ from pipeline.banks.columns import read_columns
 from pipeline.banks.reader import LatentBank
 from pipeline.jobfile.schema import BankSpec
 from pipeline.models.network_spec import NetworkSpec
-from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
+from pipeline.results.manifest import Manifest
 from pipeline.results.scores import SCORES_OF_SIDES, Scores
 from pipeline.runner.network_scoring import score_by_networks
 from pipeline.runner.run import Run
 from pipeline.runner.sides import Side
 from pipeline.stages.reconstruct import missing_rows, reconstruct
-from pipeline.stages.score import Sources, missing_scores, score_stage, scores_identity
+from pipeline.stages.score import Sources, Unscored, score_stage, scores_identity
 from pipeline.stages.walk import Walk
 from pipeline.storage.counts import count
 from pipeline.storage.layout import OutputLayout
+from pipeline.storage.pair_ids import PairIds, PairValues, packed
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 
@@ -62,10 +65,10 @@ def score(run: Run, networks: Sequence[NetworkSpec] = ()) -> None:
 
     _forget_those_with_sources(manifest, scores, sources)
     scored = scores.scored()
-    todo = missing_scores(manifest, scored)
+    todo = Unscored(manifest, scored)
     run.counts.scored_before += len(scored)
     without = scores.lacking("style_returns")
-    styles = {*todo["style_image"].to_pylist(), *_pictures(manifest, without)["style_image"].to_pylist()}
+    styles = todo.images("style") | manifest.images("style", without)
     returns = _style_returns(run, manifest, styles, sources) if styles else {}
     with run.stage("score", len(todo), "picture", scores.store.remove_uncommitted) as on_done:
         pool = run.pool if len(todo) else None
@@ -73,8 +76,7 @@ def score(run: Run, networks: Sequence[NetworkSpec] = ()) -> None:
         done, failed = score_stage(pool, scores, todo, sides, returns, run.share(len(todo)), on_done)
     run.counts.scored += done
     run.counts.not_scored += failed
-    of_pairs = _pictures(manifest, without).select(["pair", "style_image"]).to_pylist() if returns else []
-    if values := {row["pair"]: returns[row["style_image"]] for row in of_pairs if row["style_image"] in returns}:
+    if returns and len(values := _of_pairs(manifest, without, returns)):
         filled = scores.fill("style_returns", values)
         run.counts.notes.append(f"style_returns filled in for {count(filled, 'picture')} scored before")
     _tell_empty(run, manifest, scores)
@@ -89,11 +91,14 @@ def _prepared(side: Side) -> Place | None:
     return shards if shards is not None and PartStore(shards).exists() else None
 
 
-def _pictures(manifest: Manifest, pairs: pa.Array) -> pa.Table:
-    """pair, content_image and style_image of some pairs."""
-    columns = ["pair", "content_image", "style_image"]
-    rows = manifest.table(columns) if len(pairs) else MANIFEST_SCHEMA.empty_table().select(columns)
-    return rows.filter(pc.is_in(rows["pair"], pairs))
+def _of_pairs(manifest: Manifest, pairs: PairIds, of_styles: Mapping[str, float]) -> PairValues:
+    """The number of each pair's style."""
+    ids, values = [], []
+    for rows in manifest.made(["pair", "style_image"], pairs):
+        ids.append(packed(rows["pair"]))
+        numbers = (of_styles.get(image, math.nan) for image in rows["style_image"].to_pylist())
+        values.append(np.fromiter(numbers, np.float32, len(rows)))
+    return PairValues(ids, values)
 
 
 def _forget_those_with_sources(manifest: Manifest, scores: Scores, sources: Callable[[], SidesSources]) -> None:
@@ -102,16 +107,13 @@ def _forget_those_with_sources(manifest: Manifest, scores: Scores, sources: Call
     empty = {side: scores.lacking(name) for side, name in columns.items()}
     if not any(len(pairs) for pairs in empty.values()):
         return
-    images = {image for side in sources().values() for image in side.rows}
-    rows = manifest.table(["pair", *(f"{side}_image" for side in columns)])
+    images = pa.array(sorted({image for side in sources().values() for image in side.rows}), pa.string())
     again = [
-        pc.and_(
-            pc.is_in(rows["pair"], pairs),
-            pc.is_in(rows[f"{side}_image"], pa.array(sorted(images), pa.string())),
-        )
+        packed(rows["pair"].filter(pc.is_in(rows[f"{side}_image"], images)))
         for side, pairs in empty.items()
+        for rows in manifest.made(["pair", f"{side}_image"], pairs)
     ]
-    scores.drop(rows["pair"].filter(pc.or_(*again)).combine_chunks())
+    scores.drop(PairIds(*again))
 
 
 def _tell_empty(run: Run, manifest: Manifest, scores: Scores) -> None:
@@ -119,13 +121,15 @@ def _tell_empty(run: Run, manifest: Manifest, scores: Scores) -> None:
     for side, names in SCORES_OF_SIDES.items():
         empty = scores.lacking(names[0])
         if len(empty):
-            rows = _pictures(manifest, empty)
-            n = pc.count_distinct(rows[f"{side}_image"]).as_py()
-            missing = count(n, f"prepared {side}", "is/are")
+            missing = count(len(manifest.images(side, empty)), f"prepared {side}", "is/are")
             run.counts.notes.append(
                 f"{missing} not here (from samples, or a bank without shards beside it), so these scores of "
-                f"{count(len(rows), 'picture')} stay empty: {', '.join(names)}"
+                f"{count(len(empty), 'picture')} stay empty: {', '.join(names)}"
             )
+
+
+def _calls(rows: pa.Table) -> int:
+    return pc.sum(rows["network_calls"]).as_py() or 0
 
 
 def _style_returns(
@@ -142,7 +146,7 @@ def _style_returns(
     steps = Walk.of_bank(bank.description).steps
     pictures = sources()[side.name].only(unknown).rows
     rows = [row for row in missing_rows(bank, steps, pictures) if row["image"] in pictures]
-    needed, made = len(rows) * steps, pc.sum(manifest.table(["network_calls"])["network_calls"]).as_py() or 0
+    needed, made = len(rows) * steps, sum(_calls(rows) for rows in manifest.made(["network_calls"]))
     if isinstance(side.spec, BankSpec):  # another run's, perhaps in use
         why = f"the bank {place} is not this run's"
     elif needed > RETURNS_SHARE * made:

@@ -161,6 +161,8 @@ def _check_parts(report: RunReport, store: PartStore, schema: pa.Schema) -> None
         except DamagedError as error:
             report.scores.append((store, part))
             report.problems.append(str(error).partition("; run ")[0])
+        except FileNotFoundError:  # a run that is under way has merged it
+            continue
 
 
 def repair_run(report: RunReport) -> None:

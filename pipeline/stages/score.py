@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.models.session import LoadedModel
 from pipeline.results.contact_sheets import read_picture
@@ -22,7 +21,9 @@ from pipeline.results.manifest import Manifest
 from pipeline.results.scores import Scores, score_rows
 from pipeline.shards.store import open_shards
 from pipeline.stages.commit import OnDone, commit_outcomes
+from pipeline.storage import merging
 from pipeline.storage.identity import digest
+from pipeline.storage.pair_ids import PairIds
 from pipeline.storage.parts import now
 from pipeline.storage.place import Place
 from pipeline.storage.tables import DamagedError
@@ -39,6 +40,8 @@ SKIPS = 4
 
 #: The manifest's columns that scoring reads.
 COLUMNS = ("pair", "picture", "picture_hash", "content_image", "style_image")
+
+PairRow = Mapping[str, Any]
 
 
 def scores_identity(fingerprint: str) -> dict[str, Any]:
@@ -264,17 +267,42 @@ class _Batch:
 
 
 # ---- the driver's side ----
-def missing_scores(manifest: Manifest, scored: pa.Array) -> pa.Table:
-    """The manifest's rows (COLUMNS) of the pictures whose pairs are not among those ``scored``."""
-    rows = manifest.table([*COLUMNS, "status"])
-    rows = rows.filter(pc.equal(rows["status"], "ok")).select(list(COLUMNS))
-    return rows.filter(pc.invert(pc.is_in(rows["pair"], scored)))
+class Unscored:
+    """The pictures that lack scores. Memory: 16 bytes a pair; their rows come part by part.
+
+    Args:
+        manifest: The run's.
+        scored: The pairs that have scores.
+    """
+
+    def __init__(self, manifest: Manifest, scored: PairIds) -> None:
+        self._manifest = manifest
+        self._pairs = manifest.known().done.without(scored)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def images(self, side: str) -> set[str]:
+        """The contents or the styles that they were made of."""
+        return self._manifest.images(side, self._pairs)
+
+    def units(self, size: int) -> Iterator[tuple[PairRow, ...]]:
+        """Their rows, with COLUMNS, so many at a time."""
+        waiting: list[PairRow] = []
+        for rows in self._manifest.made(COLUMNS, self._pairs):
+            for start in range(0, len(rows), size):
+                waiting += rows.slice(start, size).to_pylist()
+                if len(waiting) >= size:
+                    yield tuple(waiting[:size])
+                    del waiting[:size]
+        if waiting:
+            yield tuple(waiting)
 
 
 def score_stage(
     pool: Pool | None,
     scores: Scores,
-    todo: pa.Table,
+    todo: Unscored,
     sources: Sequence[Sources],
     style_returns: Mapping[str, float],
     per_unit: int,
@@ -283,20 +311,27 @@ def score_stage(
     """Score the pictures of ``todo`` and commit them part by part; returns how many pairs were (scored, failed)."""
 
     def units() -> Iterator[ScoreUnit]:
-        for start in range(0, len(todo), per_unit):
-            pairs = tuple(todo.slice(start, per_unit).to_pylist())
+        for pairs in todo.units(per_unit):
             images = {pair[f"{side}_image"] for pair in pairs for side in ("content", "style")}
             styles = {pair["style_image"] for pair in pairs}
             returns = {image: style_returns[image] for image in styles & set(style_returns)}
             yield ScoreUnit(scores.output, pairs, tuple(side.only(images) for side in sources), returns)
 
+    n_committed = 0
+
     def commit(outcome: Outcome) -> tuple[int, int]:
+        nonlocal n_committed
         if outcome.error is not None:
             rows = score_rows({"pair": p["pair"], "error": outcome.error, "created": now()} for p in outcome.unit.pairs)
         else:
             rows = outcome.result
         scores.commit(outcome.unit.name, rows)
+        n_committed += 1
+        if n_committed % merging.MANY == 0:
+            scores.merge_small()
         failed = len(rows) - rows["error"].null_count
         return len(rows) - failed, failed
 
-    return commit_outcomes(pool, units(), commit, on_done)
+    counts = commit_outcomes(pool, units(), commit, on_done)
+    scores.merge_small()
+    return counts

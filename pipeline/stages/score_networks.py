@@ -17,7 +17,8 @@ from pipeline.models.network_spec import NetworkSpec
 from pipeline.models.session import LoadedModel
 from pipeline.results.network_scores import SOURCES_SCHEMA, NetworkScores
 from pipeline.stages.commit import OnDone, commit_outcomes
-from pipeline.stages.score import PicturesToScore, Sources
+from pipeline.stages.score import PicturesToScore, Sources, Unscored
+from pipeline.storage import merging
 from pipeline.storage.identity import digest
 from pipeline.storage.parts import now
 from pipeline.workers.base import Pool
@@ -171,7 +172,7 @@ def score_by_network(
     pool: Pool | None,
     scores: NetworkScores,
     spec: NetworkSpec,
-    todo: pa.Table,
+    todo: Unscored,
     sources: Sequence[Sources],
     per_unit: int,
     on_done: OnDone,
@@ -182,7 +183,7 @@ def score_by_network(
         pool: The workers.
         scores: The network's store, open.
         spec: The network.
-        todo: Rows of the manifest, with ``stages.score.COLUMNS``.
+        todo: The pictures that lack its scores.
         sources: Where the prepared pictures of the sides are.
         per_unit: How many pairs make a unit.
         on_done: Called after each unit.
@@ -190,22 +191,29 @@ def score_by_network(
     hashed = scores.about["hash"]
 
     def units() -> Iterator[NetworkScoreUnit]:
-        for start in range(0, len(todo), per_unit):
-            pairs = tuple(todo.slice(start, per_unit).to_pylist())
+        for pairs in todo.units(per_unit):
             images = {pair[f"{side}_image"] for pair in pairs for side in spec.compare}
             yield NetworkScoreUnit(scores.output, pairs, tuple(side.only(images) for side in sources), spec, hashed)
 
+    n_committed = 0
+
     def commit(outcome: Outcome) -> tuple[int, int]:
+        nonlocal n_committed
         rows = outcome.result
         if outcome.error is not None:
             rows = scores.rows(
                 {"pair": p["pair"], "error": outcome.error, "created": now()} for p in outcome.unit.pairs
             )
         scores.store.commit(outcome.unit.name, rows)
+        n_committed += 1
+        if n_committed % merging.MANY == 0:
+            scores.merge_small()
         failed = len(rows) - rows["error"].null_count
         return len(rows) - failed, failed
 
-    return commit_outcomes(pool, units(), commit, on_done)
+    counts = commit_outcomes(pool, units(), commit, on_done)
+    scores.merge_small()
+    return counts
 
 
 def embed_sources(

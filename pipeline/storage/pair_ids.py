@@ -6,7 +6,7 @@ Ids go about as arrays (n, 2) uint64: the first 16 hex digits of each and the la
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -84,9 +84,20 @@ class PairIds:
         Returns:
             (n,) bool.
         """
-        inside = np.zeros(len(ids), bool)
+        return self.positions(ids) >= 0
+
+    def positions(self, ids: np.ndarray) -> np.ndarray:
+        """Where some ids are in the order of :meth:`ids`.
+
+        Args:
+            ids: (n, 2) uint64, in any order.
+
+        Returns:
+            (n,) int64, -1 for one that is not in the set.
+        """
+        positions = np.full(len(ids), -1)
         if not len(self):
-            return inside
+            return positions
         left = np.argsort(ids[:, 0])  # neighbours are looked up one after the other, which the processor's caches like
         high, low = ids[left, 0], ids[left, 1]
         at = np.searchsorted(self._high, high)
@@ -94,10 +105,10 @@ class PairIds:
             near = np.minimum(at, len(self) - 1)
             same = (at < len(self)) & (self._high[near] == high)
             hit = same & (self._low[near] == low)
-            inside[left[hit]] = True
+            positions[left[hit]] = at[hit]
             more = same & ~hit  # another id that begins alike: two in 10**7 are so once in 10**5 outputs
             left, high, low, at = left[more], high[more], low[more], at[more] + 1
-        return inside
+        return positions
 
     def ids(self) -> np.ndarray:
         """(n, 2) uint64, sorted."""
@@ -125,6 +136,30 @@ class PairIds:
         return isinstance(other, PairIds) and np.array_equal(self.ids(), other.ids())
 
     __hash__ = None  # type: ignore[assignment]
+
+
+class PairValues:
+    """A number for each of some ids, in 20 bytes.
+
+    Args:
+        ids: (n, 2) uint64, or several such arrays; of an id that is there more than once any of its numbers counts.
+        values: (n,) float32 for each of these arrays, NaN for none.
+    """
+
+    def __init__(self, ids: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> None:
+        self._ids = PairIds(*ids)
+        self._values = np.full(len(self._ids), np.nan, np.float32)
+        for some, numbers in zip(ids, values, strict=True):
+            self._values[self._ids.positions(some)] = numbers
+
+    def __len__(self) -> int:
+        """How many have a number."""
+        return int((~np.isnan(self._values)).sum())
+
+    def of(self, ids: np.ndarray) -> np.ndarray:
+        """The numbers of some ids (n, 2): (n,) float32, NaN where there is none."""
+        at = self._ids.positions(ids)
+        return np.where(at < 0, np.float32(np.nan), self._values[at] if len(self._values) else np.float32(np.nan))
 
     def __repr__(self) -> str:
         return f"<PairIds: {len(self)}>"

@@ -16,6 +16,7 @@ from pipeline.results.all_scores import AllScores
 from pipeline.results.network_scores import SOURCES_SCHEMA, NetworkScores, networks_of, vectors
 from pipeline.results.scores import ScoreColumn
 from pipeline.stages.score_networks import NetworkScoreUnit
+from pipeline.storage.pair_ids import PairIds
 from pipeline.storage.parts import now
 from pipeline.storage.place import Place
 
@@ -44,7 +45,7 @@ def test_rows_are_kept_until_the_network_changes(output):
     scores.write_frechet([{"settings": "s", "style": 1.5}])
     again = NetworkScores(output, "look")
     assert again.open(identity(), COLUMNS) == []
-    assert again.scored().to_pylist() == ["a"]
+    assert again.scored() == PairIds.of(["a"])
     assert again.columns["look_style"] == ScoreColumn(False, "how far", "look", "a" * 64)
     assert again.frechet() == [{"settings": "s", "style": 1.5}]
     assert [one.name for one in networks_of(output)] == ["look"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
+import pyarrow as pa
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -12,9 +14,11 @@ from support.whole_jobs import SIX_PAIRS, STYLES, manifest, run_job
 
 from pipeline.cli.main import main
 from pipeline.monitoring.status import read_status
-from pipeline.results.manifest import TIMING_COLUMNS, Manifest
+from pipeline.results.manifest import MANIFEST_SCHEMA, TIMING_COLUMNS, Manifest
+from pipeline.results.scores import SCORES_SCHEMA
 from pipeline.results.verify import check_results
 from pipeline.storage import merging
+from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 
 FORMS = {"files": {}, "tars": {"pictures": {"to": "webdataset"}}}
@@ -65,6 +69,56 @@ def test_it_is_the_same_run_and_goes_on(job):
     run = again(job)
     assert (run.counts.pairs_there, run.counts.pairs_made) == (6, 0)
     assert pictures(out) == before
+
+
+def scores(out: Path) -> pd.DataFrame:
+    table = pd.read_parquet(out / "scores").drop(columns=["seconds", "created"])
+    return table.sort_values("pair", ignore_index=True)
+
+
+def test_scores_are_merged_too_and_are_the_same(job, monkeypatch):
+    changes = json.loads((job / "changes.json").read_text())
+    run_job(job, stages=("score",), **changes)
+    monkeypatch.setattr(merging, "MANY", 256)
+    run_job(job.parent / "plain", stages=("score",), **changes)
+    out, plain = job / "out", job.parent / "plain" / "out"
+    names = [sorted(file.name.partition("-")[0] for file in (one / "scores").glob("*.parquet")) for one in (out, plain)]
+    assert names == [["merged"], ["score"] * 3]
+    pd.testing.assert_frame_equal(scores(out), scores(plain))
+    counts = run_job(job, stages=("score",), **changes).counts
+    assert (counts.scored, counts.scored_before) == (0, 6)
+    assert command("verify", out)[0] == 0
+
+
+def test_scoring_and_verifying_hold_no_whole_table(job, monkeypatch):
+    """Of ten million pairs the rows of all do not fit in memory: each part is read by itself."""
+    whole = PartStore.rows
+
+    def refused(store: PartStore, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+        assert schema not in (MANIFEST_SCHEMA, SCORES_SCHEMA), "all rows at once"
+        return whole(store, schema, columns)
+
+    monkeypatch.setattr(PartStore, "rows", refused)
+    changes = json.loads((job / "changes.json").read_text())
+    assert run_job(job, stages=("score",), **changes).counts.scored == 6
+    assert run_job(job, stages=("score",), **changes).counts.scored_before == 6
+    (job / "out" / "pictures" / "of-nobody.png").write_bytes(b"x")
+    assert command("verify", job / "out", "--repair")[0] == 0
+    assert "all is well" in command("verify", job / "out")[1]
+
+
+def test_a_pair_in_two_parts_is_scored_once_and_named_by_verify(job):
+    store = Manifest(Place.parse(job / "out")).store
+    (part,) = store.parts()
+    store.commit("tile-again", store.part_rows(part, MANIFEST_SCHEMA).slice(0, 2))
+    changes = json.loads((job / "changes.json").read_text())
+    assert run_job(job, stages=("score",), **changes).counts.scored == 6
+    assert len(scores(job / "out")) == 6
+    code, printed = command("verify", job / "out")
+    assert code == 3
+    assert "2 pairs have a row in another part too, the first in merged-" in printed
+    assert command("verify", job / "out", "--repair")[0] == 0
+    assert len(rows(job / "out")) == 6
 
 
 def test_damage_costs_its_own_pairs_alone_and_is_healed(job):

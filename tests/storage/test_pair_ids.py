@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.storage.identity import digest
-from pipeline.storage.pair_ids import PairIds, from_bytes, packed
+from pipeline.storage.pair_ids import PairIds, PairValues, from_bytes, packed
 
 # Few different halves, so that many ids begin or end alike.
 halves = st.sampled_from(["0" * 16, "f" * 16, "0" * 15 + "1", "8" + "0" * 15, "7" + "f" * 15])
@@ -61,3 +61,17 @@ def test_a_hundred_thousand_ids_take_16_bytes_each():
 def test_a_set_is_no_key_of_a_dictionary():
     with pytest.raises(TypeError):
         hash(PairIds())
+
+
+@given(st.dictionaries(ids, st.floats(-9, 9, width=32)), st.lists(ids), st.integers(0, 9))
+def test_numbers_of_ids_are_kept_as_in_a_mapping(numbers, asked, cut):
+    known = [(packed(list(some)), np.array(list(some.values()), np.float32)) for some in _halves(numbers, cut)]
+    values = PairValues([ids for ids, _ in known], [each for _, each in known])
+    assert len(values) == len(numbers)
+    wanted = [numbers.get(text, np.nan) for text in asked]
+    np.testing.assert_array_equal(values.of(packed(asked)), np.array(wanted, np.float32))
+
+
+def _halves(numbers: dict[str, float], cut: int) -> list[dict[str, float]]:
+    items = list(numbers.items())
+    return [dict(items[:cut]), dict(items[cut:])]

@@ -20,6 +20,7 @@ from pipeline.results.select.pairs import RunPairs, columns_of, matching
 from pipeline.results.select.ranking import best_first, within_quotas, without_duplicates
 from pipeline.results.select.splits import By, splits_of
 from pipeline.storage.counts import count
+from pipeline.storage.pair_ids import packed
 from pipeline.storage.place import Place
 
 #: The split of a data set for which none were asked.
@@ -207,7 +208,7 @@ def _why_empty(run: Place, table: pa.Table, column: str) -> str:
     if column not in {name for names in SCORES_OF_SIDES.values() for name in names}:
         return ""
     lacking = table["pair"].filter(pc.is_null(table[column]))
-    return f": {NO_SOURCES}" if pc.any(pc.is_in(lacking, Scores(run).lacking(column))).as_py() else ""
+    return f": {NO_SOURCES}" if Scores(run).lacking(column).contains(packed(lacking)).any() else ""
 
 
 def _all_ids(run: Place) -> list[str]:
