@@ -28,6 +28,10 @@ A stop, which is no error of anybody's::
 
     NothingWrittenError           Ctrl-C in a command that had written nothing; also a KeyboardInterrupt
 
+An error that stops a run as Stopped does, wherever it is met::
+
+    StoreError                    S3 or GCS can't be reached, fails or throttles for minutes; also an OSError
+
 An error that costs one item, and ends as the reason in a table::
 
     Undecodable                   bytes that are no picture

@@ -24,7 +24,7 @@ import click
 from diffstyle import __version__
 from diffstyle.errors import DiffStyleError
 from pipeline.cli.stopping import KEPT, CommandStopped
-from pipeline.storage.errors import EXIT_BUG, EXIT_DONE, EXIT_STOPPED, EXIT_WRONG_INPUT, BugError
+from pipeline.storage.errors import EXIT_BUG, EXIT_DONE, EXIT_STOPPED, EXIT_WRONG_INPUT, BugError, fatal
 from pipeline.storage.masking import masked_output
 from pipeline.storage.system import unsupported_system
 from pipeline.storage.visible import on_one_line
@@ -245,6 +245,9 @@ def _leave(error: BaseException, verbose: bool) -> NoReturn:
         place = f" ({error.filename})" if error.filename else ""
         _say(f"error: the disk is full{place}; free some space, and the same command goes on from there")
         sys.exit(EXIT_STOPPED)
+    if isinstance(error, OSError) and isinstance(stop := fatal(error), DiffStyleError):  # of a store, or rights
+        _say(f"error: {stop}")
+        sys.exit(stop.exit_code)
     if isinstance(error, IsADirectoryError | NotADirectoryError | FileExistsError):
         _say(
             f"error: {error.filename or error}: a folder is where a file should be, or a file where a "

@@ -15,6 +15,7 @@ import pyarrow as pa
 import diffstyle
 from diffstyle.errors import DiffStyleError, one_line
 from pipeline.shards.rows import INDEX_SCHEMA, REJECTS_SCHEMA, read_png
+from pipeline.storage.errors import unanswered
 from pipeline.storage.masking import without_variables
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
@@ -107,7 +108,10 @@ class ShardStore:
         for entry in self._rejects.list(".parquet"):
             if entry.place.name.removesuffix(".parquet") not in committed:
                 continue
-            table = read_table(entry.place, REJECTS_SCHEMA, cure=self._store.cure)
+            try:
+                table = read_table(entry.place, REJECTS_SCHEMA, cure=self._store.cure)
+            except FileNotFoundError:  # deleted since it was listed
+                continue
             for source, version, reason in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 if source in good and _time(good[source]) >= _time(version):
                     continue
@@ -141,6 +145,8 @@ class ShardStore:
                     for n in sorted(numbers, key=lambda n: rows[n]["offset"]):
                         pixels[n] = read_png(stream.read_at(rows[n]["size"], rows[n]["offset"]), rows[n])
             except (OSError, ValueError) as error:
+                if unanswered(error):
+                    raise
                 raise ShardError(f"{place}: a picture can't be read ({one_line(error)}); {self._store.cure}") from error
         return pixels
 

@@ -19,7 +19,7 @@ import pyarrow.fs as pafs
 from pipeline.sources.base import MAX_BYTES, SourceError
 from pipeline.sources.outputs import files_of_a_kind, is_output, output_folders
 from pipeline.sources.passed_over import PassedOver
-from pipeline.storage.errors import reason_of
+from pipeline.storage.errors import fatal, reason_of, unanswered
 from pipeline.storage.mistakes import shown
 from pipeline.storage.place import Entry, Place
 
@@ -102,6 +102,8 @@ def reaching(text: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if unanswered(error) and (stop := fatal(error)) is not None:
+            raise stop from error
         cure = "check the address and the credentials (AWS_*, GOOGLE_*)" if "://" in text else "check the path"
         raise SourceError(f"{text}: cannot be read ({reason_of(error)}); {cure}") from error
 

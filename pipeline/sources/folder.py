@@ -23,6 +23,7 @@ from pipeline.sources.recognise import (
     stem_of,
     suffix_of,
 )
+from pipeline.storage.errors import unanswered
 from pipeline.storage.identity import source_text
 from pipeline.storage.place import Place
 
@@ -214,5 +215,7 @@ def _beginning(place: Place) -> bytes:
             return os.read(handle, BEGINNING) if stat_module.S_ISREG(os.fstat(handle).st_mode) else b""
         finally:
             os.close(handle)
-    except OSError:
+    except OSError as error:
+        if unanswered(error):  # that says nothing of the file
+            raise
         return b""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import pyarrow.fs as pafs
 
 from pipeline.sources.passed_over import PassedOver
+from pipeline.storage.errors import unanswered
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Entry, Place
 
@@ -27,7 +28,9 @@ def is_output(folder: Place, names: Iterable[str]) -> bool:
         try:
             if json.loads((folder / mark).read_range(0, 1 << 20))["identity"]["kind"] in _OUR_KINDS:
                 return True
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+            if unanswered(error):
+                raise
             continue  # a file of that name which is none of ours
     return False
 

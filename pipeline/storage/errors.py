@@ -59,6 +59,10 @@ def how_it_ended(error: BaseException | None, code: int) -> tuple[str, int]:
     return f"ended by a bug: {type(error).__name__}: {headline(error)}", EXIT_BUG
 
 
+class StoreError(OSError):
+    """An object store that can't be reached, or fails, throttles or drops requests however often they are repeated."""
+
+
 _NO_USE_GOING_ON = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 # How object stores, through Arrow, say that the rights are gone.
 _NO_RIGHTS = re.compile(
@@ -66,6 +70,17 @@ _NO_RIGHTS = re.compile(
     "|MISSING_AUTHENTICATION_TOKEN|UNRECOGNIZED_CLIENT|REQUEST_EXPIRED|InvalidAccessKeyId|SignatureDoesNotMatch",
     re.IGNORECASE,
 )
+# And that the store itself fails or throttles, after Arrow has repeated the request.
+_NO_ANSWER = re.compile(
+    "SLOW_?DOWN|SERVICE_?UNAVAILABLE|NETWORK_CONNECTION|INTERNAL_FAILURE|InternalError|REQUEST_?TIMEOUT|THROTTLING"
+    "|RATE_?EXCEEDED|curlCode",
+    re.IGNORECASE,
+)
+
+
+def unanswered(error: BaseException) -> bool:
+    """Whether a store failed, throttled or was not reached, so that nothing is known of the file that was asked for."""
+    return isinstance(error, StoreError) or (isinstance(error, OSError) and bool(_NO_ANSWER.search(str(error))))
 
 
 def fatal(error: BaseException) -> DiffStyleError | BugError | None:
@@ -82,4 +97,6 @@ def fatal(error: BaseException) -> DiffStyleError | BugError | None:
         return Stopped(f"{reason_of(error)}{where}; {kept}, fix this and run the job again")
     if _NO_RIGHTS.search(str(error)):
         return Stopped(f"{one_line(error)}; {kept}, fix the credentials and run the job again")
+    if unanswered(error):
+        return Stopped(f"{one_line(error)}; {kept}, run the job again once the store answers")
     return None

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from diffstyle.errors import one_line
-from pipeline.storage.conditional import object_store
+from pipeline.storage.objects import object_store
 from pipeline.storage.place import Entry, Place
 
 

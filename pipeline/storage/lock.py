@@ -11,7 +11,9 @@ output) or **over** (nobody does). There are four steps, and ``turns.py`` has th
 
 A kill between any two of them leaves the newest turn open or over, so the next run goes on from there. What a kill
 leaves beside it (a folder that was not renamed yet, older turns) is removed by the next holder. The newest turn is
-never removed, so a run that comes late with a number that was used long ago sees a higher one and steps back.
+never removed, so a run that comes late with a number that was used long ago sees a higher one and steps back. On a
+store some turns before the newest stay too: a listing there may lag behind, so it is only where to begin, and the way
+to the newest turn goes on object by object. Whether a turn is the newest is asked without any listing.
 
 **Who is gone.** A process of this machine is gone when there is no such process. A process elsewhere is gone when no
 heartbeat came while this one watched for 120 s by its own steady clock: no times of two machines are compared.

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from diffstyle.errors import one_line
@@ -62,10 +62,14 @@ class Merge:
         return place
 
 
-def notes(index: Place) -> dict[Place, Merge]:
-    """The merges of a store that are under way, or were killed. DamagedError for a note that is not whole."""
+def notes(hidden: Iterable[Entry]) -> dict[Place, Merge]:
+    """The merges of a store that are under way, or were killed. DamagedError for a note that is not whole.
+
+    Args:
+        hidden: The hidden files beside its index, listed after the index itself.
+    """
     merges = {}
-    for entry in index.list(".json", hidden=True):
+    for entry in hidden:
         if not _NOTE.fullmatch(entry.place.name):
             continue
         try:

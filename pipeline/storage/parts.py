@@ -26,6 +26,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -42,6 +43,8 @@ from pipeline.storage.place import Entry, Place
 from pipeline.storage.tables import DamagedError, read_about, read_table, write_table
 
 T = TypeVar("T")
+#: So many turns are looked back for what a listing that lags behind may not show.
+KEPT = 8
 
 
 class DescriptionError(DiffStyleError):
@@ -65,6 +68,7 @@ class PartStore:
         self.index_folder = root / index
         self._description = root / description
         self._places: dict[str, Place] = {}  # of the index files, as last listed
+        self._gone: set[Place] = set()  # index files that a listing showed though they were deleted
 
     @property
     def cure(self) -> str:
@@ -145,14 +149,29 @@ class PartStore:
 
     def entries(self) -> dict[str, Entry]:
         """Part -> its index file, of the committed parts, sorted by name."""
-        files = self.index_folder.list(".parquet")
+        files, hidden = self._listed()
         if any(_turn(entry) for entry in files) or not self.root.is_local:
-            files = self._counting(files)
+            files = self._counting(files, hidden)
         else:
-            files = self._unmerged(files)
+            files = self._unmerged(files, hidden)
         newest = {_part(entry): entry for entry in sorted(files, key=_turn)}
         self._places = {part: entry.place for part, entry in newest.items()}
         return dict(sorted(newest.items()))
+
+    def _listed(self, again: bool = False) -> tuple[list[Entry], list[Entry]]:
+        """The index files, and the hidden files beside them, which must be listed after these (``merging.py``)."""
+        fence = self.index_folder.fence
+        if fence is not None and not self.root.is_local:
+            both = fence.files(self.index_folder, again)
+            files = [entry for entry in both if entry.place.name.endswith(".parquet")]
+            hidden = [entry for entry in both if entry.place.name.startswith(".")]
+        else:
+            files = self.index_folder.list(".parquet")
+            hidden = self.index_folder.list(".json", hidden=True)
+        return [entry for entry in files if entry.place not in self._gone], hidden
+
+    def _seal(self, turn: int) -> Place:
+        return self.index_folder / f".seal-{turn:08}.json"
 
     def index(self, part: str) -> Place:
         """The index file of a committed part; where it would be if there is none."""
@@ -160,31 +179,49 @@ class PartStore:
             self.entries()
         return self._places.get(part, self.index_folder / f"{part}.parquet")
 
-    def _counting(self, files: list[Entry]) -> list[Entry]:
+    def index_is_gone(self, part: str) -> None:
+        """Reading the index file of a part has failed with FileNotFoundError.
+
+        Either it was dropped or merged since it was listed, or the listing of a store still shows what was deleted:
+        then it is passed over from now on.
+        """
+        place = self._places.get(part)
+        if place is not None and not self.root.is_local:
+            self._gone.add(place)
+            place.changed(None)
+
+    def _counting(self, files: list[Entry], hidden: list[Entry]) -> list[Entry]:
         """The files that count. Whoever holds the output seals the store first if a turn was taken over since."""
-        hidden = [(entry, _SEAL.fullmatch(entry.place.name)) for entry in self.index_folder.list(".json", hidden=True)]
-        seals = {int(match[1]): entry.place for entry, match in hidden if match}
+        matches = [(entry, _SEAL.fullmatch(entry.place.name)) for entry in hidden]
+        seals = {int(match[1]): entry.place for entry, match in matches if match}
         seal = max(seals, default=0)
         if seal:
             try:
                 sealed = self._sealed(seals[seal])
             except FileNotFoundError:  # a later turn's seal has taken its place
-                return self._counting(self.index_folder.list(".parquet"))
+                seals[seal].changed(None)
+                time.sleep(0.1)  # for a listing that still shows it
+                return self._counting(*self._listed(again=True))
             files = [e for e in files if not 0 < _turn(e) < seal or e.place.name in sealed]
-        files = self._unmerged(files)
+        files = self._unmerged(files, hidden)
         fence = self.index_folder.fence
         if fence is not None and fence.seal > seal:
+            for number in range(max(fence.seal, fence.turn - KEPT), fence.turn):
+                if number not in seals and self._seal(number).is_file():  # the listing lags behind
+                    self._seal(number).changed(0)
+                    return self._counting(*self._listed())
             names = [entry.place.name for entry in files if 0 < _turn(entry) < fence.turn]
-            place = self.index_folder / f".seal-{fence.turn:08}.json"
+            place = self._seal(fence.turn)
             if not create(place, json.dumps(names).encode()):
-                return self._counting(files)  # another thread or worker of this run was faster
+                place.changed(0)  # another thread or worker of this run was faster
+                return self._counting(*self._listed())
             for old in seals.values():
                 old.delete()
         return files
 
-    def _unmerged(self, files: list[Entry]) -> list[Entry]:
+    def _unmerged(self, files: list[Entry], hidden: list[Entry]) -> list[Entry]:
         """Without those that a merged part among ``files`` replaces."""
-        for merge in merging.notes(self.index_folder).values():
+        for merge in merging.notes(hidden).values():
             if merge.into in map(_part, files):
                 files = [entry for entry in files if _part(entry) not in merge.parts]
         return files
@@ -203,7 +240,7 @@ class PartStore:
     def damaged_seals(self) -> dict[Place, str]:
         """The seals that can't be read, and what is wrong. Without them all files of earlier turns count again."""
         wrong = {}
-        for entry in self.index_folder.list(".json", hidden=True):
+        for entry in self._listed()[1]:
             if _SEAL.fullmatch(entry.place.name):
                 try:
                     self._sealed(entry.place)
@@ -230,6 +267,7 @@ class PartStore:
         with place.writer() as stream:
             write_table(stream, rows, {_PAYLOADS: json.dumps(sorted(payloads))} if payloads else {})
         self._places[part] = place
+        self._gone.discard(place)
 
     def merge(self, merge: merging.Merge, rows: pa.Table, payloads: Collection[str] = ()) -> None:
         """Make one part of several, whatever is killed meanwhile: ``merging.py`` says how. For the holder of the lock.
@@ -246,7 +284,7 @@ class PartStore:
 
     def _end_merges(self) -> None:
         """Delete what a merge that was killed has replaced, or forget the merge."""
-        under_way = merging.notes(self.index_folder)
+        under_way = merging.notes(self._listed()[1])
         for merge in under_way.values():
             if merge.into in self.entries():
                 self._drop_files(set(merge.parts))
@@ -289,8 +327,11 @@ class PartStore:
 
     def part_rows(self, part: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         """The rows of one committed part; as :meth:`rows`."""
-        place = self.index(part)
-        return read_table(place, schema, columns, cure=self.cure)
+        try:
+            return read_table(self.index(part), schema, columns, cure=self.cure)
+        except FileNotFoundError:
+            self.index_is_gone(part)
+            raise
 
     def drop(self, part: str) -> None:
         """Take a part's rows out of the store. Its payload, if it has one, is then uncommitted."""
@@ -299,7 +340,7 @@ class PartStore:
 
     def _drop_files(self, parts: Collection[str]) -> None:
         # An older file that a newer one replaced must go first, else it would come back.
-        files = [entry for entry in self.index_folder.list(".parquet") if _part(entry) in parts]
+        files = [entry for entry in self._listed()[0] if _part(entry) in parts]
         with ThreadPoolExecutor(1 if self.root.is_local else 16) as pool:
             for _, of_turn in groupby(sorted(files, key=_turn), _turn):
                 list(pool.map(lambda entry: entry.place.delete(), of_turn))
@@ -309,18 +350,33 @@ class PartStore:
     def remove_uncommitted(self) -> list[str]:
         """Delete payloads that no index part names, and unfinished files. Call it while holding the store's lock."""
         self._end_merges()
+        self._listed(again=True)  # on a store a holder that was taken over may have written meanwhile
         committed = self.entries()
         counting = {entry.place for entry in committed.values()}
-        spare = [entry for entry in self.index_folder.list(".parquet") if entry.place not in counting]
+        spare = [entry for entry in self._listed()[0] if entry.place not in counting]
         payloads = [e for e in self.data_folder.list() if e.place.name.partition(".")[0] not in committed]
         named = self._payloads(committed) if payloads else set()
-        spare += [e for e in payloads if e.place.name.partition(".")[0] not in named]
+        payloads = [e for e in payloads if e.place.name.partition(".")[0] not in named]
+        spare += [e for e in payloads if not self._is_committed(e.place.name.partition(".")[0])]
         for entry in spare:
             entry.place.delete()
         self.root.remove_unfinished()  # a description
         self.data_folder.remove_unfinished(recursive=True)
         self.index_folder.remove_unfinished()
         return [entry.place.name for entry in spare]
+
+    def _is_committed(self, part: str) -> bool:
+        """Whether the index file of a part is there though no listing of the store shows it yet."""
+        fence = self.index_folder.fence
+        if self.root.is_local or fence is None:
+            return False
+        seals = [int(match[1]) for e in self._listed()[1] if (match := _SEAL.fullmatch(e.place.name))]
+        for turn in range(max(fence.turn - KEPT, *seals, 1), fence.turn):
+            place = self.index_folder / f"{part}.{turn:08}.parquet"
+            if place not in self._gone and place.is_file():
+                place.changed(place.size())
+                return True
+        return False
 
     def _payloads(self, parts: Iterable[str]) -> set[str]:
         """The parts that are merged into others, as far as they have payloads."""

@@ -3,6 +3,7 @@
 Everything that the pipeline writes goes through :meth:`Place.writer`, which makes a file appear whole or not at all:
 on a disk it is drafted, synced and renamed; on an object store it is uploaded in one piece once its last byte is known.
 Below an output that this process holds (``FENCES``), writing and deleting go through the fence of its lock.
+On a store, objects are written, read and deleted by ``objects.py``; folders are listed by Arrow.
 Credentials and endpoints come from the usual environment (``AWS_*``, ``GOOGLE_*``).
 """
 
@@ -17,6 +18,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from typing import IO, Any, BinaryIO, Protocol, cast
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from pipeline.storage import objects
 from pipeline.storage.paths import join_address, split_address
 
 log = logging.getLogger(__name__)
@@ -111,25 +114,34 @@ class Place:
         return self._info().type == pafs.FileType.Directory
 
     def is_file(self) -> bool:
+        if not self.is_local:
+            return objects.size(self.scheme, self.path) is not None
         return self._info().type == pafs.FileType.File
 
     def size(self) -> int:
         """Bytes of this file; FileNotFoundError if there is none."""
+        if not self.is_local:
+            size = objects.size(self.scheme, self.path)
+            if size is None:
+                raise FileNotFoundError(str(self))
+            return size
         info = self._info()
         if info.type != pafs.FileType.File:
             raise FileNotFoundError(str(self))
         return info.size
 
-    def list(self, suffix: str | tuple[str, ...] = "", recursive: bool = False, hidden: bool = False) -> list[Entry]:
+    def list(
+        self, suffix: str | tuple[str, ...] = "", recursive: bool = False, hidden: bool | None = False
+    ) -> list[Entry]:
         """The files below, sorted by path; [] where the folder does not exist. Unfinished files are omitted.
 
-        ``hidden``: files whose names begin with a dot instead of the others.
+        ``hidden``: files whose names begin with a dot instead of the others; None: both.
         """
         selector = pafs.FileSelector(self.path, allow_not_found=True, recursive=recursive)
         entries = []
         for info in self.fs.get_file_info(selector):
             is_hidden = any(piece.startswith(".") for piece in info.path[len(self.path) :].split("/"))
-            if info.type == pafs.FileType.File and is_hidden == hidden and info.path.endswith(suffix):
+            if info.type == pafs.FileType.File and hidden in (is_hidden, None) and info.path.endswith(suffix):
                 entries.append(Entry(Place(self.scheme, info.path), info.size or 0, info.mtime_ns or 0))
         return sorted(entries, key=lambda entry: entry.place.path)
 
@@ -143,6 +155,8 @@ class Place:
     def open(self) -> pa.NativeFile:
         """A seekable stream of the file's bytes. FileNotFoundError where there is no file, but perhaps a pipe."""
         self.refuse_pipe()
+        if not self.is_local:
+            return pa.PythonFile(objects.ObjectFile(self.scheme, self.path), mode="r")
         return self.fs.open_input_file(self.path)
 
     def refuse_pipe(self) -> None:
@@ -155,11 +169,15 @@ class Place:
             raise FileNotFoundError(errno.ENOENT, "a pipe, socket or device, and no file", str(self))
 
     def read_bytes(self) -> bytes:
+        if not self.is_local:
+            return objects.get(self.scheme, self.path)
         with self.open() as stream:
             return stream.read()
 
     def read_range(self, offset: int, length: int) -> bytes:
         """``length`` bytes from ``offset``, without reading the rest."""
+        if not self.is_local:
+            return objects.get_range(self.scheme, self.path, offset, length)
         with self.open() as stream:
             return stream.read_at(length, offset)
 
@@ -172,14 +190,16 @@ class Place:
         """
         fence = self.fence
         if not self.is_local:
-            # pyarrow's upload stream completes on close even after an error, so the bytes are gathered first.
-            with tempfile.SpooledTemporaryFile(max_size=64 << 20) as spool:
+            # Gathered first, so that nothing is uploaded of a file that is not finished.
+            with tempfile.SpooledTemporaryFile(max_size=objects.ONE_REQUEST) as spool:
                 yield cast(BinaryIO, spool)
+                spool.seek(0, os.SEEK_END)
+                size = spool.tell()
                 spool.seek(0)
                 if fence is not None:
                     fence.check()
-                with self.fs.open_output_stream(self.path) as stream:
-                    shutil.copyfileobj(cast(IO[Any], spool), stream, 8 << 20)
+                objects.put(self.scheme, self.path, cast(IO[bytes], spool), size)
+                self.changed(size)
             return
         target = Path(self.path)
         draft = self._draft_beside() if fence is None else fence.draft()
@@ -220,8 +240,7 @@ class Place:
 
     def put(self, data: bytes) -> None:
         """Write an object of a store, whatever fence there is: for the lock itself."""
-        with self.fs.open_output_stream(self.path) as stream:
-            stream.write(data)
+        objects.put(self.scheme, self.path, data, len(data))
 
     def write_bytes(self, data: bytes) -> None:
         """Replace the file's content, whole or not at all."""
@@ -233,7 +252,11 @@ class Place:
         fence = self.fence
         if fence is not None:
             fence.check()
-        if fence is None or not self.is_local:
+        if not self.is_local:
+            objects.delete(self.scheme, self.path)
+            self.changed(None)
+            return
+        if fence is None:
             with contextlib.suppress(FileNotFoundError):
                 self.fs.delete_file(self.path)
             return
@@ -249,10 +272,16 @@ class Place:
             fence.check()
             Path(self.path).unlink(missing_ok=True)
 
+    def changed(self, size: int | None) -> None:
+        """Remember, below an output that this process holds, that an object has so many bytes now; None: it is gone."""
+        if self.fence is not None:
+            self.fence.changed(Entry(self, size or 0, time.time_ns()), gone=size is None)
+
     def delete_tree(self) -> None:
         """Remove this folder and all below it; nothing happens where there is none."""
         if self.fence is not None:
             self.fence.check()
+            self.fence.forget(self)
         if self.exists():
             self.fs.delete_dir(self.path)
 
@@ -278,6 +307,18 @@ class Fence(Protocol):
     def check_now(self) -> None:
         """The same, and never by what was known a moment ago."""
 
+    def files(self, folder: Place, again: bool = False) -> list[Entry]:
+        """The files of a folder, hidden ones too, in which the holder's process alone writes.
+
+        ``again``: as they are now, where that may be known already.
+        """
+
+    def changed(self, entry: Entry, gone: bool) -> None:
+        """This process has written or deleted a file."""
+
+    def forget(self, folder: Place) -> None:
+        """All below a folder may have changed."""
+
     def draft(self) -> Path:
         """On a disk: a new name in the holder's own folder, out of which a file is renamed to its place."""
 
@@ -297,6 +338,7 @@ def _make_fs(scheme: str) -> pafs.FileSystem:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     options: dict[str, Any] = {"endpoint_override": endpoint} if endpoint else {}
+    options["retry_strategy"] = pafs.AwsStandardS3RetryStrategy(max_attempts=10)
     return pafs.S3FileSystem(region=region, allow_bucket_creation=False, **options)
 
 

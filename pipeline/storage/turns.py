@@ -20,12 +20,15 @@ from typing import Any, Protocol
 import pyarrow.fs as pafs
 
 from diffstyle.errors import DiffStyleError
+from pipeline.storage import objects
 from pipeline.storage.conditional import create
 from pipeline.storage.errors import Stopped
 from pipeline.storage.holder import NOBODY, Holder
-from pipeline.storage.place import Place
+from pipeline.storage.place import Entry, Place
 
 FOLDER = ".lock"
+#: So many turns before the newest one stay on a store: a run whose listing lags behind finds its way from there.
+KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,16 @@ class TurnFence:
 
     def is_over(self) -> bool:
         raise NotImplementedError
+
+    def files(self, folder: Place, again: bool = False) -> list[Entry]:
+        """The files of a folder, hidden ones too; ``again``: as they are now, where that may be known already."""
+        return folder.list(hidden=None)
+
+    def changed(self, entry: Entry, gone: bool) -> None:
+        """Nothing: a disk is looked at each time."""
+
+    def forget(self, folder: Place) -> None:
+        """Nothing, as above."""
 
     def draft(self) -> Path:
         """A new name in the holder's own folder, on a disk."""
@@ -199,32 +212,33 @@ class StoreTurns:
         while True:
             entries = _numbers(self._output)
             number = max(entries, default=0)
-            if not number or entries[number].type != pafs.FileType.File:  # a folder: copied from a disk, nobody's turn
-                return Turn(number, is_open=False)
-            try:
-                return self._read(number, entries[number].mtime_ns or 0)
-            except OSError:  # which one depends on the moment when it was removed, since the listing or while reading
-                if self._place(number).exists():
-                    raise
+            # A listing may lag behind: from the newest turn that it shows the way goes on object by object.
+            while self._place(number + 1).is_file():
+                number += 1
+            if not number or (number in entries and entries[number].type != pafs.FileType.File):
+                return Turn(number, is_open=False)  # a folder: copied from a disk, nobody's turn
+            with contextlib.suppress(FileNotFoundError):  # removed since, or the listing still shows it
+                return self._read(number)
+            time.sleep(0.1)
 
-    def _read(self, number: int, mtime_ns: int) -> Turn:
-        data = self._place(number).read_bytes()
+    def _read(self, number: int) -> Turn:
+        place = self._place(number)
+        data, beat_at = objects.get_dated(place.scheme, place.path)
         try:
             stored = json.loads(data)
             holder = Holder.read(json.dumps(stored["holder"]).encode())
-            return Turn(number, stored["open"], holder, stored["beats"], mtime_ns / 1e9, stored["seal"])
+            return Turn(number, stored["open"], holder, stored["beats"], beat_at, stored["seal"])
         except (ValueError, TypeError, KeyError):
-            return Turn(number, is_open=True, beat_at=mtime_ns / 1e9, seal=number)
+            return Turn(number, is_open=True, beat_at=beat_at, seal=number)
 
     def fence_off(self, number: int) -> None:
         """Nothing: the next number ends this turn, and seals keep out what its holder may still write."""
 
     def begin(self, turn: Turn) -> bool:
         place, data = self._place(turn.number), _dump(turn)
-        # A request that the client had to repeat finds the object that it made itself.
-        if not create(place, data) and not (place.exists() and place.read_bytes() == data):
+        if not create(place, data):
             return False
-        if create(place, data):
+        if create(place, data + b" "):
             raise DiffStyleError(
                 f"{self._output}: this store ignores conditional writes (If-None-Match), so two runs could write here "
                 "at once; update the store's server, or give the job an output elsewhere"
@@ -243,19 +257,27 @@ class StoreTurns:
 
     def tidy(self, number: int) -> None:
         for other, info in _numbers(self._output).items():
-            if other < number and info.type == pafs.FileType.File:
+            if other < number - KEPT and info.type == pafs.FileType.File:
                 _delete(self._place(other))
 
     def fence(self, turn: Turn) -> TurnFence:
-        return _StoreFence(self._output, turn.number, turn.seal)
+        fence = _StoreFence(self._output, turn.number, turn.seal)
+        fence.folders = {}
+        return fence
 
     def _place(self, number: int) -> Place:
-        return self._output / FOLDER / f"{number:08}"
+        return _turn_place(self._output, number)
 
 
 class _StoreFence(TurnFence):
-    LOOK_EVERY = 5.0  # seconds; asking costs a request
+    """The fence on a store. In the holder's own process, which alone commits, it also knows what it has listed once.
+
+    So a folder of index files is listed once a run, and what this run wrote is seen though a listing may lag behind.
+    """
+
+    LOOK_EVERY = 5.0  # seconds; asking costs two requests
     _looked: float | None = None
+    folders: dict[Place, dict[Place, Entry | None]] | None = None  # None: in a worker; of a file: it is deleted
 
     def check(self) -> None:
         now = time.monotonic()
@@ -264,11 +286,35 @@ class _StoreFence(TurnFence):
             self._looked = now
 
     def is_over(self) -> bool:
-        numbers = _numbers(self.root)
-        return self.turn not in numbers or max(numbers) > self.turn
+        # No listing: the next turn's number is known, so are both names.
+        return not _turn_place(self.root, self.turn).is_file() or _turn_place(self.root, self.turn + 1).is_file()
+
+    def files(self, folder: Place, again: bool = False) -> list[Entry]:
+        if self.folders is None:
+            return super().files(folder)
+        known = self.folders.get(folder)
+        if known is None or again:
+            listed = {entry.place: entry for entry in super().files(folder)}
+            known = self.folders[folder] = {**listed, **(known or {})}  # what this process did is newer than a listing
+        entries = (entry for entry in known.copy().values() if entry is not None)
+        return sorted(entries, key=lambda entry: entry.place.path)
+
+    def changed(self, entry: Entry, gone: bool) -> None:
+        known = None if self.folders is None else self.folders.get(entry.place.parent)
+        if known is not None:
+            known[entry.place] = None if gone else entry
+
+    def forget(self, folder: Place) -> None:
+        for known in list(self.folders or ()):
+            if f"{known.path}/".startswith(f"{folder.path}/"):
+                (self.folders or {}).pop(known, None)
 
     def __reduce__(self) -> tuple[Any, ...]:  # without when it looked: a worker's clock is another one
         return type(self), (self.root, self.turn, self.seal)
+
+
+def _turn_place(output: Place, number: int) -> Place:
+    return output / FOLDER / f"{number:08}"
 
 
 def _numbers(output: Place) -> dict[int, pafs.FileInfo]:
@@ -278,11 +324,9 @@ def _numbers(output: Place) -> dict[int, pafs.FileInfo]:
 
 
 def _delete(place: Place) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        place.fs.delete_file(place.path)
+    objects.delete(place.scheme, place.path)
 
 
 def _dump(turn: Turn) -> bytes:
     stored = {"open": turn.is_open, "beats": turn.beats, "seal": turn.seal, "holder": asdict(turn.holder)}
-    # Always of one size: a reader may ask for the size before a heartbeat and for the bytes after it.
-    return json.dumps(stored).encode().ljust(2048)
+    return json.dumps(stored).encode()
