@@ -134,6 +134,7 @@ def _pour(bank: LatentBank, writer: BankWriter, progress: Progress) -> int:
     index = source.read()
     ok = index.filter(pc.equal(index["status"], "ok"))
     writer.commit_aliases(ok.to_pylist())
+    writer.commit_corrected(writer.corrected(bank.index.to_pylist()))
     failures = index.filter(pc.not_equal(index["status"], "ok")).to_pylist()
     known_failures = writer.failed_images()
     writer.commit_failures(row for row in failures if row["image"] not in known and row["image"] not in known_failures)

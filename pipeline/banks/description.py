@@ -30,6 +30,8 @@ PICTURE_FIELDS = (
     ("meta", pa.string()),
 )
 PICTURE_COLUMNS = tuple(name for name, _ in PICTURE_FIELDS)
+# Of these, what people write and correct.
+TEXT_COLUMNS = ("label", "caption", "meta")
 
 # Where the payload is. data_hash and data_size are the SHA-256 and the bytes of the whole file, the same in all rows of
 # a part: columns, and not metadata of the index file, since tables lose their metadata on the way through casts and

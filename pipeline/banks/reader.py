@@ -286,9 +286,10 @@ def cached_bank(path: str) -> LatentBank:
 
 
 def _entries(index: pa.Table) -> pa.Table:
-    """The ok rows sorted by key, one for each (key, image), keys made unique, in one chunk."""
+    """The ok rows sorted by key, keys made unique, in one chunk. Of several for a (key, image) the last one made."""
     rows = index.filter(pc.equal(index["status"], "ok"))
-    by = [(name, "ascending") for name in ("key", "image", "data", "row")]
+    by = [("key", "ascending"), ("image", "ascending"), ("created", "descending")]
+    by += [("data", "ascending"), ("row", "ascending")]
     rows = rows.sort_by(by).combine_chunks()
     if len(rows) < 2:
         return rows

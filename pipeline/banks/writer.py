@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.banks.description import PICTURE_COLUMNS, BankDescription, Latents, stored_tensors
+from pipeline.banks.description import PICTURE_COLUMNS, TEXT_COLUMNS, BankDescription, Latents, stored_tensors
 from pipeline.banks.index import BankIndex
 from pipeline.banks.payload import PAYLOADS
 from pipeline.banks.tensors import BankError
@@ -119,8 +119,40 @@ class BankWriter:
         index = self._ok(["key", "image", *self.description.place_columns])
         known = set(zip(index["key"].to_pylist(), index["image"].to_pylist(), strict=True))
         new = {(row["key"], row["image"]): row for row in rows if (row["key"], row["image"]) not in known}
-        if not new:
-            return 0
+        if new:
+            self._commit_names(index, new)
+        return len(new)
+
+    def corrected(self, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Of rows about pictures, those that the bank has under this name and source, with another text.
+
+        Texts are ``TEXT_COLUMNS``. A row of another bank counts where it was made later than this bank's.
+        """
+        columns = ["key", "image", "created", "source", *TEXT_COLUMNS]
+        ok = self._ok(columns).sort_by("created")
+        known = {
+            (key, image): row for key, image, *row in zip(*(ok[name].to_pylist() for name in columns), strict=True)
+        }
+        different = []
+        for row in rows:
+            if (before := known.get((row["key"], row["image"]))) is not None:
+                created, source, *texts = before
+                later = row.get("created") is None or row["created"] > created
+                if source == row["source"] and later and texts != [row.get(name) for name in TEXT_COLUMNS]:
+                    different.append(row)
+        return different
+
+    def commit_corrected(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Give names that the bank has another row each, which for every reader takes the earlier one's place.
+
+        Index only: tensors stay as they are, and so does what a tar says beside them.
+        """
+        new = {(row["key"], row["image"]): row for row in rows}
+        if new:
+            self._commit_names(self._ok(["key", "image", *self.description.place_columns]), new)
+
+    def _commit_names(self, index: pa.Table, new: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
+        """Commit rows by (key, image) that lead to where an ``index`` has their images."""
         wanted = pa.array(sorted({image for _, image in new}), pa.string())
         places = {row["image"]: row for row in index.filter(pc.is_in(index["image"], wanted)).to_pylist()}
         table = []
@@ -131,8 +163,8 @@ class BankWriter:
             table.append(
                 {**{name: row.get(name) for name in PICTURE_COLUMNS}, **where, "status": "ok", "created": now()}
             )
-        self.index.commit(f"alias-{digest(*(part for pair in sorted(new) for part in pair))[:24]}", table)
-        return len(table)
+        texts = (row.get(name) or "" for _, row in sorted(new.items()) for name in TEXT_COLUMNS)
+        self.index.commit(f"alias-{digest(*(part for pair in sorted(new) for part in pair), *texts)[:24]}", table)
 
     def commit_failures(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Images that could not be inverted: ``key``, ``image``, ``error`` and what the shards say. Index only.

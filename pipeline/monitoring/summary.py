@@ -21,6 +21,7 @@ class RunCounts:
     rejected: int = 0  # pictures that can't be read, in this run or before
     inverted: int = 0
     not_inverted: int = 0  # likewise
+    corrected: int = 0  # names in the banks that have got another label, caption or metadata
     pairs_made: int = 0
     pairs_there: int = 0
     pairs_failed: int = 0  # likewise
@@ -56,6 +57,11 @@ def summary_lines(counts: RunCounts, output: Place, stages: Sequence[str], sheet
         lines.append(f"prepared {count(counts.prepared, 'picture')}")
     if "precompute" in stages:
         lines.append(f"inverted {count(counts.inverted, 'picture')}")
+        if counts.corrected:
+            lines.append(
+                f"took over the new label, caption or metadata of {count(counts.corrected, 'picture')}; pairs made "
+                "before keep the old ones in the manifest"
+            )
     if "inject" in stages:
         activity = counts.activity.get("inject", Activity())
         there_before = count(counts.pairs_there, "", "was/were")

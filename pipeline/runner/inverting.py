@@ -40,8 +40,10 @@ def precompute(run: Run) -> None:
         if isinstance(side.spec, SampleSpec):
             total = len(missing_samples(writer, side.spec))
         else:
-            todo, aliases = missing_rows(writer, side.shards, run.wanted_images(side), retry)
-            total = len(todo)
+            rows = missing_rows(writer, side.shards, run.wanted_images(side), retry)
+            total = len(rows.todo)
+            if any(rows):
+                run.begin()
         if bank.instead_of:
             cost = bank.cost(total, part)
             warning = f"{bank.instead_of}, so another bank is made beside it, {bank.place.name}: {cost}"
@@ -53,9 +55,10 @@ def precompute(run: Run) -> None:
                 done = sample_stage(pool, side.spec, writer, min(part, run.share(total)), on_done=on_done)
         else:
             with run.stage(f"invert {side.name}", total, "picture", writer.remove_uncommitted) as on_done:
-                pool = run.pool if todo else None
+                pool = run.pool if rows.todo else None
                 part = min(part, run.share(total))
-                done = invert_stage(pool, side.shards, writer, todo, aliases, part, on_done=on_done)
+                done = invert_stage(pool, side.shards, writer, rows, part, on_done=on_done)
+            run.counts.corrected += len(rows.corrected)
         run.counts.inverted += done
         run.counts.not_inverted += len(writer.failed_images())
 

@@ -28,6 +28,7 @@ INDEX_SCHEMA = pa.schema(
         ("data", pa.string()),  # the part whose tar holds the picture, so that a row says all by itself
         ("offset", pa.int64()),
         ("size", pa.int64()),
+        ("reading", pa.int32()),  # of a source that was read before, since it changed: how often; its last one counts
     ]
 )
 REJECTS_SCHEMA = pa.schema([("source", pa.string()), ("source_version", pa.string()), ("reason", pa.string())])

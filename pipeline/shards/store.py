@@ -23,6 +23,9 @@ from pipeline.storage.tables import read_table, write_table
 
 FORMAT_VERSION = 1
 
+#: The columns that say which row of a source is its newest.
+_VERSIONS = ["source", "source_version", "reading"]
+
 
 class ShardError(DiffStyleError):
     """A shard store that can't be read or written, or a data set of which nothing could be decoded."""
@@ -80,12 +83,7 @@ class ShardStore:
     def current(self) -> pa.Table:
         """The rows of the newest version of each source, in the order in which the sources first appear."""
         table = self.rows()
-        newest: dict[str, int] = {}
-        versions = table.column("source_version").to_pylist()
-        for row, source in enumerate(table.column("source").to_pylist()):
-            known_row = newest.get(source)
-            if known_row is None or _time(versions[row]) >= _time(versions[known_row]):
-                newest[source] = row
+        newest = _newest_rows(table)
         return table if len(newest) == len(table) else table.take(list(newest.values()))
 
     def unique(self) -> list[dict[str, Any]]:
@@ -101,8 +99,7 @@ class ShardStore:
 
     def rejected(self) -> list[tuple[str, str, str]]:
         """The rows of :meth:`rejects`: (source, its version, reason), by source."""
-        indexed = self.rows(["source", "source_version"])
-        good = _newest(indexed)
+        good = _newest(self.rows(_VERSIONS))
         rejected: dict[str, tuple[str, str]] = {}
         committed = set(self._store.parts())
         for entry in self._rejects.list(".parquet"):
@@ -121,10 +118,18 @@ class ShardStore:
 
     def known(self, retry_failed: bool = False) -> dict[str, str]:
         """source -> version of all that need not be read again; ``retry_failed`` leaves the rejects out."""
-        known = _newest(self.rows(["source", "source_version"]))
+        known = _newest(self.rows(_VERSIONS))
         if not retry_failed:
             known |= {source: version for source, version, _ in self.rejected()}
         return known
+
+    def readings(self) -> dict[str, int]:
+        """source -> the number of its last reading, 0 for the first."""
+        readings: dict[str, int] = {}
+        table = self.rows(["source", "reading"])
+        for source, reading in zip(table["source"].to_pylist(), table["reading"].to_pylist(), strict=True):
+            readings[source] = max(readings.get(source, 0), reading or 0)
+        return readings
 
     # ---- pictures ----
     def read(self, row: Mapping[str, Any]) -> np.ndarray:
@@ -198,17 +203,29 @@ def _identity(prepared: Mapping[str, Any], reading: Mapping[str, str] | None) ->
     return identity
 
 
-def _newest(table: pa.Table) -> dict[str, str]:
-    newest: dict[str, str] = {}
-    for source, version in zip(
-        table.column("source").to_pylist(), table.column("source_version").to_pylist(), strict=True
-    ):
-        if source not in newest or _time(version) >= _time(newest[source]):
-            newest[source] = version
+def _newest_rows(table: pa.Table) -> dict[str, int]:
+    """source -> the number of its newest row, in the order in which the sources first appear."""
+    newest: dict[str, int] = {}
+    readings = table.column("reading").to_pylist()
+    versions = table.column("source_version").to_pylist()
+
+    def age(row: int) -> tuple[int, int]:
+        return readings[row] or 0, _time(versions[row])  # earlier releases gave no numbers: then the file's time tells
+
+    for row, source in enumerate(table.column("source").to_pylist()):
+        known_row = newest.get(source)
+        if known_row is None or age(row) >= age(known_row):
+            newest[source] = row
     return newest
+
+
+def _newest(table: pa.Table) -> dict[str, str]:
+    """source -> the version of its newest row."""
+    versions = table.column("source_version").to_pylist()
+    return {source: versions[row] for source, row in _newest_rows(table).items()}
 
 
 def _time(version: str) -> int:
     """The modification time in a source version (``size-time...``); before all others where it has none."""
-    pieces = version.split("-")
+    pieces = version.partition("+")[0].split("-")
     return int(pieces[1]) if len(pieces) > 1 and pieces[1].isdigit() else -1

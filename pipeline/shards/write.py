@@ -85,6 +85,6 @@ def _row(picture: RawPicture, decoded: Decoded) -> dict[str, Any]:
 
 def described(row: Mapping[str, Any]) -> bytes:
     """The JSON beside a picture in its tar: its row, but for where the picture is."""
-    fields = {name: value for name, value in row.items() if name not in ("data", "offset", "size")}
+    fields = {name: value for name, value in row.items() if name not in ("data", "offset", "size", "reading")}
     fields["meta"] = json.loads(row["meta"]) if row["meta"] else None
     return json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from diffstyle.errors import one_line
+from pipeline.storage.identity import digest
 
 _LABELS = ("label",)
 _CAPTIONS = ("caption", "text")
@@ -97,6 +98,24 @@ def _note(values: dict[str, Any], name: str, *reasons: str) -> None:
     if reasons:
         earlier = [values[name]] if isinstance(values.get(name), str) else []
         values[name] = plain_text("; ".join([*earlier, *reasons]))
+
+
+def version_with(version: str, *texts: str | Mapping[str, Any] | None) -> str:
+    """The version of a picture's file, and after a ``+`` a digest of what is said of it elsewhere.
+
+    So a corrected caption makes another version, as another picture does.
+
+    Args:
+        version: of the file.
+        texts: versions of its side-cars, and the values of its row in a list. Where there is nothing, none is added.
+    """
+    pieces = [text if isinstance(text, str) else json.dumps(text, sort_keys=True, default=str) for text in texts if text]
+    return f"{version}+{digest(*pieces)[:12]}" if pieces else version
+
+
+def file_version(version: str) -> str:
+    """What :func:`version_with` was given as the file's version."""
+    return version.partition("+")[0]
 
 
 class SideCars:

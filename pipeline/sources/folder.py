@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.sources.addresses import Unreadable, reaching, read_file, stat, version_of, within
-from pipeline.sources.attributes import MAX_TEXT, Naming, SideCars, plain_text
+from pipeline.sources.attributes import MAX_TEXT, Naming, SideCars, plain_text, version_with
 from pipeline.sources.base import Broken, Cut, Item, RawPicture, Source, SourceError, failed
 from pipeline.sources.listing import OUTSIDE, Folder, walk
 from pipeline.sources.outputs import OUTPUTS, files_of_a_kind
 from pipeline.sources.recognise import (
     BEGINNING,
+    SIDE_CARS,
     begins_like_a_picture,
     is_picture,
     says_nothing,
@@ -27,7 +28,6 @@ from pipeline.storage.errors import unanswered
 from pipeline.storage.identity import source_text
 from pipeline.storage.place import Place
 
-_SIDE_CARS = ("json", "txt")
 _TABLES = ("csv", "tsv", "parquet", "jsonl", "ndjson")
 # In a version's place where a file can't be looked at; it differs from every real one, so the file is tried again.
 MISSING = "missing"
@@ -129,11 +129,15 @@ class FolderSource(Source):
             side_cars = _side_cars(folder)
             for name in pictures:
                 stem = stem_of(name)
-                beside = tuple(side_cars[stem, kind] for kind in _SIDE_CARS if (stem, kind) in side_cars)
+                beside = tuple(side_cars[stem, kind] for kind in SIDE_CARS if (stem, kind) in side_cars)
                 place = folder.place / name
                 at = FileAt(place, beside, label)
                 source = source_text(plain_text(str(place)))
-                yield Item(source, folder.versions[name] or MISSING, plain_text(name), at)
+                version = folder.versions[name] or MISSING
+                if beside:
+                    texts = (f"{suffix} {folder.versions[f'{stem}.{suffix}']}" for suffix in beside)
+                    version = version_with(version, *texts)
+                yield Item(source, version, plain_text(name), at)
             self._pass_over(folder, pictures, side_cars)
 
     def _pass_over(self, folder: Folder, pictures: list[str], side_cars: Mapping[tuple[str, str], str]) -> None:
@@ -141,7 +145,7 @@ class FolderSource(Source):
         used = {f"{stem}.{suffix}" for (stem, _), suffix in side_cars.items() if stem in stems}
         for name in sorted(set(folder.versions) - used - set(pictures)):
             suffix = suffix_of(name)
-            if suffix in _SIDE_CARS:
+            if suffix in SIDE_CARS:
                 self.passed_over.add("side-cars without a picture", plain_text(name))
             elif suffix in _TABLES:
                 self.passed_over.add("tables that `list:` may read", plain_text(name))
@@ -175,10 +179,11 @@ def _alone(file: Place) -> Folder:
         entry = stat(file)
         if entry is not None:
             versions[file.name] = version_of(entry.size, entry.mtime_ns)
-        for kind in _SIDE_CARS:
+        for kind in SIDE_CARS:
             for suffix in (kind, kind.upper()):
-                if (file.parent / (name := f"{stem_of(file.name)}.{suffix}")).is_file():
-                    versions[name] = None
+                side_car = stat(file.parent / (name := f"{stem_of(file.name)}.{suffix}"))
+                if side_car is not None:
+                    versions[name] = version_of(side_car.size, side_car.mtime_ns)
     return Folder(file.parent, versions)
 
 
@@ -187,7 +192,7 @@ def _side_cars(folder: Folder) -> dict[tuple[str, str], str]:
     return {
         (stem_of(name), suffix_of(name)): name.rpartition(".")[2]
         for name in sorted(folder.versions)
-        if suffix_of(name) in _SIDE_CARS
+        if suffix_of(name) in SIDE_CARS
     }
 
 

@@ -13,7 +13,7 @@ from pipeline.sources.addresses import reaching, version_of
 from pipeline.sources.base import SourceError
 from pipeline.sources.outputs import OUTPUTS, everything_below, is_output, outermost, output_folders
 from pipeline.sources.passed_over import PassedOver
-from pipeline.sources.recognise import is_picture, says_nothing
+from pipeline.sources.recognise import SIDE_CARS, is_picture, says_nothing, suffix_of
 from pipeline.storage.errors import reason_of
 from pipeline.storage.place import Place
 
@@ -117,7 +117,7 @@ def _entry(
         return True
     else:
         versions[entry.name] = None
-        if is_picture(entry.name) or says_nothing(entry.name):
+        if is_picture(entry.name) or says_nothing(entry.name) or suffix_of(entry.name) in SIDE_CARS:
             # A link to nothing, or to itself, stays: reading it gives the reason for its reject.
             with contextlib.suppress(OSError):
                 status = entry.stat()

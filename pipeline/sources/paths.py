@@ -11,7 +11,7 @@ from pathlib import Path
 
 from diffstyle.errors import ConfigError
 from pipeline.sources.addresses import beside, files, outside, reaching, version_of, within
-from pipeline.sources.attributes import Naming, plain_text
+from pipeline.sources.attributes import Naming, file_version, plain_text, version_with
 from pipeline.sources.base import Broken, Cut, Item, RawPicture, Repeated, Source, SourceError
 from pipeline.sources.folder import MISSING, FileAt, FileReader
 from pipeline.sources.rows import LIST_SUFFIXES, Row, Rows
@@ -108,6 +108,8 @@ class ListSource(Source):
             version = known.get(source, UNFETCHED)
             if version == REFUSED and self._allow_outside:
                 version = UNFETCHED
+            if version not in (UNFETCHED, REFUSED):  # that of the picture is known, and its row may say something new
+                version = version_with(file_version(version), values)
             return Item(source, version, plain_text(name), WebAt(path, values))
         folder = entry.place.parent
         try:
@@ -160,7 +162,8 @@ def _looked_at(items: Sequence[Item]) -> list[Item]:
             if isinstance(answer, Broken):
                 item = Item(item.source, MISSING, item.name, answer)
             else:
-                item = Item(item.source, answer, item.name, item.at)
+                version = answer if answer == MISSING else version_with(answer, item.at.values)
+                item = Item(item.source, version, item.name, item.at)
         looked.append(item)
     return looked
 

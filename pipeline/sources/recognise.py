@@ -27,6 +27,9 @@ _OTHER_SUFFIXES = frozenset({
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"\0\0\0\x0cjP  \r\n\x87\n", b"qoif")
 _BRANDS = frozenset({b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"mif1"})
 
+#: Suffixes of files that say something of the picture of the same stem: metadata, and a caption.
+SIDE_CARS = ("json", "txt")
+
 # So many bytes tell.
 BEGINNING = 16
 

@@ -24,7 +24,7 @@ from requests.adapters import HTTPAdapter
 
 import diffstyle
 from pipeline.sources.addresses import Unreadable
-from pipeline.sources.attributes import Naming
+from pipeline.sources.attributes import Naming, version_with
 from pipeline.sources.base import Item, RawPicture, failed
 from pipeline.sources.web_cache import about, conditions, keep, kept
 from pipeline.storage.errors import reason_of
@@ -107,8 +107,9 @@ class WebReader:
         except Unreadable as error:
             return failed(item, str(error))
         attributes = self.naming.sort(item.at.values)
+        version = version_with(fetched.version, item.at.values)
         return RawPicture(
-            item.source, fetched.version, item.name, fetched.data, attributes.label, attributes.caption, attributes.meta
+            item.source, version, item.name, fetched.data, attributes.label, attributes.caption, attributes.meta
         )
 
 

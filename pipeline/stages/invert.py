@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -91,50 +91,67 @@ def open_bank(root: Place, description: BankDescription, about: dict[str, Any]) 
     return BankWriter.create_or_open(root, description, about)
 
 
+class MissingRows(NamedTuple):
+    """Rows of a shard index that a bank is to have.
+
+    Attributes:
+        todo: of pictures to be inverted.
+        aliases: of further names of pictures.
+        corrected: of names that the bank has, with another label, caption or metadata.
+    """
+
+    todo: list[dict[str, Any]]
+    aliases: list[dict[str, Any]]
+    corrected: list[Mapping[str, Any]]
+
+
 def missing_rows(
     writer: BankWriter, shards: Place, wanted: set[str] | None = None, retry_failed: bool = False
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(rows of the shard index to be inverted, rows that are further names of the same pictures).
+) -> MissingRows:
+    """The rows of the shard index that a bank lacks, and those that say something else than it does.
 
     ``wanted``: the images that count; None: all. Those that failed before are left out unless ``retry_failed``.
     """
-    store = open_shards(shards)
+    current = open_shards(shards).current().to_pylist()
+    unique: dict[str, dict[str, Any]] = {}
+    for row in current:
+        if wanted is None or row["image"] in wanted:
+            unique.setdefault(row["image"], row)
     known = writer.known_images()
     skipped = known if retry_failed else known | set(writer.failed_images())
-    unique = [row for row in store.unique() if wanted is None or row["image"] in wanted]
-    first = {row["image"]: row["key"] for row in unique}
     names = writer.known_names()
     # Of a picture that the bank has, any name that is new, be it the first in the shards: parts have no order in time.
     aliases = [
         row
-        for row in store.current().to_pylist()
-        if row["image"] in first
-        and (row["image"] in known or first[row["image"]] != row["key"])
+        for row in current
+        if row["image"] in unique
+        and (row["image"] in known or unique[row["image"]]["key"] != row["key"])
         and (row["key"], row["image"]) not in names
     ]
-    return [row for row in unique if row["image"] not in skipped], aliases
+    todo = [row for image, row in unique.items() if image not in skipped]
+    return MissingRows(todo, aliases, writer.corrected(row for row in current if row["image"] in unique))
 
 
 def invert_stage(
     pool: Pool | None,
     shards: Place,
     writer: BankWriter,
-    todo: Sequence[dict[str, Any]],
-    aliases: Sequence[dict[str, Any]],
+    rows: MissingRows,
     part_size: int,
     on_done: OnDone,
 ) -> int:
-    """Invert ``todo``, name ``aliases`` (see :func:`missing_rows`); returns how many entries were made.
+    """Write what a bank lacks (see :func:`missing_rows`); returns how many entries were made.
 
     ``pool`` may be None where there is nothing to invert.
     """
     units = (
-        InvertUnit(shards, writer.root, writer.description, tuple(todo[start : start + part_size]))
-        for start in range(0, len(todo), part_size)
+        InvertUnit(shards, writer.root, writer.description, tuple(rows.todo[start : start + part_size]))
+        for start in range(0, len(rows.todo), part_size)
     )
     n_done = _run(pool, units, writer, on_done)
     known = writer.known_images()
-    writer.commit_aliases([row for row in aliases if row["image"] in known])
+    writer.commit_aliases([row for row in rows.aliases if row["image"] in known])
+    writer.commit_corrected(rows.corrected)
     return n_done
 
 

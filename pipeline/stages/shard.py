@@ -83,12 +83,16 @@ def shard_stage(
     store.remove_uncommitted()
     write = functools.partial(write_block, root=root, prepared=prepared, pixel_limit=pixel_limit)
     summary = ShardSummary()
-    blocks = source.blocks(store.known(retry_failed), block_size)
+    known = store.known(retry_failed)
+    blocks = source.blocks(known, block_size)
+    readings = functools.cache(store.readings)  # only where something is read again
 
     def commit(outcome: Outcome) -> tuple[int, int]:
         block: Block = outcome.unit.block
         if outcome.error is None:
             rows, rejects = outcome.result
+            if any(one in known for one in rows["source"].to_pylist()):
+                rows = _numbered(rows, readings())
         else:  # the one picture that is left of a block that brings workers down
             (item,) = block.items
             rejected = {"source": item.source, "source_version": item.version, "reason": outcome.error}
@@ -111,3 +115,10 @@ def shard_stage(
         example = f"; the first: {first[0]['source']}: {first[0]['reason']}" if first else ""
         raise ShardError(f"{source.text}: none of the pictures could be read{example}; see {root / 'rejects'}")
     return summary
+
+
+def _numbered(rows: pa.Table, readings: Mapping[str, int]) -> pa.Table:
+    """Rows with the number of this reading, where their source has rows already: so the newest one is known."""
+    numbers = [readings[one] + 1 if one in readings else None for one in rows["source"].to_pylist()]
+    field = INDEX_SCHEMA.field("reading")
+    return rows.set_column(rows.column_names.index(field.name), field, pa.array(numbers, field.type))

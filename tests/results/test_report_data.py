@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from support.report_runs import WHEN, key, made_up_picture, made_up_run
+from support.report_runs import WHEN, key, made_up_picture, made_up_run, with_frechet
 from support.whole_jobs import CONTENTS, manifest, psnr, run_job
 
 from diffstyle.errors import ConfigError
@@ -130,6 +130,21 @@ def test_scores_are_joined_by_pair_and_the_newest_counts(tmp_path):
     assert [(score["name"], score["better"]) for score in facts(out / "report")["scores"]] == [
         (name, better) for name, (better, _) in SCORES.items()
     ]
+
+
+def test_frechet_distances_are_told_by_setting(tmp_path):
+    out = made_up_run(tmp_path / "out", ["a", "b"], ["x"], (0.25, 0.75))
+    with_frechet(out)
+    said = facts(write.write_report(place(out)).page.parent)
+    gamma = {one["id"]: one["gamma"] for one in said["settings"]}
+    assert [
+        (one["network"], said["settings"][one["setting"]]["gamma"], one["content"], one["style"])
+        for one in said["frechet"]
+    ] == [("look", 0.25, 1.5, None), ("look", 0.75, 2.5, None)]
+    assert sorted(gamma.values()) == [0.25, 0.75]
+    assert all(
+        (one["content_pictures"], one["style_pictures"], one["pictures"]) == (2, 1, 2) for one in said["frechet"]
+    )
 
 
 def test_a_run_without_scores_says_how_to_get_them(tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.report_runs import key, made_up_run
+from support.report_runs import key, made_up_run, with_frechet
 from support.whole_jobs import manifest
 
 from pipeline.results.manifest import Manifest, manifest_rows
@@ -251,6 +251,17 @@ def test_failures_are_listed_with_their_reasons(visit, tmp_path):
     text = tab.inner_text("#view")
     assert "out of memory" in text
     assert "pictures/all/1.png: missing" in text
+
+
+def test_frechet_distances_are_a_table_of_the_plots(visit, tmp_path):
+    out = made_up_run(tmp_path / "out", ["a", "b"], ["x"], (0.25, 0.75))
+    with_frechet(out)
+    tab = visit(write_report(Place.parse(str(out))).page)
+    tab.click("#tab-plots")
+    rows = [row.split("\t") for row in tab.inner_text("#frechet tbody").splitlines()]
+    assert [row[0] for row in rows] == ["look", "look"]
+    assert [row[2:] for row in rows] == [["1.5 (2)", "-", "2"], ["2.5 (2)", "-", "2"]]
+    assert ["0.25" in rows[0][1], "0.75" in rows[1][1]] == [True, True]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,4 +1,4 @@
-"""A whole run with its pictures and its output on S3: moto's server, the first time with Ray's workers."""
+"""A whole run with its pictures and its output on S3: moto's server, the first time with Ray's workers, from Python."""
 
 from __future__ import annotations
 
@@ -9,23 +9,42 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from support import small_jobs
 from support.s3 import s3_bucket, s3_endpoint  # noqa: F401 - fixtures
 
 from pipeline.banks.columns import read_columns
 from pipeline.banks.reader import LatentBank
 from pipeline.banks.verify import verify
+from pipeline.cli.main import main
 from pipeline.results.manifest import Manifest
 from pipeline.storage.lock import OutputLock
 from pipeline.storage.place import Place
 
 
-def diffstyle(*args: object, returns: int = 0) -> str:
-    """The command in a process of its own: its Ray starts with the environment that points at the server."""
-    command = [sys.executable, "-m", "pipeline", *map(str, args)]
+def diffstyle(*args: object) -> str:
+    """The command, in this process."""
+    result = CliRunner().invoke(main, [str(arg) for arg in args], catch_exceptions=False)
+    assert result.exit_code == 0, result.output[-3000:]
+    return result.output
+
+
+def in_a_process(*words: object, returns: int = 0) -> str:
+    """What Python says in a process of its own, whose Ray starts with the environment that points at the server."""
+    command = [sys.executable, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=dict(os.environ), check=False)
     assert done.returncode == returns, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
+
+
+# As a notebook would: on Ray, which has ended once the run has.
+FROM_PYTHON = """
+import sys
+import pipeline
+print(pipeline.run(pipeline.load_job(sys.argv[1]), quiet=True))
+import ray
+print("Ray is there:", ray.is_initialized())
+"""
 
 
 @pytest.mark.slow
@@ -43,8 +62,10 @@ def test_run_on_s3(s3_bucket, tmp_path):  # noqa: F811 - the fixture
     for name, job in (("disk", on_disk), ("s3", on_s3)):
         files[name] = tmp_path / f"{name}.yaml"
         files[name].write_text(job.to_yaml())
-        text = diffstyle("run", files[name], "-q", *(() if name == "s3" else ("--local",)))
-        assert "made 6 pairs" in text
+    assert "made 6 pairs" in diffstyle("run", files["disk"], "-q", "--local")
+    text = in_a_process("-c", FROM_PYTHON, files["s3"])
+    assert "prepared 5 pictures\ninverted 5 pictures\nmade 6 pairs in " in text
+    assert text.endswith("\nRay is there: False\n")
     output = Place.parse(on_s3.output)
     for bank in ("content", "style"):
         there = LatentBank.open(output / "banks" / bank)
@@ -68,7 +89,7 @@ def test_run_on_s3(s3_bucket, tmp_path):  # noqa: F811 - the fixture
     new = small_jobs.picture(tmp_path / "new.png", 7)
     (Place.parse(s3_bucket) / "content/new.png").write_bytes(new.read_bytes())
     with OutputLock(output):
-        assert "is in use by" in diffstyle("run", files["s3"], "-q", "--local", returns=2)
+        assert "is in use by" in in_a_process("-m", "pipeline", "run", files["s3"], "-q", "--local", returns=2)
     assert "made 2 pairs" in diffstyle("run", files["s3"], "-q", "--local")
 
     # What else works on a bank there.

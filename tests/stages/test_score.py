@@ -15,13 +15,16 @@ from support.whole_jobs import manifest, run_job
 
 from diffstyle.networks.unet import UNet
 from pipeline.cli.main import main
+from pipeline.measures import features
 from pipeline.measures.denoiser import denoiser_features
 from pipeline.measures.features import cosine, gram_distance, position
 from pipeline.measures.pixels import clipped, contrast, dark, difference_hash
 from pipeline.results.manifest import MANIFEST_SCHEMA
 from pipeline.results.scores import SCORES
+from pipeline.results.select.choose import Rules, choose
 from pipeline.shards.store import open_shards
 from pipeline.storage.identity import digest
+from pipeline.storage.place import Place
 from pipeline.storage.tables import write_table
 
 STAGES = ("shard", "precompute", "inject", "score")
@@ -113,6 +116,35 @@ def test_a_damaged_picture_costs_its_own_scores(made, tmp_path):
     assert table["error"].notna().sum() == 2
     assert first in table["error"][first]
     assert table["content_kept"].drop([first, second]).notna().all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_is_null_with_its_reason_and_is_not_chosen(made, tmp_path, monkeypatch, value):
+    pytest.importorskip("duckdb")
+    out = tmp_path / "out"
+    shutil.copytree(made, out)
+    shutil.rmtree(out / "scores")
+    gram_distance_of = features.distance_of_grams
+
+    def broken(*grams: object) -> torch.Tensor:
+        distances = gram_distance_of(*grams)
+        distances[0] = value
+        return distances
+
+    monkeypatch.setattr(features, "distance_of_grams", broken)
+    result = CliRunner().invoke(main, ["score", str(out), "--local", "--quiet"])
+    assert result.exit_code == 3, result.output
+    table = scores(out)
+    lost = table["style_gram"].isna()
+    assert 0 < lost.sum() < len(table)
+    assert (table["error"].notna() == lost).all()
+    assert set(table["error"].dropna()) == {"not finite (NaN or infinite): style_gram"}
+    assert table["content_kept"].notna().all()  # its other scores are as ever
+    for part in (out / "scores").iterdir():  # pandas takes a null for a NaN: Parquet tells them apart
+        assert pq.read_table(part)["style_gram"].null_count == pd.read_parquet(part)["style_gram"].isna().sum()
+    chosen = choose(Place.parse(out), Rules(where="style_gram >= 0"))
+    assert set(chosen.table["pair"].to_pylist()) == set(table["pair"][~lost])
+    assert "not finite (NaN or infinite): style_gram" in CliRunner().invoke(main, ["failures", str(out)]).output
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.results.manifest import Manifest, manifest_rows
+from pipeline.results.network_scores import NetworkScores
 from pipeline.results.scores import SCORES, Scores, score_rows
 from pipeline.storage.identity import digest
 from pipeline.storage.place import Place
@@ -75,6 +76,20 @@ def made_up_run(
         store.open({})
         store.commit("part", score_rows(scores))
     return output
+
+
+def with_frechet(output: Path) -> None:
+    """Give a run of two contents in one style Fréchet distances by a network: 1.5, 2.5, ... to the contents."""
+    place = Place.parse(str(output))
+    scores = NetworkScores(place, "look")
+    scores.open({"network": "look", "hash": "0"}, {"look_content": (True, "cosine")})
+    rows = Manifest(place).table(["settings", "gamma"]).to_pylist()
+    gammas = {row["settings"]: row["gamma"] for row in rows}
+    counts = {"pictures": 2, "content_pictures": 2, "style_pictures": 1, "dimensions": 8}
+    settings = ["gone since", *sorted(gammas, key=lambda one: gammas[one])]
+    scores.write_frechet(
+        [{"settings": one, "content": n + 0.5, "style": None, **counts} for n, one in enumerate(settings)]
+    )
 
 
 def made_up_picture(n: int, side: int) -> bytes:

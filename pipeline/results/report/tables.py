@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from diffstyle.errors import ConfigError
 from pipeline.results.all_scores import AllScores
 from pipeline.results.manifest import Manifest
+from pipeline.results.network_scores import networks_of
 from pipeline.results.scores import ScoreColumn
 from pipeline.results.source_pictures import run_banks
 from pipeline.results.words import PARAMETERS, setting_words, short_name
@@ -42,6 +43,8 @@ class ReportTables:
         scores: The scores that any pair has: name -> what it is.
         scored: How many pairs have scores.
         unsourced: How many were scored, but have empty scores only, since the pictures to compare with are not here.
+        frechet: Of each network and setting, the Fréchet distances: ``network``, ``setting`` (a number of the list
+            above), ``content`` and ``style`` (None: too few pictures), and how many of each there were.
         rejects: side, source and reason of each picture that could not be read.
         stores: The shards of the run.
         banks: The banks that the run reads, for thumbnails of what no shards have.
@@ -55,6 +58,7 @@ class ReportTables:
     scores: dict[str, ScoreColumn]
     scored: int
     unsourced: int
+    frechet: list[dict[str, Any]]
     rejects: list[dict[str, str]]
     stores: list[ShardStore]
     banks: list[Place]
@@ -98,6 +102,7 @@ def read_tables(output: Place) -> ReportTables:
         scores,
         scored,
         unsourced,
+        _frechet(output, settings),
         rejects,
         list(stores.values()),
         run_banks(output),
@@ -178,6 +183,18 @@ def _with_scores(pairs: pd.DataFrame, scores: AllScores) -> tuple[pd.DataFrame, 
     has_scores = joined[list(columns)].notna().any(axis=1).to_numpy()
     unsourced = int((looked_at & ~has_scores & errors.isna().to_numpy()).sum())
     return joined, {name: scores.columns[name] for name in columns}, int(has_scores.sum()), unsourced
+
+
+def _frechet(output: Place, settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The distances of whole settings, as the last scoring found them; settings that are gone since are left out."""
+    number = {setting["id"]: n for n, setting in enumerate(settings)}
+    sides = ("content", "style", "content_pictures", "style_pictures", "pictures")
+    return [
+        {"network": scores.name, "setting": number[one["settings"]], **{name: one[name] for name in sides}}
+        for scores in networks_of(output)
+        for one in sorted(scores.frechet(), key=lambda one: number.get(one["settings"], -1))
+        if one["settings"] in number
+    ]
 
 
 def cost(pairs: pd.DataFrame, settings: list[Mapping[str, Any]] | list[dict[str, Any]]) -> dict[str, float]:

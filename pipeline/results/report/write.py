@@ -99,6 +99,7 @@ def write_report(run: Place, out: Path | None = None, tell: Callable[[str], None
         "settings": tables.settings,
         "own_parameters": tables.own_parameters,
         "scores": [{"name": name, "better": one.better, "says": one.says} for name, one in tables.scores.items()],
+        "frechet": tables.frechet,
         "rejects": tables.rejects,
         "folders": list(dict.fromkeys(pairs["folder"])),
         "extensions": extensions,

@@ -251,11 +251,25 @@ function plotsPage(app) {
       return entries.length ? groups(entries.map(([n, values]) => [facts.settings[n].words, values]), score.name) : null;
     });
   }
+  if (facts.frechet.length) page.append(...frechetTable(facts));
   section(`By style${facts.styles.length > MOST_GROUPS ? `, the ${MOST_GROUPS} lowest` : ", lowest first"}`, (score) => {
     const entries = grouped(score.name, pairs.style).sort((a, b) => a[1][0][1] - b[1][0][1]).slice(0, MOST_GROUPS);
     return entries.length ? groups(entries.map(([n, values]) => [facts.styles[n].name, values]), score.name) : null;
   });
   return page;
+}
+
+/* Distances of whole settings, which no filter changes. */
+function frechetTable(facts) {
+  const heads = ["network", "setting", "to the contents", "to the styles", "pictures"];
+  const cell = (distance, n) => distance === null ? "-" : `${shown(distance)} (${shown(n)})`;
+  const rows = facts.frechet.map((one) => [one.network, facts.settings[one.setting].words,
+    cell(one.content, one.content_pictures), cell(one.style, one.style_pictures), shown(one.pictures)]);
+  return [make("h2", {}, "Fr\u00e9chet distances of whole settings"),
+    make("p", {class: "says"}, "Of all pairs, whatever the filter; small is near. Compare them only where the numbers of pictures, "
+      + "in brackets those of the sources, are the same."),
+    make("table", {id: "frechet"}, make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", {scope: "col"}, head)))),
+      make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((text) => make("td", {}, text))))))];
 }
 
 /* ---- failures and rejects ---- */
