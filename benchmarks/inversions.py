@@ -5,7 +5,7 @@
 Models and pictures as in preset_settings.py. x_T: four pictures are sampled from seeded noise in 1000 steps and
 inverted; the noise is known, so no error is hidden as in a reconstruction. Round trip: sampled again by 100
 second-order calls. Results: pairs of pictures, inverted so, against the same inverted in 1000 steps, all with the plan
-`balanced`. Of both, the lowest of all.
+`balanced`. Of both, the lowest of all. A run with ``--keep`` that is cut short goes on where it was.
 
 ``leapfrog`` is the symmetric two-step scheme y(k+1) = y(k-1) + (sigma(k+1) - sigma(k-1)) e(k) of y = x / sqrt(a), of
 the kind of BDIA (arXiv 2307.10829); ``three-point`` is O-BELM's (arXiv 2410.07273), exact for a straight line of e.
@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 from math import sqrt
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 from preset_settings import Pairs, cases, lowest_psnr, option_parser
@@ -28,6 +30,7 @@ from diffstyle.plan import Injection, aligned_plan, event_timesteps, inversion_p
 from diffstyle.sampling import ddim_invert, ddim_sample, inject
 from diffstyle.schedule import a_at, sigma_at, timesteps
 from pipeline.bench.pages import publish
+from pipeline.storage.identity import digest
 
 MARKERS = ("<!-- inversions: begin -->", "<!-- inversions: end -->")
 # A scheme: network, pictures -> x_T, h at its timesteps, those, and its network calls.
@@ -89,6 +92,22 @@ def result(pairs: Pairs, scheme: Scheme) -> Tensor:
     return inject(pairs.unet, x_T, h, kept, aligned_plan(Injection(event_timesteps(50)), kept))
 
 
+Values = TypeVar("Values")
+
+
+def kept(keep: Path | None, pairs: Pairs, words: str, make: Callable[[], Values]) -> Values:
+    """What ``make`` gives, or gave an earlier run of this file with the same model, pictures and torch."""
+    if keep is None:
+        return make()
+    pictures = digest(pairs.contents.numpy().tobytes(), pairs.styles.numpy().tobytes())
+    code = digest(Path(__file__).read_bytes())
+    file = keep / f"inversions-{digest(pairs.unet.fingerprint, pictures, code, torch.__version__, words)}.pt"
+    if not file.exists():
+        keep.mkdir(parents=True, exist_ok=True)
+        torch.save(make(), file)
+    return torch.load(file)
+
+
 def main() -> None:
     options = option_parser(__doc__.splitlines()[0]).parse_args()
     if options.threads:
@@ -99,14 +118,21 @@ def main() -> None:
     for pairs in cases(options.golden, options.pictures, options.pairs):
         names.append(pairs.name)
         noise = seeded_noise(range(4), 0, pairs.x_T.shape[1:])
-        sampled, _ = ddim_sample(pairs.unet, noise, sampling_plan(1000))
-        wanted = result(pairs, library(1000, 1))
+        sampled = kept(
+            options.keep, pairs, "sampled", lambda p=pairs, z=noise: ddim_sample(p.unet, z, sampling_plan(1000))[0]
+        )
+        wanted = kept(options.keep, pairs, "wanted", lambda p=pairs: result(p, library(1000, 1)))
         for words, scheme in SCHEMES.items():
-            x_T, *_, calls[words] = scheme(pairs.unet, sampled)
-            back, _ = ddim_sample(pairs.unet, x_T, sampling_plan(100, order=2))
-            error = float((x_T - noise).norm() / noise.norm())
-            measured[words].append((error, lowest_psnr(back, sampled), lowest_psnr(result(pairs, scheme), wanted)))
-            print(pairs.name, words, *(f"{value:.4f}" for value in measured[words][-1]), flush=True)
+
+            def figures(scheme=scheme, pairs=pairs, noise=noise, sampled=sampled, wanted=wanted) -> tuple[float, ...]:
+                x_T, *_, n = scheme(pairs.unet, sampled)
+                back, _ = ddim_sample(pairs.unet, x_T, sampling_plan(100, order=2))
+                error = float((x_T - noise).norm() / noise.norm())
+                return n, error, lowest_psnr(back, sampled), lowest_psnr(result(pairs, scheme), wanted)
+
+            calls[words], *values = kept(options.keep, pairs, words, figures)
+            measured[words].append(tuple(values))
+            print(pairs.name, words, *(f"{value:.4f}" for value in values), flush=True)
     header = [*(f"x_T error, {name}" for name in names), "round trip, dB", "results, dB"]
     lines = [f"| inversion | calls | {' | '.join(header)} |", "| --- " * (2 + len(header)) + "|"]
     for words, values in measured.items():

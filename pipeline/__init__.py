@@ -1,7 +1,8 @@
 """The DiffStyle batch pipeline: sources -> shards -> banks -> tiles -> pictures + manifest.
 
 :func:`load_job` reads a job file, :func:`preview` says what it would do, :func:`run` does it, :func:`status` says how
-far it is; :func:`try_pair` makes one pair at once. :class:`LatentBank` and :class:`Manifest` open what a run has made.
+far it is; :func:`try_pair` makes one pair at once, :func:`fit_plan` finds the plan of fewest calls that is near enough.
+:class:`LatentBank` and :class:`Manifest` open what a run has made.
 Names are imported when they are first asked for, so that ``import pipeline`` costs nothing.
 """
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.monitoring.status import Status, status
     from pipeline.results.manifest import Manifest
     from pipeline.runner.api import Result, preview, run
+    from pipeline.runner.plan_fit import PlanFit, fit_plan
     from pipeline.runner.preview import Preview
     from pipeline.runner.try_pair import Trial, try_pair
     from pipeline.sources import open_source
@@ -33,12 +35,14 @@ _WHERE = {
     "LatentBank": "pipeline.banks.reader",
     "LocalWorkers": "pipeline.workers.local",
     "Manifest": "pipeline.results.manifest",
+    "PlanFit": "pipeline.runner.plan_fit",
     "Preview": "pipeline.runner.preview",
     "RayWorkers": "pipeline.workers.ray_workers",
     "Result": "pipeline.runner.api",
     "Status": "pipeline.monitoring.status",
     "Trial": "pipeline.runner.try_pair",
     "failures": "pipeline.monitoring.failures",
+    "fit_plan": "pipeline.runner.plan_fit",
     "load_job": "pipeline.jobfile.load",
     "open_source": "pipeline.sources",
     "preview": "pipeline.runner.api",
@@ -53,12 +57,14 @@ __all__ = [
     "LatentBank",
     "LocalWorkers",
     "Manifest",
+    "PlanFit",
     "Preview",
     "RayWorkers",
     "Result",
     "Status",
     "Trial",
     "failures",
+    "fit_plan",
     "load_job",
     "open_source",
     "preview",

@@ -29,6 +29,7 @@ NAMES = {
     },
     pipeline: {
         *("Job", "load_job", "open_source", "run", "Result", "FailedItem", "preview", "Preview", "status", "Status"),
+        *("fit_plan", "PlanFit"),
         "failures",
         *("LatentBank", "Manifest", "LocalWorkers", "RayWorkers", "try_pair", "Trial"),
     },

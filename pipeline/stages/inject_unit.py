@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.banks.reader import cached_bank
+from pipeline.banks.reader import LatentBank, cached_bank
 from pipeline.jobfile.schema import Pictures
 from pipeline.models.session import LoadedModel
 from pipeline.results.manifest import manifest_rows, side_columns
@@ -21,6 +21,9 @@ from pipeline.storage.identity import digest, pair_seed
 from pipeline.storage.parts import now
 from pipeline.storage.place import Place
 from pipeline.workers.unit import halves
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -63,58 +66,87 @@ class PairInputs:
     colours: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def make_pairs(context: LoadedModel, recipe: Recipe, pairs: Sequence[Pair], inputs: PairInputs) -> list[Made]:
-    """Inject contents into styles.
+def read_inputs(content_bank: LatentBank, style_bank: LatentBank, recipe: Recipe, pairs: Sequence[Pair]) -> PairInputs:
+    """What the banks have of the pairs, each distinct picture read once."""
+    contents = sorted({pair.content["image"] for pair in pairs})
+    styles = sorted({pair.style["image"] for pair in pairs})
+    slots = [content_bank.description.h_timesteps.index(t) for t in recipe.plan.content_timesteps]
+    needed = needed_tensors([recipe.settings])
+    of_contents = content_bank.get_many(contents, needed["content"])
+    of_styles = style_bank.get_many(styles, needed["style"])
+    return PairInputs(
+        h={entry.image: entry.tensors["h"][slots] for entry in of_contents},
+        x_T={entry.image: entry.tensors["x_t"] for entry in of_styles},
+        content_x_T={entry.image: entry.tensors["x_t"] for entry in of_contents if "x_t" in entry.tensors},
+        colours={entry.image: entry.tensors["colours"] for entry in of_styles if "colours" in entry.tensors},
+    )
+
+
+def inject_batch(
+    context: LoadedModel,
+    recipe: Recipe,
+    pairs: Sequence[Pair],
+    inputs: PairInputs,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Inject contents into styles, all in one batch.
 
     Args:
         context: The model on its device.
         recipe: How.
         pairs: Those to be made.
         inputs: Of all of them.
+        on_step: Called after each step with the number of steps done and their total.
 
     Returns:
-        The result of each pair, in their order.
+        The results, (B, 3, H, W) float32 in about [-1, 1], not clipped, on the CPU.
     """
     import torch
 
     from diffstyle.extensions import start_from_content
-    from diffstyle.images import to_uint8
     from diffstyle.noise import seeded_noise
     from diffstyle.sampling import inject
 
-    settings = recipe.settings
-    gamma = torch.tensor([recipe.gammas], dtype=torch.float32) if recipe.gammas else 0.0
-    edit = None if recipe.edit is None else torch.from_numpy(recipe.edit).to(context.device)
-
-    def stacked(arrays: Sequence[np.ndarray]) -> torch.Tensor:
+    def stacked(arrays: Sequence[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.stack(arrays)).float().to(context.device)
 
+    settings = recipe.settings
+    x_T = stacked([inputs.x_T[pair.style["image"]] for pair in pairs])
+    h = stacked([inputs.h[pair.content["image"]] for pair in pairs])
+    masks = [recipe.masks.of(pair.content["image"]) for pair in pairs]
+    mask = torch.from_numpy(np.stack(masks)).to(context.device) if masks[0] is not None else None  # type: ignore[arg-type]
+    seeds = [pair_seed(settings.seed or 0, pair.content["image"], pair.style["image"]) for pair in pairs]
+    if settings.start_from_content:
+        of_content = stacked([inputs.content_x_T[pair.content["image"]] for pair in pairs])
+        x_T = start_from_content(x_T, of_content, settings.start_from_content, mask)
+    return inject(
+        context.unet,
+        x_T,
+        h,
+        recipe.plan.content_timesteps,
+        recipe.plan,
+        torch.tensor([recipe.gammas], dtype=torch.float32) if recipe.gammas else 0.0,
+        omega=settings.omega,
+        mask=mask,
+        edit=None if recipe.edit is None else torch.from_numpy(recipe.edit).to(context.device),
+        noise=lambda t: seeded_noise(seeds, t, x_T.shape[1:]),
+        on_step=on_step,
+    ).cpu()
+
+
+def make_pairs(context: LoadedModel, recipe: Recipe, pairs: Sequence[Pair], inputs: PairInputs) -> list[Made]:
+    """The result of each pair, in their order, in batches of the model's size; see :func:`inject_batch`."""
+    import torch
+
+    from diffstyle.images import to_uint8
+
     def finished(pair: Pair, pixels: np.ndarray) -> np.ndarray:
-        return with_colours(pixels, inputs.colours[pair.style["image"]]) if settings.match_colours else pixels
+        return with_colours(pixels, inputs.colours[pair.style["image"]]) if recipe.settings.match_colours else pixels
 
     def one(indices: Sequence[int]) -> list[Made]:
         begun = time.perf_counter()
         chosen = [pairs[i] for i in indices]
-        x_T = stacked([inputs.x_T[pair.style["image"]] for pair in chosen])
-        h = stacked([inputs.h[pair.content["image"]] for pair in chosen])
-        masks = [recipe.masks.of(pair.content["image"]) for pair in chosen]
-        mask = torch.from_numpy(np.stack(masks)).to(context.device) if masks[0] is not None else None  # type: ignore[arg-type]
-        seeds = [pair_seed(settings.seed or 0, pair.content["image"], pair.style["image"]) for pair in chosen]
-        if settings.start_from_content:
-            of_content = stacked([inputs.content_x_T[pair.content["image"]] for pair in chosen])
-            x_T = start_from_content(x_T, of_content, settings.start_from_content, mask)
-        results = inject(
-            context.unet,
-            x_T,
-            h,
-            recipe.plan.content_timesteps,
-            recipe.plan,
-            gamma,
-            omega=settings.omega,
-            mask=mask,
-            edit=edit,
-            noise=lambda t: seeded_noise(seeds, t, x_T.shape[1:]),
-        ).cpu()
+        results = inject_batch(context, recipe, chosen, inputs)
         finite = torch.isfinite(results).flatten(1).all(1)
         seconds = (time.perf_counter() - begun) / len(set(indices))
         made_with = as_json({**context.made_with, "batch": len(indices)})
@@ -148,20 +180,8 @@ class InjectUnit:
         return self.recipe.plan.encodes * len(self.pairs)
 
     def load(self) -> PairInputs:
-        """What the banks have of the pairs, each distinct picture read once."""
-        contents = sorted({pair.content["image"] for pair in self.pairs})
-        styles = sorted({pair.style["image"] for pair in self.pairs})
-        content_bank, style_bank = cached_bank(self.content_bank), cached_bank(self.style_bank)
-        slots = [content_bank.description.h_timesteps.index(t) for t in self.recipe.plan.content_timesteps]
-        needed = needed_tensors([self.recipe.settings])
-        of_contents = content_bank.get_many(contents, needed["content"])
-        of_styles = style_bank.get_many(styles, needed["style"])
-        return PairInputs(
-            h={entry.image: entry.tensors["h"][slots] for entry in of_contents},
-            x_T={entry.image: entry.tensors["x_t"] for entry in of_styles},
-            content_x_T={entry.image: entry.tensors["x_t"] for entry in of_contents if "x_t" in entry.tensors},
-            colours={entry.image: entry.tensors["colours"] for entry in of_styles if "colours" in entry.tensors},
-        )
+        """See :func:`read_inputs`."""
+        return read_inputs(cached_bank(self.content_bank), cached_bank(self.style_bank), self.recipe, self.pairs)
 
     def compute(self, context: LoadedModel, loaded: PairInputs) -> list[Made]:
         """The result of each pair."""

@@ -1,0 +1,284 @@
+"""``diffstyle plan --fit``: the shortest plan that is near enough to `reference`, on a few pairs of a job.
+
+The job's own model, pictures and settings are used, so the answer holds where the tables of docs/speed.md may not: for
+another model, another size, many events. All is made in a scratch folder, and nothing of the job's output is touched.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diffstyle.errors import ConfigError
+from pipeline.banks.reader import LatentBank
+from pipeline.jobfile.injection import PLAN_PRESETS, Aligned, PlanSpec
+from pipeline.jobfile.schema import BankSpec, Job, SampleSpec
+from pipeline.models.session import LoadedModel, ModelLoader, resolve_device
+from pipeline.monitoring.progress import duration
+from pipeline.runner.inverting import precompute
+from pipeline.runner.run import Options, Run
+from pipeline.stages.inject import PairPlan, recipes
+from pipeline.stages.inject_unit import Pair, PairInputs, inject_batch, read_inputs
+from pipeline.stages.recipe import Recipe
+from pipeline.storage.counts import count
+from pipeline.storage.masking import masking_errors
+from pipeline.workers.local import LocalWorkers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Of a longer sweep so many points are tried, evenly spaced, the first and the last among them.
+MOST_POINTS = 4
+_REFERENCE = PLAN_PRESETS["reference"]
+# between, tail and measured of the short grids that are tried, beside grids of the paper's kind.
+_ALIGNED: tuple[tuple[int, int, int | None], ...] = (
+    *((1, 6, 6), (1, 8, 6), (1, 9, 6), (1, 9, 8), (1, 11, 8), (1, 12, 10), (1, 12, 15), (1, 16, 15)),
+    *((1, 10, None), (1, 14, None), (1, 20, None), (2, 10, None), (2, 14, None), (2, 20, None), (2, 30, None)),
+    *((3, 30, None), (4, 40, None), (6, 60, None), (8, 80, None), (12, 120, None)),
+)
+_GRIDS = (50, 100, 200, 400)
+
+
+@dataclass(frozen=True)
+class TriedPlan:
+    """A plan and how near its results come to those of `reference`.
+
+    Attributes:
+        plan: As a job file may say it.
+        network_calls: Of one pair, of the setting that takes most; ``decodes``: of the network's second half.
+        lowest: PSNR in dB of the result that is furthest from the reference's; 100 where all are equal.
+        mean: The mean of all results.
+    """
+
+    plan: PlanSpec
+    network_calls: int
+    decodes: int
+    lowest: float
+    mean: float
+
+    @property
+    def words(self) -> str:
+        """As a job file says it, on one line."""
+        return plan_words(self.plan)
+
+
+@dataclass(frozen=True)
+class PlanFit:
+    """What :func:`fit_plan` found. ``print`` shows what the command says at its end.
+
+    Attributes:
+        wanted: The PSNR asked for, in dB.
+        pairs: How many pairs were made; ``settings``: with how many points of the sweep, of ``points``.
+        tried: The plans that were tried, from the fewest calls up, the last of them near enough.
+        own: The job's own plan.
+        reference_calls: Network calls of `reference`.
+    """
+
+    wanted: float
+    pairs: int
+    settings: int
+    points: int
+    tried: tuple[TriedPlan, ...]
+    own: TriedPlan
+    reference_calls: int
+
+    @property
+    def chosen(self) -> TriedPlan:
+        """The shortest that is near enough."""
+        return self.tried[-1]
+
+    def __str__(self) -> str:
+        chosen, own = self.chosen, self.own
+        n = f"{count(self.pairs, 'pair')} x {count(self.settings, 'setting')}"
+        part = f" (of {self.points})" if self.settings < self.points else ""
+        lines = [
+            f"of {n}{part} the lowest has {chosen.lowest:.1f} dB, the mean is {chosen.mean:.1f}; other pairs may have "
+            "a little less",
+            f"{chosen.network_calls} network calls a pair; the job's own plan takes {own.network_calls} "
+            f"({own.lowest:.1f} dB), reference {self.reference_calls}",
+        ]
+        if chosen.plan == own.plan:
+            return "\n".join([*lines, "that is the job's own plan; nothing to change"])
+        return "\n".join([*lines, "put this into the job:", "injection:", f"  plan: {chosen.words}"])
+
+
+def plan_words(plan: PlanSpec) -> str:
+    """A plan as a job file says it: ``{aligned: {between: 1, tail: 9, measured: 8}}``."""
+    values = plan.model_dump(mode="json", exclude_none=True)
+    if "aligned" in values and values["aligned"]["order"] == 2:
+        del values["aligned"]["order"]
+    return json.dumps(values).replace('"', "")
+
+
+@masking_errors
+def fit_plan(
+    job: Job,
+    wanted: float,
+    *,
+    pairs: int = 3,
+    reference: PlanSpec | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> PlanFit:
+    """Find the shortest plan whose results are near enough to those of `reference`.
+
+    The first contents of the job go into its first styles. Plans are tried from the fewest network calls up, until one
+    is near enough on all pairs and settings. This takes as long as so many pairs with `reference` do.
+
+    Args:
+        job: With the model, the pictures and the settings.
+        wanted: PSNR in dB that each result is to have, to the one of the reference with the same x_T, h and noise.
+        pairs: How many pairs to try it on.
+        reference: Another plan to compare with than `reference`.
+        tell: Called with each line of the table, as it comes.
+
+    Returns:
+        The plans that were tried, and which one to take.
+
+    Raises:
+        ConfigError: No plan that is shorter than the reference is near enough; or the job can't run.
+    """
+    if job.injection.events == "every":
+        raise ConfigError("injection.events: every leaves no steps out, so there is no shorter plan to look for")
+    with tempfile.TemporaryDirectory(prefix="diffstyle-fit-") as folder:
+        trial = _Trial(_small(job, folder, pairs), pairs, tell)
+        return trial.fit(job.injection.plan_spec, reference or _REFERENCE, wanted)
+
+
+def _small(job: Job, folder: str, n: int) -> Job:
+    """The job with its first ``n`` pictures on each side, in a scratch folder."""
+
+    def few(source: object) -> object:
+        if isinstance(source, BankSpec):
+            return source
+        if isinstance(source, SampleSpec):
+            return source.model_copy(update={"sample": min(source.sample, n)})
+        limit = getattr(source, "limit", None)
+        return source.model_copy(update={"limit": n if limit is None else min(limit, n)})  # type: ignore[attr-defined]
+
+    compute = job.compute.model_copy(update={"batch": n if job.compute.batch == "auto" else job.compute.batch})
+    return job.model_copy(
+        update={
+            "output": folder,
+            "content": few(job.content),
+            "style": few(job.style),
+            "pairs": "all",
+            "score": None,
+            "stop_after": None,
+            # Of a few pairs nothing is gained by compiling.
+            "compute": compute.model_copy(update={"compile": False}),
+        }
+    )
+
+
+class _Trial:
+    """A job's first pairs, inverted, and what plans make of them."""
+
+    def __init__(self, job: Job, n: int, tell: Callable[[str], None]) -> None:
+        self.job = job
+        self.tell = tell
+        run = Run(job, Options(quiet=True), LocalWorkers())
+        run.check(("shard", "precompute", "inject"))
+        with run:
+            run.shard()
+            precompute(run)
+            self.facts = run.facts
+            self.banks: tuple[LatentBank, LatentBank] = run.banks()
+            self.wanted: PairPlan = run.wanted()
+        contents, styles = self.wanted.contents.rows, self.wanted.styles.rows
+        n = min(n, max(len(contents), len(styles)))
+        self.pairs = [Pair("", contents[k % len(contents)], styles[k % len(styles)]) for k in range(n)]
+        device = resolve_device(job.compute.device)
+        assert isinstance(job.compute.batch, int)
+        loader = ModelLoader(
+            job.model, job.weights, self.facts.fingerprint, device, job.compute.precision, job.compute.batch
+        )
+        self.model: LoadedModel = loader()
+
+    def recipes(self, plan: PlanSpec) -> list[Recipe]:
+        """The job's sweep, or evenly spaced points of it, with another plan."""
+        injection = self.job.injection.model_copy(update={"plan": plan})
+        job = self.job.model_copy(update={"injection": injection})
+        contents, styles = (bank.description for bank in self.banks)
+        sweep = recipes(job, self.facts, contents, styles, self.wanted.contents)
+        chosen = np.linspace(0, len(sweep) - 1, min(MOST_POINTS, len(sweep))).round().astype(int)
+        return [sweep[k] for k in chosen]
+
+    def results(self, plan: PlanSpec, on_step: Callable[[int, int], None] | None = None) -> list[Tensor]:
+        """The results of all pairs and recipes, each (3, H, W)."""
+        made: list[Tensor] = []
+        for recipe in self.recipes(plan):
+            inputs = read_inputs(*self.banks, recipe, self.pairs)
+
+            def one(indices: Sequence[int], recipe: Recipe = recipe, inputs: PairInputs = inputs) -> list[Tensor]:
+                return list(inject_batch(self.model, recipe, [self.pairs[i] for i in indices], inputs, on_step))
+
+            made += self.model.in_batches(len(self.pairs), one)
+        return made
+
+    def cost(self, plan: PlanSpec) -> tuple[int, int]:
+        """Network calls and decodes of a pair, of the point of the sweep that takes most."""
+        return max((recipe.plan.encodes, recipe.plan.decodes) for recipe in self.recipes(plan))
+
+    def fit(self, own: PlanSpec, reference: PlanSpec, wanted: float) -> PlanFit:
+        """See :func:`fit_plan`."""
+        calls, _ = self.cost(reference)
+        n_points = len(self.wanted.recipes)
+        settings = len(self.recipes(reference))
+        batches = settings * math.ceil(len(self.pairs) / self.model.batch)
+        begun = time.perf_counter()
+        announced = False
+
+        def on_step(done: int, total: int) -> None:
+            nonlocal announced
+            if done == 5 and not announced:
+                announced = True
+                left = (time.perf_counter() - begun) / done * total * batches
+                self.tell(f"reference, {calls} calls a pair, on {count(len(self.pairs), 'pair')}: {duration(left)}")
+
+        exact = self.results(reference, on_step)
+        self.tell("calls  decodes  lowest dB  mean dB  plan")
+
+        def tried(plan: PlanSpec) -> TriedPlan:
+            one = TriedPlan(plan, *self.cost(plan), *nearness(self.results(plan), exact))
+            self.tell(f"{one.network_calls:>5}  {one.decodes:>7}  {one.lowest:>9.1f}  {one.mean:>7.1f}  {one.words}")
+            return one
+
+        candidates = {plan_words(plan): plan for plan in (*all_plans(), own)}
+        costs = {words: self.cost(plan) for words, plan in candidates.items()}
+        rows: list[TriedPlan] = []
+        for words in sorted(candidates, key=lambda words: costs[words]):
+            if costs[words][0] < calls:
+                rows.append(tried(candidates[words]))
+                if rows[-1].lowest >= wanted:
+                    break
+        if not rows or rows[-1].lowest < wanted:
+            best = f"; the nearest has {max(row.lowest for row in rows):.1f} dB" if rows else ""
+            raise ConfigError(
+                f"--fit: no plan of fewer calls than reference's {calls} reaches {wanted:g} dB{best}; ask for less, or "
+                "take plan: reference"
+            )
+        its = next((row for row in rows if row.plan == own), None) or tried(own)
+        return PlanFit(wanted, len(self.pairs), settings, n_points, tuple(rows), its, calls)
+
+
+def all_plans() -> list[PlanSpec]:
+    """The plans that are tried."""
+    aligned = [PlanSpec(aligned=Aligned(between=b, tail=t, measured=m)) for b, t, m in _ALIGNED]
+    return [*aligned, *(PlanSpec(grid=n) for n in _GRIDS)]
+
+
+def nearness(made: Sequence[Tensor], exact: Sequence[Tensor]) -> tuple[float, float]:
+    """The lowest and the mean PSNR in dB of pictures (3, H, W) to those wanted."""
+    import torch
+
+    from pipeline.measures.pixels import psnr
+
+    each = psnr(torch.stack(list(made)), torch.stack(list(exact)))
+    return float(each.min()), float(each.mean())

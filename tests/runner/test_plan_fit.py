@@ -1,0 +1,101 @@
+"""The shortest plan that is near enough, found on a job's own pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+from PIL import Image
+from support.whole_jobs import CONTENTS, STYLES, job_file, manifest, run_job
+
+from diffstyle.errors import ConfigError
+from pipeline import fit_plan, load_job
+from pipeline.cli.main import main
+from pipeline.jobfile.injection import PlanSpec
+from pipeline.runner import plan_fit
+
+#: Two injections, and a reference of so many steps that a test takes seconds.
+SHORT = {
+    "inversion": {"steps": 4, "t_0": 60},
+    "injection": {"gamma": [0.3, 0.6], "t_edit": 20, "events": 4, "plan": {"aligned": {"between": 12, "tail": 20}}},
+    "content": {"folder": str(CONTENTS), "limit": 3},
+    "style": {"folder": str(STYLES), "limit": 2},
+}
+STEPS = PlanSpec(grid=61)
+
+
+def fitted(folder, wanted, **changes):
+    lines = []
+    job = load_job(job_file(folder, **{**SHORT, **changes}))
+    return fit_plan(job, wanted, pairs=2, reference=STEPS, tell=lines.append), lines
+
+
+def picture_psnr(*files):
+    one, other = (np.asarray(Image.open(file), float) for file in files)
+    return 10 * np.log10(255**2 / np.square(one - other).mean())
+
+
+def in_grey_levels(dB):
+    """The PSNR of two pictures after rounding, which adds a twelfth of a squared grey level to each."""
+    return -10 * np.log10(10 ** (-dB / 10) + 2 / 12 / 255**2)
+
+
+def test_the_first_plan_that_is_near_enough_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan_fit, "_ALIGNED", ((2, 10, None), (3, 30, None), (1, 6, 6), (1, 20, None)))
+    fit, lines = fitted(tmp_path, 66)
+    assert fit.pairs == fit.settings == 2
+    assert [row.network_calls for row in fit.tried] == [11, 16]
+    assert fit.chosen.lowest >= 66 > max(row.lowest for row in fit.tried[:-1])
+    assert fit.chosen.network_calls < fit.own.network_calls < fit.reference_calls == 61
+    assert all(row.lowest <= row.mean for row in fit.tried)
+    assert len([line for line in lines if line.endswith("}")]) == len(fit.tried) + 1  # and the job's own
+    # What it says is a part of a job file.
+    words = str(fit)
+    spec = yaml.safe_load(words[words.index("injection:") :])["injection"]["plan"]
+    assert PlanSpec.model_validate(spec) == fit.chosen.plan
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_it_says_holds_for_the_pictures_of_the_job(tmp_path, monkeypatch):
+    """The dB of a fit are those between the pictures that a job makes with the two plans."""
+    monkeypatch.setattr(plan_fit, "_ALIGNED", ((1, 1, None),))
+    monkeypatch.setattr(plan_fit, "_GRIDS", ())
+    calibrated = {**SHORT["injection"], "gamma": 0.9, "omega": 0.3, "mask": {"rectangle": [0, 0, 1, 0.5]}}
+    fit, _ = fitted(tmp_path / "fit", 5, injection=calibrated)
+    pictures = {}
+    for name, plan in (("short", fit.chosen.plan), ("reference", STEPS)):
+        injection = {**calibrated, "plan": plan.model_dump(mode="json", exclude_none=True)}
+        run_job(tmp_path / name, **{**SHORT, "injection": injection, "pairs": "all"})
+        rows = manifest(tmp_path / name / "out")
+        pictures[name] = {
+            (row.content_key, row.style_key): tmp_path / name / "out" / row.picture for row in rows.itertuples()
+        }
+    contents, styles = (sorted({pair[side] for pair in pictures["short"]}) for side in (0, 1))
+    found = [picture_psnr(*(pictures[name][pair] for name in pictures)) for pair in zip(contents, styles, strict=False)]
+    assert fit.chosen.lowest < 52
+    assert min(found) == pytest.approx(in_grey_levels(fit.chosen.lowest), abs=0.3)
+    assert np.mean(found) == pytest.approx(in_grey_levels(fit.chosen.mean), abs=0.3)
+
+
+def test_too_much_is_refused_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan_fit, "_ALIGNED", ((1, 6, 6),))
+    monkeypatch.setattr(plan_fit, "_GRIDS", ())
+    with pytest.raises(
+        ConfigError, match=r"^--fit: no plan of fewer calls than reference's 61 reaches 101 dB; the nea"
+    ):
+        fitted(tmp_path, 101, injection={**SHORT["injection"], "gamma": 0.3})
+    with pytest.raises(ConfigError, match="events: every leaves no steps out"):
+        fitted(tmp_path, 40, injection={**SHORT["injection"], "events": "every", "plan": {"grid": 61}})
+
+
+def test_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan_fit, "_REFERENCE", STEPS)
+    file = job_file(tmp_path, **SHORT)
+    done = CliRunner().invoke(main, ["plan", str(file), "--fit", "40", "--pairs", "1"])
+    assert done.exit_code == 0, done.output
+    assert "of 1 pair x 2 settings" in done.output
+    assert "lowest dB" in done.output
+    refused = CliRunner().invoke(main, ["plan", str(file), "--pairs", "1"])
+    assert refused.exit_code == 2
+    assert "--pairs goes with --fit" in refused.output
