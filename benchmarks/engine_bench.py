@@ -1,6 +1,8 @@
-"""What the engine itself costs: pairs planned, run, resumed, shown and pruned, without a network and without pictures.
+"""What the engine itself costs, without a network: pairs planned, run, resumed, shown and pruned, and without pictures;
+then scored, verified, reported and selected, with pictures of 16 bytes in tars.
 
 python benchmarks/engine_bench.py --write docs/running.md
+python benchmarks/engine_bench.py --table after --write docs/running.md
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import numpy as np
 
 from diffstyle.plan import Injection, grid_plan
 from pipeline.bench.pages import publish
@@ -25,21 +30,38 @@ from pipeline.jobfile.injection import InjectionSettings
 from pipeline.jobfile.schema import Job, Pictures
 from pipeline.monitoring.status import read_status, write_plan
 from pipeline.results.manifest import Manifest, manifest_rows
+from pipeline.results.pictures import Encoded, write_pictures
 from pipeline.results.prune import drop_leavings, find_leavings
+from pipeline.results.report.tables import read_tables
 from pipeline.results.retention import Wanted
+from pipeline.results.scores import SCORES, Scores
+from pipeline.results.select.choose import Rules, choose
 from pipeline.results.sheet_rows import sheet_rows
+from pipeline.results.verify import check_results
+from pipeline.stages import score
 from pipeline.stages.inject import PairPlan, all_remaining, inject_stage, units
 from pipeline.stages.inject_unit import InjectUnit
 from pipeline.stages.masks import Masks
 from pipeline.stages.pairs import Entries, wanted_pairs
 from pipeline.stages.recipe import Recipe
+from pipeline.stages.score import ScoreUnit, Unscored, score_stage
 from pipeline.stages.walk import Walk
+from pipeline.storage import merging
 from pipeline.storage.pair_ids import PairIds
 from pipeline.storage.place import Place
+from pipeline.workers.local import LocalWorkers
 
-MARKERS = ("<!-- engine_bench: begin -->", "<!-- engine_bench: end -->")
+MARKERS = {
+    "engine": ("<!-- engine_bench: begin -->", "<!-- engine_bench: end -->"),
+    "after": ("<!-- engine_bench after: begin -->", "<!-- engine_bench after: end -->"),
+}
 SIZES = {"100k": (1_000, 100), "1M": (10_000, 100), "10M": (100_000, 100)}  # contents, styles
-PHASES = ("plan", "run", "resume", "status", "sheets", "prune")
+PHASES = {
+    "engine": ("plan", "run", "resume", "status", "sheets", "prune"),
+    "after": ("make", "score", "score again", "verify", "report", "select"),
+}
+HIDDEN = "make"  # writes what the phases after it read
+LARGEST = {"engine": "10M", "after": "1M"}  # pictures of ten million pairs are 25 GB
 PER_TILE = 1000
 
 
@@ -58,6 +80,20 @@ class BareUnit(InjectUnit):
             picture = {"picture": f"pictures/{self.recipe.slug}/{pair.name}.png", "picture_hash": pair.id}
             rows.append({**self.row(pair, seconds), **picture, "status": "ok", "picture_bytes": 100_000})
         return manifest_rows(rows), []
+
+
+class BareScores(ScoreUnit):
+    """A unit of scoring that reads no picture and asks no network."""
+
+    def load(self) -> Any:
+        return [], {}
+
+    def compute(self, model: Any, loaded: Any) -> list[dict[str, Any]]:
+        rows = self.rows([np.zeros(0)] * len(self.pairs))
+        for row in rows:
+            hashed = bytes.fromhex(row["pair"])
+            row |= {**dict.fromkeys(SCORES, hashed[0] / 255), "phash": hashed[:8], "seconds": 0.001}
+        return rows
 
 
 def side(name: str, n: int) -> Entries:
@@ -85,6 +121,11 @@ def phase(name: str, root: str, contents: int, styles: int) -> None:
     """One phase in a process of its own; prints its seconds and its memory at its peak."""
     output = Place.parse(root)
     manifest = Manifest(output)
+    if name in PHASES["after"]:
+        took = after(name, output, contents, styles)
+        files = len(manifest.store.index_folder.list()) + len(Scores(output).store.index_folder.list())
+        print(json.dumps({**took, "memory": peak_mib(), "files": files}))
+        return
     if name == "run":
         from pipeline.workers.ray_cluster import start_ray
         from pipeline.workers.ray_pool import RayPool
@@ -122,6 +163,42 @@ def phase(name: str, root: str, contents: int, styles: int) -> None:
     print(json.dumps({**took, "memory": peak_mib(), "files": len(manifest.store.index_folder.list())}))
 
 
+def after(name: str, output: Place, contents: int, styles: int) -> dict[str, float]:
+    """A phase after the pictures; returns its seconds."""
+    manifest, scores = Manifest(output), Scores(output)
+    if name == "make":
+        _make(manifest, asked(contents, styles))
+    begun, worked = time.perf_counter(), time.process_time()
+    if name in ("score", "score again"):
+        scores.open({"model_fingerprint": "of a stand-in"})
+        todo = Unscored(manifest, scores.scored())
+        assert len(todo) == (contents * styles if name == "score" else 0)
+        with mock.patch.object(score, "ScoreUnit", BareScores), LocalWorkers().decoders() as pool:
+            score_stage(pool, scores, todo, [], {}, 256, lambda *_: None)
+    elif name == "verify":
+        report = check_results(manifest)
+        assert (report.pairs, report.problems) == (contents * styles, [])
+    elif name == "report":
+        assert len(read_tables(output).pairs) == contents * styles
+    elif name == "select":
+        chosen = choose(output, Rules(where="edges > 0.5", best="edges", per_style=5), whole=True)
+        assert len(chosen.table) == 5 * styles
+    return {"seconds": time.perf_counter() - begun, "cpu": time.process_time() - worked}
+
+
+def _make(manifest: Manifest, plan: PairPlan) -> None:
+    manifest.open()
+    (work,) = all_remaining(plan, manifest.known())
+    for n, unit in enumerate(_tiles(work, plan, manifest.output), 1):
+        pictures = [Encoded(pair.name, bytes.fromhex(pair.id), {**unit.row(pair, 0.001), "status": "ok"})
+                    for pair in unit.pairs]  # fmt: skip
+        rows = write_pictures(manifest.output, Pictures(to="webdataset"), "", unit.name, pictures)
+        manifest.commit(unit.name, rows)
+        if n % merging.MANY == 0:
+            manifest.merge_small()
+    manifest.merge_small()
+
+
 def _tiles(work: Any, wanted: PairPlan, output: Place) -> Iterator[BareUnit]:
     shared = {"settings": "0" * 32, "gamma": 0.3, "t_edit": 400, "model": "stand-in", "model_fingerprint": "0" * 32}
     shared |= {"plan": '{"grid":50}', "network_calls": 50, "precision": "float32", "algorithm": 1}
@@ -138,11 +215,13 @@ def _tiles(work: Any, wanted: PairPlan, output: Place) -> Iterator[BareUnit]:
         yield BareUnit(**vars(unit))
 
 
-def measure(sizes: Sequence[str], folder: Path, at_most: int | None) -> dict[str, dict[str, dict[str, float]]]:
+def measure(
+    sizes: Sequence[str], phases: Sequence[str], folder: Path, at_most: int | None
+) -> dict[str, dict[str, dict[str, float]]]:
     """Size -> phase -> what it took; ``at_most`` so many are added to those noted in ``folder``."""
     notes = folder / "measured.json"
     measured: dict[str, dict[str, dict[str, float]]] = json.loads(notes.read_text()) if notes.exists() else {}
-    for size, name in itertools.product(sizes, PHASES):
+    for size, name in itertools.product(sizes, phases):
         contents, styles = SIZES[size]
         if name in measured.setdefault(size, {}) or at_most == 0:
             continue
@@ -164,18 +243,20 @@ def table(measured: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator
     for size, phases in measured.items():
         contents, styles = SIZES[size]
         n = contents * styles
-        for name, one in phases.items():
+        shown = {name: one for name, one in phases.items() if name != HIDDEN}
+        for name, one in shown.items():
             each = one["cpu"] / n * 1e6
             ratio = f"{each / before[name]:.2f}" if name in before else ""
             before[name] = each
-            first = f"{n:,} | {contents + styles:,}" if name == PHASES[0] else " | "
+            first = f"{n:,} | {contents + styles:,}" if name == next(iter(shown)) else " | "
             took = f"{one['seconds']:.1f} | {one['cpu']:.1f} | {each:.1f}"
             yield f"| {first} | {name} | {took} | {ratio} | {one['memory']:.0f} | {one['files']:,} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--table", choices=PHASES, default="engine", help="which phases; default: engine")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, help="default: all up to 10M, after the pictures to 1M")
     parser.add_argument("--folder", type=Path, help="where to work, and to go on later; by default a temporary folder")
     parser.add_argument("--at-most", type=int, metavar="N", help="measure N phases and stop; needs --folder")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the page's markers")
@@ -185,9 +266,25 @@ def main() -> None:
         name, root, contents, styles = options.phase
         phase(name, root, int(contents), int(styles))
         return
+    phases = PHASES[options.table]
+    sizes = options.sizes or list(SIZES)[: list(SIZES).index(LARGEST[options.table]) + 1]
     with tempfile.TemporaryDirectory() as temporary:
-        measured = measure(options.sizes, options.folder or Path(temporary), options.at_most)
-    if any(set(PHASES) - set(measured[size]) for size in options.sizes):
+        measured = measure(sizes, phases, options.folder or Path(temporary), options.at_most)
+    if any(set(phases) - set(measured[size]) for size in sizes):
+        return
+    rows = table({size: {name: measured[size][name] for name in phases} for size in sizes})
+    if options.table == "after":
+        lines = [
+            f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the end; pictures of 16 bytes, "
+            f"{PER_TILE} in a tar. `score` asks no network, computes its units of 256 pairs itself; `report` gathers "
+            "its tables and draws nothing; `select` is `--where 'edges > 0.5' --best edges --per-style 5`. "
+            "Files are those in `manifest/` and `scores/`.",
+            "",
+            *rows,
+            "",
+            "Made by `python benchmarks/engine_bench.py --table after --write docs/running.md`.",
+        ]
+        publish(lines, options.write, MARKERS["after"])
         return
     lines = [
         f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the end; 2 workers, whose start is in "
@@ -195,11 +292,11 @@ def main() -> None:
         "its process ever held; a straight line goes through the size before; files are those in `manifest/`. "
         "Prune drops a tenth of the contents.",
         "",
-        *table({size: measured[size] for size in options.sizes}),
+        *rows,
         "",
         "Made by `python benchmarks/engine_bench.py --write docs/running.md`.",
     ]
-    publish(lines, options.write, MARKERS)
+    publish(lines, options.write, MARKERS["engine"])
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.results.network_scores import NetworkScores, networks_of
 from pipeline.results.scores import OWN_COLUMNS, SCORES_SCHEMA, ScoreColumn, Scores
+from pipeline.storage.pair_ids import PairIds, packed
+from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 
 
@@ -38,7 +41,8 @@ class AllScores:
     def of(self, pairs: pa.ChunkedArray, names: Collection[str]) -> Iterator[tuple[pa.Field, pa.Array]]:
         """Columns of scores, a value for each of some pairs; null where a pair has none.
 
-        A pair that was scored twice, as where two runs wrote at once, has its newest row.
+        A pair that was scored twice, as where two runs wrote at once, has its newest row. Memory: the columns, and some
+        50 bytes a pair; the scores are read part by part.
 
         Args:
             pairs: Ids of pairs.
@@ -47,6 +51,7 @@ class AllScores:
         Yields:
             Each column's field and its values, in the order of ``pairs``.
         """
+        asked: _Asked | None = None
         stores: list[Scores | NetworkScores] = [self._own, *self._networks]
         for store in stores:
             if not store.store.exists():
@@ -55,22 +60,40 @@ class AllScores:
             own = {*OWN_COLUMNS, "phash", "error"} if isinstance(store, Scores) else set(store.columns)
             wanted = [name for name in schema.names if name in names and name in own]
             if wanted:
-                table = store.table(["pair", *wanted, *({"error", "created"} - set(wanted))])
-                rows = _rows(table, pairs)
-                for name in wanted:
-                    yield schema.field(name), table[name].combine_chunks().take(rows)
+                asked = asked or _Asked(pairs)
+                yield from asked.columns(store.store, schema, wanted)
 
 
-def _rows(table: pa.Table, pairs: pa.ChunkedArray) -> pa.Array:
-    """The number of each pair's row, null where it has none: of several the newest without an error."""
-    rows = _plain(pc.index_in(pairs, _plain(table["pair"])))
-    once = len(rows) - rows.null_count == len(table)  # each of its rows is some pair's, and so no pair's second
-    if once or pc.count_distinct(table["pair"]).as_py() == len(table):
-        return rows
-    ranked = table.append_column("scored", pc.is_null(table["error"]))
-    order = pc.sort_indices(ranked, [("scored", "descending"), ("created", "descending")])
-    return order.take(_plain(pc.index_in(pairs, _plain(table["pair"].take(order)))))
+class _Asked:
+    """Some pairs, whose rows are looked for in stores of scores."""
 
+    def __init__(self, pairs: pa.ChunkedArray) -> None:
+        ids = packed(pairs)
+        self._ids = PairIds(ids)
+        self._places = self._ids.positions(ids)
 
-def _plain(values: pa.Array | pa.ChunkedArray) -> pa.Array:
-    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    def columns(self, store: PartStore, schema: pa.Schema, names: list[str]) -> Iterator[tuple[pa.Field, pa.Array]]:
+        """Each column's field and its values in the order of the pairs, from their newest rows without an error."""
+
+        def own(rows: pa.Table) -> tuple[np.ndarray, np.ndarray, pa.Table]:
+            places = self._ids.positions(packed(rows["pair"]))
+            created = pc.fill_null(rows["created"].cast(pa.int64()), 0).to_numpy()
+            rank = created + np.where(pc.is_null(rows["error"]).to_numpy(), 1 << 62, 0)  # without an error first
+            asked = places >= 0
+            return places[asked], rank[asked], rows.select(names).filter(pa.array(asked))
+
+        # Parts may be merged meanwhile, so all is read at once.
+        parts = store.each(own, schema, list(dict.fromkeys(["pair", "error", "created", *names])))
+        best, numbers = np.full(len(self._ids), np.iinfo(np.int64).min), np.full(len(self._ids), -1)
+        begin = 0
+        for places, rank, _ in parts:
+            order = np.argsort(rank, kind="stable")  # of a pair's rows in one part, the newest is written last
+            order = order[rank[order] > best[places[order]]]
+            best[places[order]], numbers[places[order]] = rank[order], begin + order
+            begin += len(places)
+        numbers = numbers[self._places]
+        taken = pa.array(numbers, mask=numbers < 0)
+        rows = pa.concat_tables([schema.empty_table().select(names), *(table for *_, table in parts)])
+        del parts, best, numbers
+        for name in names:
+            yield schema.field(name), rows[name].combine_chunks().take(taken)

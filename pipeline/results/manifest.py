@@ -138,22 +138,32 @@ class Manifest:
             rows = pa.concat_tables(tables)
             self.store.merge(merge, rows, _tars(rows))
 
-    def table(self, columns: Iterable[str] | None = None) -> pa.Table:
+    def table(self, columns: Iterable[str] | None = None, pairs: PairIds | None = None) -> pa.Table:
         """A row for each pair, ok before failed: a retried failure that succeeded, or a repeated row, counts once.
 
         Args:
             columns: Names of those wanted, of ``MANIFEST_SCHEMA``; None: all. Of a million rows all are a gigabyte.
+            pairs: Of these alone; None: of all. Memory: the rows of these.
 
         Returns:
             The rows committed so far; none where no pair was made yet.
         """
         wanted = list(MANIFEST_SCHEMA.names if columns is None else columns)
-        table = self.store.rows(MANIFEST_SCHEMA, [*wanted, *({"pair", "status"} - set(wanted))])
-        if pc.count_distinct(table["pair"]).as_py() < len(table) or pc.any(pc.equal(table["status"], "failed")).as_py():
-            ok = _first_of_each(table.filter(pc.equal(table["status"], "ok")))
-            failed = table.filter(pc.equal(table["status"], "failed"))
-            still = failed.filter(pc.invert(pc.is_in(failed["pair"], ok["pair"].combine_chunks())))
-            table = pa.concat_tables([ok, _first_of_each(still)])
+
+        def of_part(rows: pa.Table) -> pa.Table:
+            return rows if pairs is None else rows.filter(pa.array(pairs.contains(packed(rows["pair"]))))
+
+        read = [*wanted, *({"pair", "status"} - set(wanted))]
+        if unknown := set(read) - set(MANIFEST_SCHEMA.names):
+            self.store.rows(MANIFEST_SCHEMA, sorted(unknown))  # says which, and what was meant
+        empty = pa.schema([MANIFEST_SCHEMA.field(name) for name in read]).empty_table()
+        table = pa.concat_tables([empty, *self.store.each(of_part, MANIFEST_SCHEMA, read)])
+        ids, ok = packed(table["pair"]), _is_ok(table)
+        made = _first_of_each(ids, ok)
+        if not made.all():
+            failed = pc.fill_null(pc.equal(table["status"], "failed"), False).to_numpy()
+            failed = _first_of_each(ids, failed & ~PairIds(ids[made]).contains(ids))
+            table = pa.concat_tables([table.filter(pa.array(made)), table.filter(pa.array(failed))])
         return table.select(wanted)
 
     def drop_repeated(self) -> int:
@@ -297,7 +307,7 @@ class Manifest:
 
 
 class _FirstRows:
-    """Which rows are the first of a finished pair: two runs that wrote at once may have left it several."""
+    """Which rows are the first of a finished pair, part by part: two runs at once may have left it several."""
 
     def __init__(self, manifest: Manifest) -> None:
         columns = ["pair", "status"]
@@ -338,8 +348,12 @@ def manifest_rows(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     )
 
 
-def _first_of_each(table: pa.Table) -> pa.Table:
-    if pc.count_distinct(table["pair"]).as_py() == len(table):
-        return table
-    _, first = np.unique(table["pair"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
-    return table.take(np.sort(first))
+def _first_of_each(ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Of some rows, (n,) bool, those that are the first with their id: (n,) bool. ``ids``: (n, 2)."""
+    repeated = PairIds.more_than_once(ids[rows])
+    kept, seen = rows.copy(), set()
+    for row in np.flatnonzero(rows & repeated.contains(ids)).tolist():
+        one = ids[row].tobytes()
+        kept[row] = one not in seen
+        seen.add(one)
+    return kept

@@ -18,7 +18,7 @@ from support.whole_jobs import CONTENTS, manifest, psnr, run_job
 from diffstyle.errors import ConfigError
 from pipeline.cli.main import main
 from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest, manifest_rows
-from pipeline.results.report import write
+from pipeline.results.report import tables, write
 from pipeline.results.scores import SCORES, Scores, score_rows
 from pipeline.runner.verify import verify_run
 from pipeline.storage.place import Place
@@ -277,6 +277,16 @@ def test_where_nothing_was_run(tmp_path):
     with pytest.raises(ConfigError, match="no results here; run a job first"):
         write.write_report(place(tmp_path))
     assert not (tmp_path / "report").exists()
+
+
+def test_more_pairs_than_a_page_can_show_are_refused_before_anything_is_written(tmp_path, monkeypatch):
+    out = made_up_run(tmp_path / "out", ["a", "b"], ["x"])
+    monkeypatch.setattr(tables, "MOST_PAIRS", 1)
+    result = CliRunner().invoke(main, ["report", str(out)])
+    assert result.exit_code == 2
+    assert "2 pairs are more than a page can show (1 at most)" in result.output
+    assert "`diffstyle select`" in result.output
+    assert not (out / "report").exists()
 
 
 def test_a_report_of_a_store_needs_a_folder(monkeypatch):

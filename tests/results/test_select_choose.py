@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from support.synthetic_runs import meta, pair_row, synthetic_run
 
 from diffstyle.errors import ConfigError
+from pipeline.results.manifest import Manifest
 from pipeline.results.scores import Scores, score_rows
 from pipeline.results.select.choose import Choice, Rules, choose
 from pipeline.results.select.licences import allowed_list
@@ -120,18 +121,22 @@ def test_a_condition_that_names_no_column(six, condition):
 
 def test_only_the_columns_that_the_rules_look_at_are_read(six, monkeypatch):
     read = []
-    rows = PartStore.rows
+    rows = PartStore.part_rows
 
-    def noted(store, schema, columns=None):
+    def noted(store, part, schema, columns=None):
         read.extend(schema.names if columns is None else columns)
-        return rows(store, schema, columns)
+        return rows(store, part, schema, columns)
 
-    monkeypatch.setattr(PartStore, "rows", noted)
+    monkeypatch.setattr(PartStore, "part_rows", noted)
     rules = Rules(where="content_kept > 0.1 AND style_key = 'x'", best="edges", per_style=1)
     narrow = choose(six, rules, whole=False)
     needed = {"pair", "status", "content_kept", "style_key", "edges", "content_image", "style_image"}
     assert set(read) == needed | {"error", "created"}  # of several rows of a pair, the newest without an error
+    sizes = []
+    tables = Manifest.table
+    monkeypatch.setattr(Manifest, "table", lambda *asked: sizes.append(len(tables(*asked))) or tables(*asked))
     whole = choose(six, rules)
+    assert sizes == [6, len(whole.table)]  # all columns are read of the chosen rows alone
     assert narrow.lines() == whole.lines()
     assert narrow.table["pair"] == whole.table["pair"]
     assert set(whole.table.column_names) > {"picture", "style_gram", "content_licence", "phash"}

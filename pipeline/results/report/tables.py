@@ -19,11 +19,14 @@ from pipeline.results.scores import ScoreColumn
 from pipeline.results.source_pictures import run_banks
 from pipeline.results.words import PARAMETERS, setting_words, short_name
 from pipeline.shards.store import ShardStore, open_shards
+from pipeline.storage.counts import count
 from pipeline.storage.identity import source_parts
 from pipeline.storage.layout import SIDES, OutputLayout
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 
+#: A page of more pairs would not open in a browser, and writing it would take more than 2 GB.
+MOST_PAIRS = 1_000_000
 _SOURCE = ("key", "image", "source", "label", "caption", "meta")
 _ROW = ("pair", "status", "error", "picture", "picture_hash", "settings", "seconds", "created")
 
@@ -68,11 +71,17 @@ def read_tables(output: Place) -> ReportTables:
     """The tables of a run.
 
     Raises:
-        ConfigError: There are no results.
+        ConfigError: There are no results, or more pairs than MOST_PAIRS.
     """
     manifest = Manifest(output)
     if not manifest.store.exists():
         raise ConfigError(f"{output}: no results here; run a job first")
+    made, failed = manifest.counts()
+    if made + failed > MOST_PAIRS:
+        raise ConfigError(
+            f"{output}: {count(made + failed, 'pair', 'is/are')} more than a page can show ({MOST_PAIRS:,} at most); "
+            "see contact-sheets/, or choose some of them with `diffstyle select`"
+        )
     sides = [f"{side}_{name}" for side in ("content", "style") for name in _SOURCE]
     table = manifest.table([*_ROW, *PARAMETERS, *sides])
     if not len(table):

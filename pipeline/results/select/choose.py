@@ -20,7 +20,7 @@ from pipeline.results.select.pairs import RunPairs, columns_of, matching
 from pipeline.results.select.ranking import best_first, within_quotas, without_duplicates
 from pipeline.results.select.splits import By, splits_of
 from pipeline.storage.counts import count
-from pipeline.storage.pair_ids import packed
+from pipeline.storage.pair_ids import PairIds, packed
 from pipeline.storage.place import Place
 
 #: The split of a data set for which none were asked.
@@ -157,7 +157,8 @@ def choose(run: Place, rules: Rules, whole: bool = True) -> Choice:
         left_out.append(LeftOut(rule, before - len(table), why if before > len(table) else ""))
 
     if rules.where is not None:
-        keep(pc.is_in(table["pair"], matching(table, rules.where, pairs.words())), "--where")
+        fitting = PairIds(packed(matching(table, rules.where, pairs.words())))
+        keep(pa.array(fitting.contains(packed(table["pair"]))), "--where")
     table = table.sort_by("pair").combine_chunks()
     if rules.keep is not None:
         decisions = read_keep_list(rules.keep)

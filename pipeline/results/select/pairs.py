@@ -16,6 +16,7 @@ from pipeline.results.all_scores import AllScores
 from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
 from pipeline.results.scores import SCORES, ScoreColumn
 from pipeline.results.select.licences import rights_of
+from pipeline.storage.pair_ids import PairIds, packed
 from pipeline.storage.place import Place
 
 #: Of the manifest's columns, those that are the same in each row here, and one that is long.
@@ -57,18 +58,19 @@ class RunPairs:
             only: Ids of the pairs that are wanted; None: all.
 
         Raises:
-            ConfigError: There are no pictures yet.
+            ConfigError: There are no pictures yet, where all are wanted.
         """
         wanted = [name for name in self.names if names is None or name == "pair" or name in names]
         of_metas = {f"{side}_meta": {f"{side}_licence", f"{side}_attribution"} for side in ("content", "style")}
         metas = [meta for meta, rights in of_metas.items() if rights & set(wanted)]
         own = [name for name in wanted if name in MANIFEST_SCHEMA.names]
-        table = self._manifest.table(list(dict.fromkeys([*own, *metas, "status"])))
-        table = table.filter(pc.equal(table["status"], "ok"))
-        if len(table) == 0:
+        among = None if only is None else PairIds(packed(only))
+        table = self._manifest.table(list(dict.fromkeys([*own, *metas, "status"])), among)
+        made = pc.equal(table["status"], "ok")
+        if not pc.all(made).as_py():
+            table = table.filter(made)
+        if len(table) == 0 and only is None:
             raise ConfigError(f"{self._run}: no pictures here yet; run the job first")
-        if only is not None:
-            table = table.filter(pc.is_in(table["pair"], only.combine_chunks()))
         columns = {name: table[name] for name in own}
         for meta in metas:
             side = meta.removesuffix("meta")
