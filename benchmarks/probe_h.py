@@ -3,11 +3,14 @@
 Usage: ``python benchmarks/probe_h.py MODEL DATA [--setting gamma=1,t_edit=200,events=50] ... [--pairs 39]``
 
 MODEL is a ``.safetensors`` of ``diffstyle train`` or the ``state.pt`` of a run under way (its average is taken); DATA
-is the folder of benchmarks/demo_data. A pair is a plain drawing A and a painting of another drawing, B; the truth is A
-in B's painting. Prints a Markdown table: correlation of edges with A and with B, distance of colour histograms to B (0
-to 1), PSNR to the truth, beside what returning B, returning A and the truth itself would score; "way" is how far the
-edges went from B's (0) to the truth's (1). It is the probe of the training search (docs/demo-training.md), not the
-benchmark.
+is the folder of benchmarks/demo_data, or the held-out drawings that lie in the source tree, demo/heldout.parquet. A
+pair is a plain drawing A and a painting of another drawing, B; the truth is A in B's painting. Prints a Markdown table:
+correlation of edges with A and with B, distance of colour histograms to B (0 to 1), PSNR to the truth, beside what
+returning B, returning A and the truth itself would score; "way" is how far the edges went from B's (0) to the truth's
+(1). Settings are those of DEFAULT: ``within=80-200+440-600`` are the timesteps that inject (all from t_edit up without
+it), ``equal=1`` takes gamma for the mean over pairs and turns h by the same angle in each, ``start`` and ``match`` are
+the extensions beyond the paper (1 matches histograms). It is the probe of the training search (docs/demo-training.md),
+not the benchmark.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import argparse
 import csv
 import random
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +29,20 @@ from PIL import Image
 from torch import Tensor
 
 from diffstyle.checkpoint import load_unet
+from diffstyle.extensions import channel_histograms, match_histograms, start_from_content
+from diffstyle.images import to_tensor, to_uint8
 from diffstyle.networks.architecture import architecture_from_dict
 from diffstyle.networks.build import build_unet
 from diffstyle.networks.unet import UNet
 from diffstyle.plan import Injection, event_timesteps, grid_plan, inversion_plan, sampling_plan
 from diffstyle.sampling import ddim_invert, ddim_sample, inject
+from pipeline.bench.heldout import load_pairs
 from pipeline.measures.pixels import colour_distance, edge_correlation, psnr
 
-DEFAULT = {"gamma": 1.0, "t_edit": 200, "events": 50, "steps": 50, "omega": 0.0, "top": 999}
+DEFAULT: dict[str, Any] = {
+    **{"gamma": 1.0, "t_edit": 200, "events": 50, "steps": 50, "omega": 0.0, "top": 999},
+    **{"within": "", "equal": 0, "start": 0.0, "match": 0},
+}
 
 
 def load(path: Path) -> tuple[UNet, str]:
@@ -48,6 +58,9 @@ def load(path: Path) -> tuple[UNet, str]:
 
 def pairs(folder: Path, count: int, size: int, unseen: bool, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Contents A (plain), styles B (painted, another drawing), truths (A in B's painting): (N, 3, S, S) in [-1, 1]."""
+    if folder.suffix == ".parquet":
+        chosen_pairs = load_pairs(folder, count, size, unseen, seed)
+        return chosen_pairs.content, chosen_pairs.style, chosen_pairs.truth
     packed = np.load(folder / "test.npz")["images"]
     with (folder / "manifest.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
@@ -68,6 +81,52 @@ def pairs(folder: Path, count: int, size: int, unseen: bool, seed: int = 0) -> t
         pictures = [Image.fromarray(packed[row]).resize(size_of, Image.Resampling.BILINEAR) for row in column]
         stacks.append(torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2) / 127.5 - 1)
     return stacks[0], stacks[1], stacks[2]
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """N pairs, ready to be injected at any setting of as many inversion steps; h is (N, K, C, h, w) at ``kept``."""
+
+    model: UNet
+    style: Tensor
+    x_T: Tensor
+    h: Tensor
+    content_x_T: Tensor
+    content_h: Tensor
+    kept: tuple[int, ...]
+
+
+def invert(model: UNet, a: Tensor, b: Tensor, steps: int) -> Inverted:
+    """Contents ``a`` and styles ``b`` by DDIM."""
+    plan = inversion_plan(steps)
+    x_T, h = ddim_invert(model, b, plan)
+    return Inverted(model, b, x_T, h, *ddim_invert(model, a, plan), plan.kept)
+
+
+def injected(pairs: Inverted, setting: dict[str, Any]) -> Tensor:
+    """The results of the pairs at one setting, (N, 3, S, S)."""
+    ranges = [tuple(map(int, part.split("-"))) for part in filter(None, setting["within"].split("+"))]
+    events = tuple(
+        t
+        for t in event_timesteps(setting["events"])
+        if t <= setting["top"] and (not ranges or any(low <= t < high for low, high in ranges))
+    )
+    injection = Injection(events, setting["t_edit"], calibrate=setting["omega"] != 0)
+    plan = grid_plan(injection, pairs.kept, setting["steps"])
+    gamma: float | Tensor = setting["gamma"]
+    if setting["equal"]:
+        slots = [pairs.kept.index(t) for t in plan.content_timesteps]
+        angle = torch.cosine_similarity(pairs.h[:, slots].flatten(2), pairs.content_h[:, slots].flatten(2), 2).acos()
+        gamma = (gamma * angle.mean() / angle.mean(1)).clamp_max(1)
+    x_T = start_from_content(pairs.x_T, pairs.content_x_T, setting["start"])
+    x = inject(pairs.model, x_T, pairs.content_h, pairs.kept, plan, gamma, omega=setting["omega"])
+    return matched(x, pairs.style) if setting["match"] else x
+
+
+def matched(x: Tensor, style: Tensor) -> Tensor:
+    """Results with the colours of their styles, as ``injection.match_colours: histogram`` gives them."""
+    pixels, wanted = (torch.from_numpy(to_uint8(z)) for z in (x, style))
+    return to_tensor(match_histograms(pixels, channel_histograms(wanted)).numpy())
 
 
 def score(x: Tensor, a: Tensor, b: Tensor, truth: Tensor) -> dict[str, Tensor]:
@@ -95,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Score how much content a model's h carries.")
     parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--setting", action="append", help="gamma=..,t_edit=..,events=..,steps=..,omega=..,top=..")
+    parser.add_argument("--setting", action="append", help="gamma=..,t_edit=..,start=.. and others, see above")
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--unseen", action="store_true", help="paintings that were never trained on")
     parser.add_argument("--sheet", type=Path, help="write a PNG: A, B, truth, then a row a setting")
@@ -106,15 +165,9 @@ def main() -> None:
     a, b, truth = pairs(arguments.data, arguments.pairs, model.image_size, arguments.unseen)
     settings = [parse_setting(text) for text in arguments.setting or ["", "gamma=0.6", "t_edit=400"]]
 
-    started = time.perf_counter()
-    kept: dict[int, tuple[Tensor, Tensor, tuple[int, ...]]] = {}
-    for n in {max(50, setting["steps"]) for setting in settings} | {50}:
-        plan = inversion_plan(n)
-        x_T, _ = ddim_invert(model, b, inversion_plan(n, keep=()))
-        _, h = ddim_invert(model, a, plan)
-        kept[n] = (x_T, h, plan.kept)
-    back, _ = ddim_sample(model, kept[50][0], sampling_plan(50))
-    print(f"reconstruction {psnr(back, b).mean():.1f} dB; std of x_T {kept[50][0].std():.3f}; {arguments.pairs} pairs")
+    inverted = {n: invert(model, a, b, n) for n in {max(50, setting["steps"]) for setting in settings} | {50}}
+    back, _ = ddim_sample(model, inverted[50].x_T, sampling_plan(50))
+    print(f"reconstruction {psnr(back, b).mean():.1f} dB; std of x_T {inverted[50].x_T.std():.3f}; {len(a)} pairs")
     columns = (label, "edges A", "way", "edges B", "colour B", "PSNR true", "s")
     print(f"\n| {' | '.join(columns)} |\n| {' | '.join('---' for _ in columns)} |")
     low = float(edge_correlation(b, a).mean())
@@ -133,13 +186,9 @@ def main() -> None:
     for name, x in (("return B", b), ("return A", a), ("truth", truth)):
         report(name, x, 0)
     for setting in settings:
-        x_T, h, timesteps_kept = kept[max(50, setting["steps"])]
-        events = tuple(t for t in event_timesteps(setting["events"]) if t <= setting["top"])
-        injection = Injection(events, setting["t_edit"], calibrate=setting["omega"] != 0)
-        plan = grid_plan(injection, timesteps_kept, setting["steps"])
         started = time.perf_counter()
-        x = inject(model, x_T, h, timesteps_kept, plan, setting["gamma"], omega=setting["omega"])
-        changed = ", ".join(f"{key} {value:g}" for key, value in setting.items() if value != DEFAULT[key])
+        x = injected(inverted[max(50, setting["steps"])], setting)
+        changed = ", ".join(f"{key} {value}" for key, value in setting.items() if value != DEFAULT[key])
         report(changed or "defaults", x, time.perf_counter() - started)
         rows.append(x)
     if arguments.sheet:

@@ -235,9 +235,9 @@ class Injection(Strict):
     no edit"""
     start_from_content: Annotated[tuple[Fraction, ...], BeforeValidator(as_list), Field(min_length=1)] = (0.0,)
     """**beyond the paper**: how far the style's x_T is moved toward the content's before the first step, along the
-    sphere, 0 to 1; 0 switches it off. It brings more of the content's layout, and from about 0.3 on its colours too
-    ([measured](notes/leads.md)). Contents then keep their x_T in their bank. With a mask only inside it: outside, x_T
-    stays the style's. A list is a sweep"""
+    sphere, 0 to 1; 0 switches it off. It brings more of the content's layout, and its colours with it, which
+    `match_colours` takes back ([measured](notes/leads.md)). Contents then keep their x_T in their bank. With a mask
+    only inside it: outside, x_T stays the style's. A list is a sweep"""
     match_colours: Annotated[tuple[MatchColours, ...], BeforeValidator(as_list), Field(min_length=1)] = (None,)
     """**beyond the paper**: `histogram` gives the finished picture the histogram of each channel of the style's
     picture; `null` switches it off. Styles then keep the histograms of their pictures in their bank. With a mask too
