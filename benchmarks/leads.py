@@ -105,7 +105,7 @@ def measured(model_file: Path, data: Path, count: int, t_edit: int, groups: Coll
         f"steps where a row says nothing else; plain reconstruction {psnr(back, b).mean():.1f} dB. Taken with torch "
         f"{torch.__version__}, python {platform.python_version()}, {torch.get_num_threads()} threads, in {took:.0f} s.",
         "",
-        "| | edges with A | way | edges more than start 0 | colours to B | dB to the truth | dB more than recoloured A |",
+        "| | edges with A | way | more than start 0 | colours to B | dB to the truth | dB more than recoloured A |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in (RETURN_B, *methods, TRUTH):
