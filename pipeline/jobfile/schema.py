@@ -187,6 +187,10 @@ class Compute(Strict):
     """how long a worker may give no result (seconds, or `30m`): then it is taken for hung and replaced, and what it
     was at is tried again alone, halved and named, as after a death. Several times `tile_seconds`; `null` waits for
     ever. Not with `--local`, where nothing can end a unit"""
+    start_timeout: Seconds | None = 1800.0
+    """how long a worker may take to load the model once its process is up (seconds, or `30m`), fetching weights by
+    address included: then it is replaced, and after three times in a row the run ends (or goes on with the workers
+    that have started), naming the weights; `null` waits for ever. Not with `--local`"""
 
 
 Weights = Annotated[

@@ -65,6 +65,11 @@ class ModelLoader:
     batch: int
     compiled: bool = False
 
+    @property
+    def loads(self) -> str:
+        """What is loaded, for messages."""
+        return f"the weights {self.weights}" if self.weights is not None else f"the weights of {self.model}"
+
     def __call__(self) -> LoadedModel:
         import torch
 

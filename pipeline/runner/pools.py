@@ -96,7 +96,14 @@ def model_pool(
     load = ModelLoader(job.model, job.weights, facts.fingerprint, device, compute.precision, batch, compiled)
     on_event("workers", n=n, device=device, batch=batch, compile=compiled, **vars(resources))
     return workers.pool(
-        n, load, resources, batch=batch, on_event=on_event, check=check, unit_timeout=compute.unit_timeout
+        n,
+        load,
+        resources,
+        batch=batch,
+        on_event=on_event,
+        check=check,
+        unit_timeout=compute.unit_timeout,
+        start_timeout=compute.start_timeout,
     )
 
 

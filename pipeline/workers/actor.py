@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pipeline.storage.place import FENCES, Fence, Place
-from pipeline.workers.unit import Failure, Timing, Unit
+from pipeline.workers.unit import Failure, HandedBack, Timing, Unit
 
 
 class Worker:
@@ -30,6 +30,8 @@ class Worker:
         self._threads = threads
         self._context: Any = None
         self._device = threading.Lock()
+        #: Set where this worker's process is about to end: what it does not compute yet it hands back.
+        self.asked_to_end = threading.Event()
 
     def setup(self) -> dict[str, Any] | Failure:
         """Load the model (not in ``__init__``: what that raises has lost its type). Returns what the log should say."""
@@ -45,7 +47,7 @@ class Worker:
         """Answers if the worker is alive."""
 
     def run(self, unit: Unit) -> tuple[Any, Timing]:
-        """A unit's result or Failure, and its timing."""
+        """A unit's result, Failure or HandedBack, and its timing."""
         timing, clock = Timing(), time.perf_counter
         begun = clock()
         try:
@@ -53,6 +55,8 @@ class Worker:
             timing.load = (now := clock()) - begun
             with self._device:
                 timing.queued = (begun := clock()) - now
+                if self.asked_to_end.is_set():
+                    return HandedBack(), timing
                 timing.began = time.time()
                 self._use_threads()
                 before = self._note

@@ -103,6 +103,7 @@ class Workers(Protocol):
         on_event: OnEvent = no_event,
         check: Callable[[], None] = no_check,
         unit_timeout: float | None = None,
+        start_timeout: float | None = None,
     ) -> Pool:
         """A pool of workers that hold a model.
 
@@ -114,6 +115,7 @@ class Workers(Protocol):
             on_event: called with (name, fields) for what should be logged.
             check: called before each outcome; may raise to end the run.
             unit_timeout: seconds without a result after which a worker is taken for hung; None: never.
+            start_timeout: seconds after which one that does not end loading is; None: never.
         """
 
     def decoders(
@@ -169,6 +171,8 @@ def opening(load: Callable[[], Any] | None, open_model: OpenModel | None) -> Cal
 class _Opening:
     def __init__(self, load: Callable[[], Any], open_model: OpenModel) -> None:
         self._load, self._open_model = load, open_model
+        #: What is loaded, for messages.
+        self.loads = getattr(load, "loads", "its model")
 
     def __call__(self) -> Any:
         return self._open_model(self._load)

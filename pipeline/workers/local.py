@@ -135,6 +135,7 @@ class LocalWorkers:
         on_event: OnEvent = no_event,
         check: Callable[[], None] = no_check,
         unit_timeout: float | None = None,
+        start_timeout: float | None = None,
     ) -> LocalPool:
         """The one worker there is, whatever ``n``."""
         if unit_timeout is not None:

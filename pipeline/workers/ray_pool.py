@@ -7,48 +7,29 @@ busy.
 
 When a worker dies, each of its units becomes a suspect and is tried again alone, so that a death is blamed on the right
 one. A unit that keeps killing workers is split; the one item that is left at the end is reported as failed and
-everything else completes. The driver only schedules and hears results; what counts is decided by whoever commits them.
+everything else completes. A worker that is asked to end (``ray_actor.py``), or whose node is draining, gets no more
+units; what it hands back, or takes along when it ends, runs elsewhere and is blamed on none. The driver only schedules
+and hears results; what counts is decided by whoever commits them.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.storage.counts import count
 from pipeline.storage.errors import Stopped, headline
 from pipeline.storage.place import FENCES
-from pipeline.workers.actor import Worker
 from pipeline.workers.base import OnEvent, no_check, no_event
 from pipeline.workers.queue import Queue, Ticket
-from pipeline.workers.unit import Failure, Outcome, Resources, Timing
+from pipeline.workers.ray_actor import RayWorker
+from pipeline.workers.ray_endings import draining_nodes, node_lost, why_died
+from pipeline.workers.ray_slot import Slot
+from pipeline.workers.unit import Failure, HandedBack, Outcome, Resources, Timing
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Slot:
-    """A worker's place in the pool; the actor in it is replaced when it dies.
-
-    It gets units only once it is ready: so it is clear what dies if it dies, and no unit waits at a worker that never
-    starts (a node was lost and its place is nowhere else) while others are idle.
-    """
-
-    number: int
-    actor: Any = None
-    ready: bool = False
-    running: dict[Any, Ticket] = field(default_factory=dict)
-    heard: float = 0.0  # when it last gave an outcome, or was given a unit while idle, by time.monotonic()
-
-    def give(self, ticket: Ticket) -> None:
-        """Run a ticket's unit."""
-        ticket.given = time.monotonic()
-        if not self.running:
-            self.heard = ticket.given
-        self.running[self.actor.run.remote(ticket.unit)] = ticket
 
 
 class RayPool:
@@ -63,6 +44,7 @@ class RayPool:
     check         called before each outcome is handed over
     room          says how many would fit into the cluster now; where more do, since nodes joined, more are started
     unit_timeout  seconds without a result after which a worker is taken for hung, and replaced; None: never
+    start_timeout seconds after which a worker whose process is up, but does not end loading, is; None: never
     """
 
     # A worker that can't even start, this many times in a row, is not bad luck.
@@ -85,6 +67,7 @@ class RayPool:
         on_event: OnEvent = no_event,
         check: Callable[[], None] = no_check,
         unit_timeout: float | None = None,
+        start_timeout: float | None = None,
         room: Callable[[], int] | None = None,
     ) -> None:
         import ray
@@ -100,17 +83,18 @@ class RayPool:
         self._on_event = on_event
         self._check = check
         self._unit_timeout = unit_timeout
+        self._start_timeout = start_timeout
         self._room = room
         self._looked = time.monotonic()
-        self._slots = [_Slot(number) for number in range(n)]
+        self._slots = [Slot(number) for number in range(n)]
         self._start_failures = 0
         self._pids: dict[int, int] = {}
-        remote = ray.remote(Worker)
+        remote = ray.remote(RayWorker)
         self._actor_class = remote.options(  # type: ignore[attr-defined]
             num_cpus=resources.num_cpus,
             num_gpus=resources.num_gpus,
             resources={} if resources.on is None else {resources.on: 0.0001},
-            max_concurrency=depth + 1,
+            max_concurrency=depth + 2,  # and a ping, and the wait for being asked to end
             max_restarts=0,  # replacing is decided here, where the units are known
         )
 
@@ -144,14 +128,14 @@ class RayPool:
         try:
             self._drop_dead()
             while True:
-                self._grow()
+                self._look_at_nodes()
                 self._fill(queue)
-                waiting = {ref: slot for slot in self._slots for ref in slot.running}
+                waiting = {ref: slot for slot in self._slots for ref in (*slot.running, *slot.signs)}
                 busy = any(ticket.unit is not None for slot in self._slots for ticket in slot.running.values())
-                if not waiting or (queue.empty and not busy):
+                if not any(slot.running for slot in self._slots) or (queue.empty and not busy):
                     finished = True  # perhaps a worker is still starting; the next run may have use for it
                     return
-                patience = min(10.0, self._unit_timeout or 10.0)
+                patience = min(10.0, self._unit_timeout or 10.0, self._start_timeout or 10.0)
                 ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=patience)
                 if not ready and not any(slot.ready for slot in self._slots):
                     seconds = round(time.monotonic() - since)
@@ -179,15 +163,20 @@ class RayPool:
 
     # ---- scheduling ----
 
-    def _grow(self) -> None:
-        """Places for workers on nodes that have joined."""
+    def _look_at_nodes(self) -> None:
+        """Places for workers on nodes that have joined; no more units for those on nodes that are about to leave."""
         now = time.monotonic()
-        if self._room is None or now - self._looked < self.LOOK_EVERY:
+        if now - self._looked < self.LOOK_EVERY:
             return
         self._looked = now
-        if (n := self._room()) > len(self._slots):
+        draining = draining_nodes()
+        for slot in self._slots:
+            if slot.node in draining and not slot.leaving:
+                slot.actor.leave.remote()
+                self._leaves(slot, "its node is draining")
+        if self._room is not None and (n := self._room()) > len(self._slots):
             self._on_event("more_workers", n=n)
-            self._slots += [_Slot(number) for number in range(len(self._slots), n)]
+            self._slots += [Slot(number) for number in range(len(self._slots), n)]
 
     def _drop_dead(self) -> None:
         """Forget workers that died since the last run, before a unit is blamed for it."""
@@ -197,37 +186,54 @@ class RayPool:
             try:
                 self._ray.get(slot.actor.ping.remote(), timeout=60)
             except self._ray.exceptions.RayError as error:
-                self._on_event("worker_died", worker=slot.number, units=[], error=_why_died(error))
+                self._on_event("worker_died", worker=slot.number, units=[], error=why_died(error))
                 self._discard(slot)
 
     def _fill(self, queue: Queue) -> None:
         """Start workers that there is work for; give each that is up one suspect alone, or ``depth`` others at once."""
+        for slot in self._slots:
+            if slot.leaving and not slot.running:
+                self._discard(slot)
         starting = sum(slot.actor is not None and not slot.ready for slot in self._slots)
         # Breadth first: every worker has one unit before any has two, those that are still starting included.
         for level in range(self._depth):
             for slot in self._slots:
                 if level and not queue.has(starting + 1):
                     break
-                if not slot.ready or len(slot.running) > level or any(t.suspect for t in slot.running.values()):
+                if (
+                    not slot.ready
+                    or slot.leaving
+                    or len(slot.running) > level
+                    or any(t.suspect for t in slot.running.values())
+                ):
                     continue
                 ticket = queue.next(alone=not slot.running)
                 if ticket is not None:
                     slot.give(ticket)
         for slot in self._slots:
-            if slot.actor is None and queue.has(starting + 1):
+            if slot.actor is None and not slot.given_up and queue.has(starting + 1):
                 slot.actor = self._actor_class.remote(self._make_context, self._resources.threads, dict(FENCES))
+                slot.signs = {slot.actor.ping.remote(): "up", slot.actor.until_asked_to_end.remote(): "leaving"}
                 slot.running[slot.actor.setup.remote()] = Ticket(None)
                 starting += 1
 
-    def _discard(self, slot: _Slot) -> None:
+    def _discard(self, slot: Slot) -> None:
         # Asked of a Ray that was shut down, kill would start a new one.
         if slot.actor is not None and self._ray.is_initialized():
             self._ray.kill(slot.actor)
-        slot.actor, slot.ready, slot.running = None, False, {}
+        slot.actor, slot.ready, slot.running, slot.signs = None, False, {}, {}
+        slot.up_since, slot.leaving, slot.node = None, False, ""
+
+    def _leaves(self, slot: Slot, why: str) -> None:
+        slot.leaving = True
+        self._on_event("worker_leaving", worker=slot.number, why=why)
 
     # ---- outcomes ----
 
-    def _collect(self, ref: Any, slot: _Slot, queue: Queue) -> Iterator[Outcome]:
+    def _collect(self, ref: Any, slot: Slot, queue: Queue) -> Iterator[Outcome]:
+        if ref in slot.signs:
+            self._heed(slot, ref)
+            return
         ticket = slot.running.get(ref)
         if ticket is None:  # its worker's death was dealt with a moment ago
             return
@@ -253,6 +259,9 @@ class RayPool:
             self._set_up(slot, value)
             return
         result, timing = value
+        if isinstance(result, HandedBack):
+            queue.again.append(ticket)
+            return
         if not isinstance(result, Failure):
             yield Outcome(ticket.unit, result, timing=timing, worker=slot.number)
             return
@@ -262,9 +271,24 @@ class RayPool:
         if (outcome := queue.failed(ticket, result.why, result.where)) is not None:
             yield outcome
 
-    def _set_up(self, slot: _Slot, value: Any) -> None:
+    def _heed(self, slot: Slot, ref: Any) -> None:
+        """A sign of a worker's process. That it has died is told by what it was at; where that is nothing, here."""
+        sign = slot.signs.pop(ref)
+        try:
+            self._ray.get(ref)
+        except self._ray.exceptions.RayError as error:
+            if not slot.running and slot.actor is not None:
+                self._on_event("worker_died", worker=slot.number, units=[], error=why_died(error))
+                self._discard(slot)
+            return
+        if sign == "up":
+            slot.up_since = time.monotonic()
+        elif not slot.leaving:
+            self._leaves(slot, "its process was asked to end (SIGTERM)")
+
+    def _set_up(self, slot: Slot, value: Any) -> None:
         if isinstance(value, dict):
-            slot.ready, self._start_failures = True, 0
+            slot.ready, slot.node, slot.hung_starts, self._start_failures = True, value["node"], 0, 0
             self._pids[slot.number] = value["pid"]
             self._on_event("worker_started", worker=slot.number, **value)
             return
@@ -280,12 +304,15 @@ class RayPool:
         if self._start_failures >= self.MAX_START_FAILURES:
             raise Stopped(message)
 
-    def _worker_died(self, slot: _Slot, error: Exception, queue: Queue) -> Iterator[Outcome]:
+    def _worker_died(self, slot: Slot, error: Exception, queue: Queue) -> Iterator[Outcome]:
         tickets = [ticket for ticket in slot.running.values() if ticket.unit is not None]
-        was_ready, why = slot.ready, _why_died(error)
+        was_ready, why = slot.ready, why_died(error)
+        for ref in self._ray.wait([*slot.signs], num_returns=len(slot.signs), timeout=0)[0] if slot.signs else []:
+            self._heed(slot, ref)  # it may have been asked to end just before
+        was_asked = slot.leaving
         self._discard(slot)
         self._on_event("worker_died", worker=slot.number, units=[t.unit.name for t in tickets], error=why)
-        if _node_lost(error, self._ray.exceptions):
+        if was_asked or node_lost(error, self._ray.exceptions):
             for ticket in tickets:
                 ticket.losses += 1
             if all(ticket.losses <= self.MAX_LOSSES for ticket in tickets):
@@ -306,6 +333,9 @@ class RayPool:
         A unit waits for as many others as a worker has under way, so its own limit is that many times longer; it is
         reached by one that hangs beside others that go on.
         """
+        for slot in self._slots:
+            if not slot.ready:
+                self._end_hung_start(slot)
         limit = self._unit_timeout
         if limit is None:
             return
@@ -326,19 +356,24 @@ class RayPool:
                 if (outcome := queue.failed(ticket, why)) is not None:
                     yield outcome
 
-
-def _why_died(error: BaseException) -> str:
-    """Ray's account of a worker's end without the half-page around it."""
-    text = " ".join(str(error).split())
-    match = re.search(r"Worker exit type: (\w+) Worker exit detail: (.*?)(?: Some common causes.*| In total.*)?$", text)
-    if match:
-        return f"{match[1]}: {match[2]}"[:300]
-    match = re.search(r"The actor (?:is dead|died) because .*", text)
-    return match[0][:300] if match else headline(error)
-
-
-def _node_lost(error: BaseException, exceptions: Any) -> bool:
-    """Whether a worker went with its node or network, which no unit is to blame for."""
-    if isinstance(error, exceptions.ActorUnavailableError | exceptions.ObjectLostError | exceptions.NodeDiedError):
-        return True
-    return getattr(error, "preempted", False) or "node has died" in str(error)
+    def _end_hung_start(self, slot: Slot) -> None:
+        """Replace a worker whose process is up but does not end loading; after some times, say so and give it up."""
+        limit = self._start_timeout
+        if limit is None or slot.up_since is None or time.monotonic() - slot.up_since <= limit:
+            return
+        if self._ray.wait([*slot.running], timeout=0)[0]:
+            return
+        why = f"loading {getattr(self._make_context, 'loads', 'its model')} did not end within {limit:g} s"
+        self._on_event("worker_failed_to_start", worker=slot.number, why=why, traceback=None)
+        self._discard(slot)
+        slot.hung_starts += 1
+        if slot.hung_starts < self.MAX_START_FAILURES:
+            return
+        slot.given_up = True
+        line = (
+            f"a worker can't start: {why} (compute.start_timeout), {count(slot.hung_starts, 'time')} in a row; see "
+            "whether the nodes can read it (a disk or store that hangs?), or raise the limit"
+        )
+        if not any(other.ready for other in self._slots):
+            raise Stopped(f"{line}; what was committed is kept")
+        log.warning("%s; the others go on", line)

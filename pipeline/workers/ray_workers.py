@@ -62,6 +62,7 @@ class RayWorkers:
         on_event: OnEvent = no_event,
         check: Callable[[], None] = no_check,
         unit_timeout: float | None = None,
+        start_timeout: float | None = None,
     ) -> RayPool:
         """Actors; they start when units come."""
         self._start()
@@ -74,6 +75,7 @@ class RayWorkers:
             on_event=on_event,
             check=check,
             unit_timeout=unit_timeout,
+            start_timeout=start_timeout,
             room=functools.partial(room, resources) if self._as_many_as_fit else None,
         )
 

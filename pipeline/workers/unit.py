@@ -38,6 +38,10 @@ class Unit(Protocol):
         """Smaller units that cover the same items; empty if this is a single item."""
 
 
+class HandedBack:
+    """In place of a unit's result: its worker was asked to end before it began to compute."""
+
+
 @dataclass
 class Timing:
     """Seconds that a unit spent in each phase; ``queued`` is the wait for the worker's device, after loading.

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 import time
 
 import pytest
 from support import units
+from support.stand_in_ray import StandInActor, stand_in_ray
 from support.units import Events, Work, blocks, check_each_once
 
+from pipeline.models.session import ModelLoader
+from pipeline.storage.errors import Stopped
+from pipeline.workers import ray_pool
+from pipeline.workers.base import opening
 from pipeline.workers.local import LocalWorkers
 from pipeline.workers.ray_pool import RayPool
 from pipeline.workers.unit import Resources
@@ -79,3 +85,84 @@ def test_in_this_process_nothing_can_end_a_unit(caplog):
     with caplog.at_level(logging.WARNING):
         LocalWorkers().pool(1, None, Resources(), unit_timeout=5.0)
     assert "compute.unit_timeout is ignored" in caplog.text
+
+
+class Loader:
+    """Loads a stand-in model; it hangs the first so many times, but for the time that is ``well``."""
+
+    loads = "the weights /store/w.pt"
+
+    def __init__(self, hangs: int, well: int | None = None) -> None:
+        self._hangs, self._well = hangs, well
+        self._times = itertools.count()
+
+    def __call__(self) -> str:
+        turn = next(self._times)
+        if turn < self._hangs and turn != self._well:
+            time.sleep(3600)
+        return "model"
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Pools whose workers are objects of this process, so that a start takes no time."""
+    monkeypatch.setitem(sys.modules, "ray", stand_in_ray())
+    monkeypatch.setattr(ray_pool, "draining_nodes", set)
+
+
+def test_a_worker_that_hangs_while_loading_is_replaced(here):
+    events = Events()
+    with RayPool(1, Loader(hangs=2), SMALL, on_event=events, start_timeout=0.5) as pool:
+        check_each_once(list(pool.run(blocks(2))), 8)
+    whys = [failed["why"] for failed in events.named("worker_failed_to_start")]
+    assert whys == ["loading the weights /store/w.pt did not end within 0.5 s"] * 2
+    assert events.named("unit_retried") == []  # no unit is to blame
+
+
+def test_loading_that_always_hangs_ends_the_run_with_one_line(here):
+    events = Events()
+    with RayPool(2, Loader(hangs=99), SMALL, on_event=events, start_timeout=0.5) as pool, pytest.raises(Stopped) as why:
+        list(pool.run(blocks(2)))
+    assert str(why.value) == (
+        "a worker can't start: loading the weights /store/w.pt did not end within 0.5 s (compute.start_timeout), 3 "
+        "times in a row; see whether the nodes can read it (a disk or store that hangs?), or raise the limit; what was "
+        "committed is kept"
+    )
+    assert why.value.exit_code == 4
+    assert 3 <= len(events.named("worker_failed_to_start")) <= 6  # a bounded number
+
+
+def test_workers_that_have_started_go_on_without_one_that_can_not(here, caplog):
+    events = Events()
+    work = [Work([n], seconds=(0, 0.2, 0)) for n in range(30)]
+    with RayPool(2, Loader(hangs=99, well=0), SMALL, on_event=events, start_timeout=0.5) as pool:
+        check_each_once(list(pool.run(work)), 30)
+    assert len(events.named("worker_failed_to_start")) == 3
+    assert "3 times in a row; see whether the nodes can read it" in caplog.text
+    assert caplog.text.strip().endswith("the others go on")
+
+
+def test_a_place_that_is_not_given_yet_is_no_hang(here, monkeypatch):
+    """A worker may wait for long until the cluster has room for its process: that time does not count."""
+    plain, begun, names = StandInActor.__getattr__, time.monotonic(), []
+
+    def no_room(actor: StandInActor, name: str):
+        return plain(actor, "until_asked_to_end" if name in ("ping", "setup") else name)
+
+    def impatient(name: str, /, **fields: object) -> None:
+        names.append(name)
+        if time.monotonic() - begun > 1.5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(StandInActor, "__getattr__", no_room)
+    with RayPool(1, Loader(hangs=0), SMALL, on_event=impatient, start_timeout=0.2) as pool:
+        with pytest.raises(KeyboardInterrupt):
+            list(pool.run(blocks(1)))
+        assert set(names) == {"waiting_for_workers"}
+
+
+def test_the_message_names_the_weights_of_the_job():
+    plain = ModelLoader("/m/faces.yaml", None, "f", "cpu", "float32", 1)
+    assert plain.loads == "the weights of /m/faces.yaml"
+    chosen = ModelLoader("celebahq", "s3://b/w.pt", "f", "cpu", "float32", 1)
+    assert opening(chosen, lambda load: load()).loads == "the weights s3://b/w.pt"
