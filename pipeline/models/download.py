@@ -128,11 +128,11 @@ def _fetched(
         _download(url, part, _Expected(size, known is not None), progress)
         seen = file_hash(part)
         if known and seen != known:
-            source = "its config says" if sha256 else "it had when it was first fetched"
+            source = "its config or the job says" if sha256 else "it had when it was first fetched"
             _discard(part)
             raise FetchError(
                 f"{url}: the file has sha256 {seen}, not {known} as {source}; it was thrown away. If the new one is "
-                f"right, {'change the config' if sha256 else f'delete {record_place(target)}'} and fetch again"
+                f"right, {'change the hash there' if sha256 else f'delete {record_place(target)}'} and fetch again"
             )
         mark = read_json(beside(part, ".json")).get("mark") if url.startswith(STORES) else None
         # The record before the file: whoever sees the file finds what it must be.

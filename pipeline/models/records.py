@@ -23,7 +23,7 @@ def check_record(file: Path, sha256: str | None, url: str | None) -> None:
         return
     seen, known = file_hash(file), sha256 or record.get("sha256")
     if known and seen != known:
-        source = "its config says" if sha256 else "when it was first seen"
+        source = "its config or the job says" if sha256 else "when it was first seen"
         own = "" if sha256 else f", or delete {record_place(file).name} beside it if the change was yours"
         raise CheckpointError(
             f"{file}: its sha256 is {seen}, not {known} as {source}; delete the file and fetch it again{own}"

@@ -19,9 +19,10 @@ from support.fetch_server import Handler
 from diffstyle.errors import CheckpointError, ConfigError, DiffStyleError
 from pipeline.cli.main import main
 from pipeline.models import download, records
-from pipeline.models.config import ModelConfig, load_model_config
+from pipeline.models.config import ModelConfig, WeightsChoice, load_model_config
 from pipeline.models.download import FetchError, fetch_model
 from pipeline.models.weights import cache_place
+from pipeline.models.weights_here import weights_here
 
 BODY = bytes(range(256)) * 12_000  # 3 MB: several reads
 
@@ -274,7 +275,7 @@ def test_nobody_there(model, monkeypatch):
 def test_a_wrong_hash_is_refused_and_thrown_away(model, about):
     config = model(sha256="0" * 64)
     message = refused(config)
-    assert f"has sha256 {hashlib.sha256(BODY).hexdigest()}, not {'0' * 64} as its config says" in message
+    assert f"has sha256 {hashlib.sha256(BODY).hexdigest()}, not {'0' * 64} as its config or the job says" in message
     assert not part_of(config).exists()
     assert not cache_place(config).exists()
     right = model(sha256=hashlib.sha256(BODY).hexdigest())
@@ -411,6 +412,21 @@ def test_a_hub_repository_without_safetensors(hub, about):
     assert about.requests == about.tokens == []
 
 
+def test_a_hub_repository_that_a_job_names_is_fetched_by_the_run(hub, about):
+    config = load_model_config("celebahq")  # which has no address of its own
+    address = f"hf://{hub.weights.hub}"
+    place = weights_here(config, address)
+    assert (place / "diffusion_pytorch_model.bin").read_bytes() == BODY
+    about.requests.clear()
+    about.tokens.clear()
+    assert weights_here(config, address) == place
+    assert about.requests == about.tokens == []
+    other = hashlib.sha256(b"another").hexdigest()
+    with pytest.raises(FetchError, match=f"not {other} as its config or the job says"):
+        weights_here(config, WeightsChoice(path=address, sha256=other))
+    assert place.is_dir()
+
+
 def test_a_hub_repository_with_safetensors(hub, about):
     about.files[f"{REPOSITORY}/diffusion_pytorch_model.safetensors"] = BODY[::-1]
     place = fetch_model(hub)
@@ -468,7 +484,7 @@ def test_a_hub_that_cannot_be_reached_is_worth_another_try(hub, monkeypatch):
 
 def test_a_hub_file_with_another_hash_than_the_configs(hub):
     config = hub.model_copy(update={"weights": hub.weights.model_copy(update={"sha256": "0" * 64})})
-    assert f"not {'0' * 64} as its config says" in refused(config)
+    assert f"not {'0' * 64} as its config or the job says" in refused(config)
 
 
 def test_without_the_hubs_client_the_extra_is_named(hub, monkeypatch):

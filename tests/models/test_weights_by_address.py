@@ -15,7 +15,7 @@ from support.s3 import s3_bucket, s3_endpoint  # noqa: F401 - fixtures
 from support.small_jobs import model_file
 from support.whole_jobs import QUICK, job_file, manifest, run_job
 
-from diffstyle.errors import CheckpointError
+from diffstyle.errors import CheckpointError, ConfigError
 from pipeline.jobfile.load import load_job
 from pipeline.models.config import WeightsChoice, load_model_config
 from pipeline.models.fetch_errors import FetchError
@@ -190,6 +190,15 @@ def test_an_address_without_weights_is_one_line(tmp_path, stored, name, words):
     assert str(caught.value) == f"{address}: {words}"
     job = load_job(job_file(tmp_path / "job", weights=address), check_inputs=True)
     assert words in "\n".join(preview_job(job).obstacles)
+
+
+def test_an_address_holds_no_login(tmp_path):
+    with pytest.raises(ConfigError, match=r"weights: s3://\*\*\*@bucket/w.pt: an address holds no login") as caught:
+        load_job(job_file(tmp_path, weights="s3://name:very-secret@bucket/w.pt"))
+    assert "very-secret" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"weights: an address holds no login") as caught:
+        load_model_config(of_store(tmp_path, url="s3://name:very-secret@bucket/w.pt", file="w.pt"))
+    assert "very-secret" not in str(caught.value)
 
 
 def test_looking_at_a_job_fetches_nothing(tmp_path, stored, cache, requests_for):
