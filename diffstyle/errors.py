@@ -26,7 +26,7 @@ An error that reaches the user, with the exit code of the command that it ends::
 
 A stop, which is no error of anybody's::
 
-    NothingWrittenError           Ctrl-C in a command that had written nothing; also a KeyboardInterrupt
+    CommandStopped                Ctrl-C or a signal, with what the command leaves behind; also a KeyboardInterrupt
 
 An error that stops a run as Stopped does, wherever it is met::
 

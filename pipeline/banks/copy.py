@@ -22,7 +22,8 @@ from pipeline.banks.tensors import BankError, TensorSpec
 from pipeline.banks.thumbnails import stored_thumbnails, write_thumbnails
 from pipeline.banks.writer import BankWriter
 from pipeline.storage.counts import count
-from pipeline.storage.parts import PartStore, differences
+from pipeline.storage.differences import differences
+from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 
 Progress = Callable[[str], None]

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.banks.description import BankDescription
 from pipeline.banks.tensors import TensorSpec
-from pipeline.storage.parts import differences
+from pipeline.storage.differences import differences
 
 # What is said in a sentence of its own; all other fields of a description are compared by name.
 _SAID = {"model_fingerprint", "model_name", "image_size", "format", "inversion", "tensors"}

@@ -18,9 +18,10 @@ from diffstyle.errors import ConfigError
 from pipeline.results.manifest import MANIFEST_SCHEMA
 from pipeline.results.score_parts import merge_small, scored
 from pipeline.results.scores import SCORES_SCHEMA, ScoreColumn
+from pipeline.storage.differences import differences
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.pair_ids import PairIds
-from pipeline.storage.parts import PartStore, differences
+from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 
 #: 2: what is not finite is null, with an error.

@@ -20,8 +20,9 @@ from pipeline.shards.store import ShardStore, open_shards
 from pipeline.sources import open_source
 from pipeline.stages.shard import shard_stage
 from pipeline.stages.walk import Walk
+from pipeline.storage.differences import differences
 from pipeline.storage.layout import OutputLayout
-from pipeline.storage.parts import PartStore, differences
+from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 from pipeline.storage.variables import expand
 from pipeline.workers.base import Pool, Workers

@@ -109,7 +109,9 @@ def version_with(version: str, *texts: str | Mapping[str, Any] | None) -> str:
         version: of the file.
         texts: versions of its side-cars, and the values of its row in a list. Where there is nothing, none is added.
     """
-    pieces = [text if isinstance(text, str) else json.dumps(text, sort_keys=True, default=str) for text in texts if text]
+    pieces = [
+        text if isinstance(text, str) else json.dumps(text, sort_keys=True, default=str) for text in texts if text
+    ]
     return f"{version}+{digest(*pieces)[:12]}" if pieces else version
 
 

@@ -86,7 +86,7 @@ def check_banks(job: Job, facts: ModelFacts, content: DescribedBank, style: Desc
                 "make a new bank"
             )
     if content.description.preprocessing != style.description.preprocessing:
-        from pipeline.storage.parts import differences
+        from pipeline.storage.differences import differences
 
         fields = "; ".join(differences(content.description.preprocessing, style.description.preprocessing))
         raise BankError(f"the content and style banks were preprocessed differently: {fields}")

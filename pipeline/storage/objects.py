@@ -13,6 +13,7 @@ import functools
 import importlib.util
 import io
 import os
+import re
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 ONE_REQUEST = 64 << 20
 
 _TRIES = 6
+_ANSWER = re.compile(r"status code: (4\d\d)")
+_ASK_AGAIN = ("408", "429")  # a time-out, too many requests: not this request's fault
+# A whole object must go over a slow line in this time.
+_CLIENT: ClientConfig = {"timeout": timedelta(minutes=5)}
 _RETRY: RetryConfig = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
 _SETTINGS = (
     "AWS_ENDPOINT_URL_S3",
@@ -49,8 +54,7 @@ def object_store(scheme: str, bucket: str) -> Any:
 def _opened(scheme: str, bucket: str, settings: tuple[str | None, ...], process: int) -> Any:
     from obstore.store import GCSStore, S3Store
 
-    # A whole object must go over a slow line in this time.
-    client: ClientConfig = {"timeout": timedelta(minutes=5)}
+    client = _CLIENT.copy()
     if scheme == "gs":
         return GCSStore(bucket, client_options=client, retry_config=_RETRY)
     options: dict[str, Any] = {}
@@ -238,6 +242,8 @@ def _errors(scheme: str, path: str) -> Iterator[tuple[Any, str]]:
     except (PermissionDeniedError, UnauthenticatedError) as error:
         raise PermissionError(errno.EACCES, _why(error), address) from error
     except (BaseError, OSError) as error:
+        if (answer := _ANSWER.search(str(error))) and answer[1] not in _ASK_AGAIN:
+            raise PermissionError(errno.EACCES, _why(error), address) from error
         raise StoreError(f"{address}: {_why(error)}") from error
 
 

@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.s3 import s3_bucket, s3_endpoint  # noqa: F401 - fixtures
 
-from pipeline.storage.parts import DescriptionError, PartStore, differences
+from pipeline.storage.differences import differences
+from pipeline.storage.parts import DescriptionError, PartStore
 from pipeline.storage.place import Place
 
 SCHEMA = pa.schema([("key", pa.string()), ("n", pa.int64())])

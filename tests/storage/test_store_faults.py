@@ -113,6 +113,17 @@ def test_a_store_that_never_answers_stops_the_run_and_fails_nothing(bucket, s3_s
         objects._opened.cache_clear()
 
 
+def test_what_a_store_refuses_is_not_asked_again(bucket, s3_store):  # noqa: F811
+    s3_store.set(Faults(refused=1.0))
+    with s3_store.counting() as counts:
+        for write in (lambda place: place.put(b"x"), lambda place: create(place, b"x")):
+            with pytest.raises(PermissionError) as caught:
+                write(bucket / "file")
+            assert isinstance(fatal(caught.value), Stopped)
+            assert "400" in str(fatal(caught.value))
+    assert counts["PUT"] == 2
+
+
 # ---- the lock ----
 
 

@@ -24,10 +24,13 @@ from typing import Any
 
 KINDS = ("LIST", "GET", "HEAD", "PUT", "DELETE")
 
-_SLOW_DOWN = (
-    b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>SlowDown</Code>'
-    b"<Message>Please reduce your request rate.</Message></Error>"
-)
+_ANSWERS = {
+    "slow_down": (
+        "503 Slow Down",
+        b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>",
+    ),
+    "refused": ("400 Bad Request", b"<Error><Code>InvalidArgument</Code><Message>Not like this.</Message></Error>"),
+}
 _XML = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 
@@ -38,6 +41,7 @@ class Faults:
     Attributes:
         latency: Seconds that a request waits at most.
         slow_down: The share of requests that are answered with 503 SlowDown.
+        refused: The share of requests that are answered with 400 Bad Request.
         torn: The share of uploads whose connection is cut in the middle; nothing of them is kept.
         lost: The share of writes that are carried out, and whose answer is lost.
         stale: Seconds for which at most a listing lacks a new object and shows a deleted one.
@@ -46,6 +50,7 @@ class Faults:
 
     latency: float = 0.0
     slow_down: float = 0.0
+    refused: float = 0.0
     torn: float = 0.0
     lost: float = 0.0
     stale: float = 0.0
@@ -95,6 +100,8 @@ class FaultyStore:
         with self._lock:
             self.counts, self.keys = Counter(), []
         yield self.counts
+        with self._lock:
+            self.counts = Counter()
 
     # ---- a request ----
 
@@ -106,7 +113,7 @@ class FaultyStore:
             self.keys.append((kind, path))
             self.writes += write
             number = self.writes
-            wait, slow, torn, lost = (self._random.random() for _ in range(4))
+            wait, slow, torn, lost, refused = (self._random.random() for _ in range(5))
             on_write = self.on_write
         cut = bool(write and on_write is not None and on_write(number, kind, path))
         faults = self.faults
@@ -117,10 +124,12 @@ class FaultyStore:
             environ["wsgi.input"].read(length // 2)
             return self._cut(environ, "torn")
         body = environ["wsgi.input"].read(length) if length else b""
-        if slow < faults.slow_down:
-            self._note("slow_down")
-            start_response("503 Slow Down", [("Content-Type", "application/xml"), ("Content-Length", _len(_SLOW_DOWN))])
-            return [_SLOW_DOWN]
+        for fault, happens in (("slow_down", slow < faults.slow_down), ("refused", refused < faults.refused)):
+            if happens:
+                self._note(fault)
+                status, text = _ANSWERS[fault]
+                start_response(status, [("Content-Type", "application/xml"), ("Content-Length", _len(text))])
+                return [text]
         if length:
             environ["wsgi.input"] = BytesIO(body)
         answer: list[Any] = []
