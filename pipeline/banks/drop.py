@@ -7,7 +7,11 @@ doing it again ends where it would have ended. Not while another job writes the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.banks.copy import Progress, _quiet, repack
 from pipeline.banks.index import BankIndex, read_description
@@ -64,6 +68,26 @@ def drop(root: Place, unwanted: Callable[[dict[str, Any]], bool], progress: Prog
         delete_part(writer, part)
     writer.snapshot()
     return names
+
+
+def made_before(root: Place, time: datetime) -> bool:
+    """Whether all images of a bank were made before some time; one that does not say when was not."""
+    store = PartStore(root)
+    made = BankIndex(store, read_description(store)[0]).read(["created"])["created"]
+    old = pc.fill_null(pc.less(made, pa.scalar(time, made.type)), False)
+    return bool(pc.all(old).as_py() in (True, None))
+
+
+def delete(root: Place) -> None:
+    """Delete a whole bank. Killed at any moment, it is a bank with fewer images, which can be deleted again."""
+    prune(root, [])
+    description = root / "description.json"
+    for entry in root.list(recursive=True, hidden=None):
+        if entry.place != description:
+            entry.place.delete()
+    description.delete()
+    if root.is_local:  # its empty folders
+        root.delete_tree()
 
 
 def _follow(

@@ -62,11 +62,23 @@ class WantedOrYoung:
     def stays(self, rows: pa.Table) -> np.ndarray:
         """See :class:`Rule`."""
         old = pc.less(rows["created"], pa.scalar(self.before, MANIFEST_SCHEMA.field("created").type))
-        unwanted = pc.invert(pc.is_in(rows["settings"], pa.array(sorted(self.settings), pa.string())))
-        goes = pc.and_(pc.and_(old, unwanted), pc.is_valid(rows["settings"]))
+        goes = pc.and_(pc.and_(old, pc.invert(self.wanted(rows))), pc.is_valid(rows["settings"]))
         return ~np.asarray(pc.fill_null(goes, False))
+
+    def wanted(self, rows: pa.Table) -> pa.ChunkedArray:
+        """Which of some rows are of wanted settings: bool."""
+        return pc.is_in(rows["settings"], pa.array(sorted(self.settings), pa.string()))
 
 
 def all_stay(manifest: Manifest, rule: Rule) -> bool:
     """Whether a rule drops no row. Reads its columns alone, part by part."""
     return all(manifest.store.each(lambda rows: bool(rule.stays(rows).all()), MANIFEST_SCHEMA, list(rule.columns)))
+
+
+def only_wanted_stay(manifest: Manifest, rule: WantedOrYoung) -> bool:
+    """Whether all rows that stay are of wanted settings."""
+
+    def of_part(rows: pa.Table) -> bool:
+        return bool((~rule.stays(rows) | np.asarray(rule.wanted(rows))).all())
+
+    return all(manifest.store.each(of_part, MANIFEST_SCHEMA, list(rule.columns)))

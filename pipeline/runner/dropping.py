@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from pipeline.banks.description import BankDescription
+from pipeline.banks.drop import delete, made_before
 from pipeline.jobfile.schema import Job
 from pipeline.models.session import ModelFacts
 from pipeline.results.manifest import Manifest
 from pipeline.results.prune import Leavings, drop_leavings, find_leavings, is_under_way
-from pipeline.results.retention import WantedOrYoung, all_stay
+from pipeline.results.retention import WantedOrYoung, all_stay, only_wanted_stay
 from pipeline.runner.run import Run
+from pipeline.runner.sides import PlannedBank
 from pipeline.stages.inject import recipes
 from pipeline.stages.pairs import Entries
 from pipeline.stages.recipe import Recipe
+from pipeline.storage.layout import SIDES, OutputLayout
 from pipeline.storage.parts import now
 from pipeline.storage.place import Place
+
+log = logging.getLogger(__name__)
 
 
 class Clock:
@@ -52,25 +57,43 @@ def old_leavings(output: Place, rule: WantedOrYoung) -> Leavings | None:
     return find_leavings(manifest, rule)
 
 
-def would_drop(
-    job: Job, facts: ModelFacts, banks: tuple[BankDescription, BankDescription], contents: Entries, today: datetime
-) -> str:
+def old_banks(output: Place, rule: WantedOrYoung, serving: Iterable[Place]) -> list[Place]:
+    """The further banks of sides (``SIDE-DIGEST``) that go: old ones, where all rows that stay are of wanted settings.
+
+    The first bank of a side stays, as jobs with other outputs may name it.
+
+    Args:
+        output: The output folder.
+        rule: What stays of the rows.
+        serving: The banks that serve the job.
+    """
+    layout, serving = OutputLayout(output), set(serving)
+    further = [bank for side in SIDES for bank in layout.banks(side) if bank.name != side and bank not in serving]
+    if not further or not only_wanted_stay(Manifest(output), rule):
+        return []
+    return [bank for bank in further if made_before(bank, rule.before)]
+
+
+def would_drop(job: Job, facts: ModelFacts, banks: Sequence[PlannedBank], contents: Entries, today: datetime) -> str:
     """What a run would drop at its end, in words; empty for nothing.
 
     Args:
         job: The job.
         facts: Of its model.
-        banks: The descriptions of the content bank and of the style bank, as they are or would be.
+        banks: The banks of its sides, as they are or would be.
         contents: The pictures of that side.
         today: The time, in UTC.
     """
     output = Place.parse(job.output)
     if job.keep is None or not Manifest(output).store.exists():
         return ""
-    rule = keep_rule(job.keep, recipes(job, facts, *banks, contents), today)
+    rule = keep_rule(job.keep, recipes(job, facts, banks[0].description, banks[-1].description, contents), today)
     leavings = old_leavings(output, rule)
+    names = [bank.name for bank in old_banks(output, rule, (bank.place for bank in banks))]
+    goes = [str(leavings)] if leavings else []
+    goes += [f"the banks {', '.join(names)}"] if names else []
     day = f"{rule.before:%Y-%m-%d %H:%M} UTC"
-    return f"{leavings} of settings that this job does not want, made before {day}, would go" if leavings else ""
+    return f"{' and '.join(goes)} of settings that this job does not want, made before {day}, would go" if goes else ""
 
 
 def drop_old(run: Run, today: datetime) -> None:
@@ -86,11 +109,16 @@ def drop_old(run: Run, today: datetime) -> None:
         return
     rule = keep_rule(run.job.keep, run.asked.recipes, today)
     leavings = old_leavings(run.output, rule)
-    if not leavings:
-        return
-    run.lock.check()
-    drop_leavings(Manifest(run.output), leavings, rule)
-    run.counts.pairs_dropped = leavings.pairs
-    run.log("dropped", pairs=leavings.pairs, files=leavings.files, bytes=leavings.size, before=rule.before.isoformat())
-    run.asked.note(run.output, run.log, run.counts, Manifest(run.output).counts())
-    run.report()
+    if leavings:
+        run.lock.check()
+        drop_leavings(Manifest(run.output), leavings, rule)
+        run.counts.pairs_dropped = leavings.pairs
+        before = rule.before.isoformat()
+        run.log("dropped", pairs=leavings.pairs, files=leavings.files, bytes=leavings.size, before=before)
+        run.asked.note(run.output, run.log, run.counts, Manifest(run.output).counts())
+        run.report()
+    for bank in old_banks(run.output, rule, run.bank_places().values()):
+        run.lock.check()
+        delete(bank)
+        run.log("dropped_bank", bank=bank.name)
+        log.info("dropped the bank %s, which only settings that this job no longer wants were made from", bank)

@@ -276,7 +276,7 @@ def preview_job(job: Job, retry: bool = False, measure: bool = False, elsewhere:
         lost=lost,
         obstacles=tuple(reason for reason in reasons if reason is not None),
         note=too_short_plan(job),
-        drops="" if ends is None or reasons[0] else would_drop(job, facts, ends, contents.entries, now()),
+        drops="" if ends is None or reasons[0] else would_drop(job, facts, banks, contents.entries, now()),
     )
 
 

@@ -225,3 +225,48 @@ def test_how_long_is_written(tmp_path, written, said):
     result = CliRunner().invoke(main, ["run", str(file), "--dry-run"])
     assert (result.exit_code == 2) == (said is not None)
     assert (said or "") in result.output
+
+
+def banks(out: Path) -> list[str]:
+    return [path.name.partition("-")[0] for path in sorted((out / "banks").iterdir())]
+
+
+def test_further_banks_go_once_they_are_old_and_nothing_is_left_that_was_made_of_them(two):
+    out = two / "out"
+    another = settings(0.6, keep=None, inversion={"steps": 5})
+    run_job(two, **another)
+    age(out, TODAY - 40 * DAY)
+    assert banks(out) == ["content", "content", "style", "style"]
+    real, today = datetime.now(UTC), TODAY - 40 * DAY
+    assert real < today  # the banks are of today, the rows say that they were made later
+    night(two, TODAY - 20 * DAY, **settings(0.6))  # no row is old enough
+    assert banks(out) == ["content", "content", "style", "style"]
+    run = night(two, real + DAY, **settings(0.6, keep="2d"))  # all rows are from the future, the banks are young
+    assert run.counts.pairs_dropped == 0
+    assert banks(out) == ["content", "content", "style", "style"]
+    run = night(two, TODAY, **settings(0.6))
+    assert run.counts.pairs_dropped == 12
+    assert banks(out) == ["content", "style"]
+    assert run_job(two, **settings(0.6)).counts.pairs_there == 6
+    assert CliRunner().invoke(main, ["verify", str(out)]).exit_code == 0
+
+
+def test_a_dry_run_names_the_banks_that_go(two):
+    run_job(two, **settings(0.6, keep=None, inversion={"steps": 5}))
+    age(two / "out", datetime.now(UTC) - 40 * DAY)
+    job = str(job_file(two, **settings(0.6, keep="1s")))
+    plan = CliRunner().invoke(main, ["run", job, "--dry-run"]).output
+    (line,) = [line for line in plan.splitlines() if line.startswith("keep")]
+    assert line.count("content-") == line.count("style-") == 1
+    assert run_job(two, **settings(0.6, keep="1s")).counts.pairs_dropped == 12
+    assert banks(two / "out") == ["content", "style"]
+    assert "keep " not in CliRunner().invoke(main, ["run", job, "--dry-run"]).output
+
+
+def test_the_bank_of_the_job_and_the_first_of_a_side_stay_however_old(two):
+    out = two / "out"
+    run_job(two, **settings(0.6, keep=None, inversion={"steps": 5}))
+    run = night(two, TODAY + 1000 * DAY, **settings(0.6, inversion={"steps": 5}))
+    assert run.counts.pairs_dropped == 12
+    assert banks(out) == ["content", "content", "style", "style"]
+    assert run_job(two, **settings(0.6, inversion={"steps": 5})).counts.pairs_there == 6

@@ -25,8 +25,8 @@ from pipeline.storage.layout import SIDES, OutputLayout
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 
-#: A page of more pairs would not open in a browser, and writing it would take more than 2 GB.
-MOST_PAIRS = 1_000_000
+#: Gathering takes some three kilobytes a pair, and no browser opens a page of many more.
+MOST_PAIRS = 500_000
 _SOURCE = ("key", "image", "source", "label", "caption", "meta")
 _ROW = ("pair", "status", "error", "picture", "picture_hash", "settings", "seconds", "created")
 
