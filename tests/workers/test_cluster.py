@@ -302,7 +302,11 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "0000000000000000000
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    # A hangup takes the way of SIGTERM (tests/cli/test_cli.py has each signal without Ray).
+    [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.long), signal.SIGKILL],
+)
 def test_an_embedded_ray_listens_on_the_loopback_and_goes_with_its_command(number, tmp_path):
     folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
     process = subprocess.Popen(
