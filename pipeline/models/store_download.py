@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 from diffstyle.errors import one_line
 from pipeline.models.fetch_errors import FullDiskError, InterruptedFetchError, NotFoundError, RefusedError
 from pipeline.models.records import beside, read_json
-from pipeline.storage.errors import fatal
+from pipeline.storage.errors import fatal, unanswered
 from pipeline.storage.place import Place
 
 _CHUNK = 8 << 20
@@ -82,7 +82,7 @@ def fetch_object(address: str, part: Path, size: int | None, progress: Callable[
 def _in_our_words(address: str, error: OSError) -> InterruptedFetchError | RefusedError:
     if isinstance(error, FileNotFoundError):
         return NotFoundError(f"{address}: no such file there; check the address of the weights")
-    if fatal(error) is not None:
+    if not unanswered(error) and fatal(error) is not None:
         return RefusedError(
             f"{address}: this machine may not read it ({one_line(error, most=200)}); give it credentials that may"
         )

@@ -17,6 +17,7 @@ from support.whole_jobs import QUICK, job_file, manifest, run_job
 
 from diffstyle.errors import CheckpointError, ConfigError
 from pipeline.jobfile.load import load_job
+from pipeline.models import download
 from pipeline.models.config import WeightsChoice, load_model_config
 from pipeline.models.fetch_errors import FetchError
 from pipeline.models.records import record_place
@@ -24,6 +25,7 @@ from pipeline.models.session import ModelLoader, model_facts
 from pipeline.models.weights import remote_weights, weights_place
 from pipeline.models.weights_here import weights_here
 from pipeline.runner.preview import preview_job
+from pipeline.storage.errors import StoreError
 from pipeline.storage.place import Place
 
 BODY = (DATA / "tiny-ddpm.safetensors").read_bytes()
@@ -190,6 +192,27 @@ def test_an_address_without_weights_is_one_line(tmp_path, stored, name, words):
     assert str(caught.value) == f"{address}: {words}"
     job = load_job(job_file(tmp_path / "job", weights=address), check_inputs=True)
     assert words in "\n".join(preview_job(job).obstacles)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (StoreError("503 SlowDown"), 4, "can't be read now (503 SlowDown); run it again"),
+        (PermissionError(13, "403 Forbidden"), 2, "this machine may not read it (403 Forbidden); give it credentials"),
+    ],
+)
+def test_a_store_that_does_not_answer_is_not_one_that_refuses(stored, monkeypatch, error, code, words):
+    def fail(place):
+        raise error
+
+    monkeypatch.setattr(download, "_PAUSE", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Place, "open", fail)
+        with pytest.raises(FetchError) as caught:
+            weights_here(load_model_config(QUICK["model"]), stored)
+    assert caught.value.exit_code == code
+    assert words in str(caught.value).replace("[Errno 13] ", "")
+    assert weights_here(load_model_config(QUICK["model"]), stored).read_bytes() == BODY
 
 
 def test_an_address_holds_no_login(tmp_path):
