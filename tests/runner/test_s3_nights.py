@@ -25,6 +25,8 @@ from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
 from pipeline.runner.verify import verify_run
 from pipeline.storage.place import Place
 
+# Fewer of them where time matters: each costs a pause.
+SOME = Faults(latency=0.005, slow_down=0.02, torn=0.04, lost=0.04, stale=3.0)
 BAD = Faults(latency=0.02, slow_down=0.05, torn=0.05, lost=0.05, stale=3.0)
 
 
@@ -138,14 +140,14 @@ def test_a_night_with_faults_and_a_killed_driver(s3_bucket, s3_store, s3_endpoin
     bucket = Place.parse(s3_bucket)
     upload(bucket, 2, 1)
     changes = night(bucket, bucket / "out", "webdataset", 2, 1)
-    s3_store.set(BAD)
+    s3_store.set(SOME)
     with Killer(s3_store, 22, "middle") as killer:
         code = drive(job_file(tmp_path, **changes), killer, "--local")
     assert code == -signal.SIGKILL, (tmp_path / "job.log").read_text()
     run_job(tmp_path, **changes)
     s3_store.set(Faults())
     run_job(tmp_path, **changes)  # the next night, which cleans up
-    assert {"slow_down", "torn", "lost"} & set(s3_store.caused)
+    assert {"slow_down", "torn", "lost"} <= set(s3_store.caused)
     assert_as(bucket / "out", quiet, s3_endpoint)
 
 
@@ -166,7 +168,7 @@ def test_ten_kills_in_a_bad_night(s3_bucket, s3_store, s3_endpoint, tmp_path, to
         assert runs < 40
         s3_store.set(Faults(**{**vars(BAD), "seed": runs}))
         how = ("before", "middle", "after")[runs % 3]
-        at = generator.randint(1, 4) if done else generator.randint(3, 24)
+        at = generator.randint(1, 4) if done else generator.randint(3, 45)
         with Killer(s3_store, at, how) as killer:
             code = drive(job, killer, *([] if runs in (3, 7) else ["--local"]))
         print(f"run {runs}: code {code}, {killer.where or 'not killed'}", flush=True)

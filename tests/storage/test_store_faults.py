@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import boto3
 import pyarrow as pa
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from support.s3 import s3_bucket, s3_endpoint, s3_store  # noqa: F401 - fixtures
 from support.s3_faults import Faults
 
+from pipeline.banks.payload import OpenFiles
 from pipeline.sources.addresses import read_file
 from pipeline.storage import lock as lock_module
 from pipeline.storage import objects
@@ -291,6 +293,19 @@ def test_few_bytes_are_read_though_the_store_throttles(bucket, s3_store):  # noq
         while stream.read(7):
             pass
     assert counts == {"HEAD": 1, "GET": 1}
+
+
+def test_threads_read_a_file_of_a_bank_at_once(bucket, s3_store):  # noqa: F811
+    place, size = bucket / "part.tar", 3 << 20
+    place.write_bytes(bytes(size))
+    files = OpenFiles()
+    files.read(place, 0, 10, size)
+    s3_store.most_at_once = 0
+    s3_store.set(Faults(latency=1.0))
+    with ThreadPoolExecutor(8) as pool:
+        for read in pool.map(lambda n: files.read(place, n * (300 << 10), 5, size), range(8)):
+            assert bytes(read) == bytes(5)
+    assert s3_store.most_at_once >= 4
 
 
 def test_a_picture_that_is_not_answered_is_no_reject(bucket, s3_store, monkeypatch):  # noqa: F811

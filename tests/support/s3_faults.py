@@ -73,6 +73,7 @@ class FaultyStore:
         counts: Requests by kind, with all that were repeated; reset by :meth:`counting`.
         caused: Faults by kind.
         keys: (kind, bucket/key) of each request; of a listing the prefix.
+        most_at_once: How many requests waited for ``latency`` at the same time at most.
         on_write: Called with the number, kind and address of each write (PUT, POST, DELETE) before it is carried
             out; where it returns True the connection is cut in the middle of it.
     """
@@ -86,6 +87,7 @@ class FaultyStore:
         self.caused: Counter[str] = Counter()
         self.keys: list[tuple[str, str]] = []
         self.writes = 0
+        self.most_at_once = self._waiting = 0
         self.on_write: Callable[[int, str, str], bool] | None = None
         self.set(Faults())
 
@@ -118,7 +120,12 @@ class FaultyStore:
         cut = bool(write and on_write is not None and on_write(number, kind, path))
         faults = self.faults
         if faults.latency:
+            with self._lock:
+                self._waiting += 1
+                self.most_at_once = max(self.most_at_once, self._waiting)
             time.sleep(wait * faults.latency)
+            with self._lock:
+                self._waiting -= 1
         length = int(environ.get("CONTENT_LENGTH") or 0)
         if cut or (length and write and torn < faults.torn):
             environ["wsgi.input"].read(length // 2)
