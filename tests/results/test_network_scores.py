@@ -13,8 +13,12 @@ from support.synthetic_runs import pair_row, synthetic_run
 
 from pipeline.models.network_spec import load_network_spec
 from pipeline.results.all_scores import AllScores
+from pipeline.results.frechet import frechet_distances
+from pipeline.results.manifest import Manifest
 from pipeline.results.network_scores import SOURCES_SCHEMA, NetworkScores, networks_of, vectors
-from pipeline.results.scores import ScoreColumn
+from pipeline.results.prune import drop_leavings, find_leavings
+from pipeline.results.retention import Wanted
+from pipeline.results.scores import ScoreColumn, Scores
 from pipeline.stages.score_networks import NetworkScoreUnit
 from pipeline.storage.pair_ids import PairIds
 from pipeline.storage.parts import now
@@ -89,6 +93,26 @@ def test_scores_of_several_networks_side_by_side(tmp_path):
     assert columns["content_kept"] == pytest.approx([0, 0.1, 0.2])
     assert columns["look_style"] == [0.75, None, 0.25]
     assert list(both.columns)[-2:] == ["look_content", "look_style"]
+
+
+def test_what_is_pruned_leaves_the_scores_of_networks_and_their_distances(tmp_path):
+    made_with = [("a", "one"), ("b", "one"), ("c", "two"), ("d", "two")]
+    rows = [pair_row(name, "x", settings=of * 10, gamma=0.5, network_calls=1) for name, of in made_with]
+    output = synthetic_run(tmp_path, rows)
+    scores, vector = NetworkScores(output, "look"), np.arange(2, dtype="<f4")
+    scores.open(identity(), COLUMNS)
+    seen = [row(one["pair"], 0.5) | {"embedding": (vector + n).tobytes()} for n, one in enumerate(rows)]
+    scores.store.commit("one", scores.rows(seen))
+    manifest = Manifest(output)
+    scores.write_frechet(frechet_distances(manifest, scores))
+    assert [one["pictures"] for one in scores.frechet()] == [2, 2]
+    rule = Wanted(PairIds.of(one["pair"] for one in rows[:2]))
+    leavings = find_leavings(manifest, rule)
+    assert (leavings.pairs, leavings.scores) == (2, 4)  # those of the model and of the network
+    drop_leavings(manifest, leavings, rule)
+    assert scores.scored() == Scores(output).scored() == rule.pairs
+    assert [one["settings"] for one in scores.frechet()] == ["one" * 10]
+    assert not find_leavings(manifest, rule)
 
 
 def test_embeddings_come_back():
