@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from diffstyle.errors import ConfigError
 from pipeline.results.all_scores import AllScores
-from pipeline.results.manifest import Manifest
+from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
 from pipeline.results.network_scores import networks_of
 from pipeline.results.scores import ScoreColumn
 from pipeline.results.source_pictures import run_banks
@@ -25,7 +25,7 @@ from pipeline.storage.layout import SIDES, OutputLayout
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 
-#: Gathering takes some three kilobytes a pair, and no browser opens a page of many more.
+#: Gathering takes 1.6 kB a pair, thumbnails some more, and no browser opens a page of many more.
 MOST_PAIRS = 500_000
 _SOURCE = ("key", "image", "source", "label", "caption", "meta")
 _ROW = ("pair", "status", "error", "picture", "picture_hash", "settings", "seconds", "created")
@@ -82,15 +82,20 @@ def read_tables(output: Place) -> ReportTables:
             f"{output}: {count(made + failed, 'pair', 'is/are')} more than a page can show ({MOST_PAIRS:,} at most); "
             "see contact-sheets/, or choose some of them with `diffstyle select`"
         )
-    sides = [f"{side}_{name}" for side in ("content", "style") for name in _SOURCE]
-    table = manifest.table([*_ROW, *PARAMETERS, *sides])
+    settings, setting_ranks, own = _settings(manifest)
+    contents, content_ranks = _sources(manifest, "content")
+    styles, style_ranks = _sources(manifest, "style")
+    table = manifest.table([*_ROW, *own, "content_key", "style_key"])
     if not len(table):
         raise ConfigError(f"{output}: no pairs were made yet; run the job first")
-    settings, setting_numbers, own = _settings(table)
-    contents, content_numbers = _sources(table, "content")
-    styles, style_numbers = _sources(table, "style")
     pairs = pd.DataFrame({name: _column(table[name]) for name in dict.fromkeys([*_ROW, *own])})
-    pairs["setting"], pairs["content"], pairs["style"] = setting_numbers, content_numbers, style_numbers
+    pairs["setting"] = _ranks(table["settings"], setting_ranks)
+    pairs["content"] = _ranks(table["content_key"], content_ranks)
+    pairs["style"] = _ranks(table["style_key"], style_ranks)
+    del table
+    known = (pairs[["setting", "content", "style"]] >= 0).all(axis=1)
+    if not known.all():  # a run has made them meanwhile; the next report shows them
+        pairs = pairs[known].reset_index(drop=True)
     split = [_folder_and_name(picture) for picture in pairs["picture"]]
     pairs["folder"], pairs["name"] = [one[0] for one in split], [one[1] for one in split]
     pairs, scores, scored, unsourced = _with_scores(pairs, AllScores(output))
@@ -119,22 +124,40 @@ def read_tables(output: Place) -> ReportTables:
 
 
 def _column(column: pa.ChunkedArray) -> pd.Series:
-    """A column for pandas; what is missing in a text is None."""
-    if pa.types.is_string(column.type):
+    """A column for pandas; what is missing in a text is None, and equal texts are one object."""
+    if not pa.types.is_string(column.type):
+        return column.to_pandas()
+    codes = column.combine_chunks().dictionary_encode()
+    if 2 * len(codes.dictionary) > len(codes):
         return pd.Series(column.to_pylist(), dtype=object)
-    return column.to_pandas()
+    texts = np.array([*codes.dictionary.to_pylist(), None], object)
+    return pd.Series(texts[codes.indices.fill_null(-1).to_numpy()], dtype=object)
 
 
-def _settings(table: pa.Table) -> tuple[list[dict[str, Any]], np.ndarray, list[str]]:
-    """The settings by gamma, the number of each row's, and the parameters that differ within one."""
-    codes = table["settings"].combine_chunks().dictionary_encode()
-    numbers = codes.indices.to_numpy(zero_copy_only=False)
-    _, first = np.unique(numbers, return_index=True)
-    rows = table.take(first).select(["settings", *PARAMETERS]).to_pylist()
-    grouped = table.group_by("settings").aggregate(
-        [(name, "count_distinct", pc.CountOptions(mode="all")) for name in PARAMETERS]
-    )
-    own = [name for name in PARAMETERS if pc.max(grouped[f"{name}_count_distinct"]).as_py() > 1]
+def _distinct(manifest: Manifest, columns: list[str]) -> list[dict[str, Any]]:
+    """The distinct rows of some columns, in the order in which they come; part by part, as all rows may be many."""
+
+    def of_part(rows: pa.Table) -> pa.Table:
+        return rows.group_by(columns, use_threads=False).aggregate([])
+
+    tables = manifest.store.each(of_part, MANIFEST_SCHEMA, columns)
+    return of_part(pa.concat_tables(tables)).to_pylist() if tables else []
+
+
+def _ranks(column: pa.ChunkedArray, ranks: Mapping[str, int]) -> np.ndarray:
+    """The rank of each row's text, -1 for one that has none."""
+    codes = pc.fill_null(column, "").combine_chunks().dictionary_encode()
+    of_texts = np.array([ranks.get(text, -1) for text in codes.dictionary.to_pylist()], np.int64)
+    return of_texts[codes.indices.to_numpy()]
+
+
+def _settings(manifest: Manifest) -> tuple[list[dict[str, Any]], dict[str, int], list[str]]:
+    """The settings by gamma, the place of each among them, and the parameters that differ within one."""
+    by_settings: dict[str, list[dict[str, Any]]] = {}
+    for row in _distinct(manifest, ["settings", *PARAMETERS]):
+        by_settings.setdefault(row["settings"] or "", []).append(row)
+    own = [name for name in PARAMETERS if any(len({row[name] for row in one}) > 1 for one in by_settings.values())]
+    rows = [one[0] for one in by_settings.values()]
     words = setting_words([{name: row[name] for name in (*PARAMETERS, "settings") if name not in own} for row in rows])
     order = sorted(
         range(len(rows)),
@@ -149,22 +172,16 @@ def _settings(table: pa.Table) -> tuple[list[dict[str, Any]], np.ndarray, list[s
         }
         for n in order
     ]
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    return settings, rank[numbers], own
+    return settings, {one["id"] or "": rank for rank, one in enumerate(settings)}, own
 
 
-def _sources(table: pa.Table, side: str) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """The distinct pictures of a side in key order, and the number of each row's."""
-    codes = pc.fill_null(table[f"{side}_key"], "").combine_chunks().dictionary_encode()
-    numbers = codes.indices.to_numpy(zero_copy_only=False)
-    _, first = np.unique(numbers, return_index=True)
-    columns = table.select([f"{side}_{name}" for name in _SOURCE]).rename_columns(list(_SOURCE))
-    rows = columns.take(first).to_pylist()
-    order = sorted(range(len(rows)), key=lambda n: rows[n]["key"] or "")
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    return [{"name": short_name(rows[n]["key"] or ""), **rows[n]} for n in order], rank[numbers]
+def _sources(manifest: Manifest, side: str) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The distinct pictures of a side in key order, and the place of each among them."""
+    by_key: dict[str, dict[str, Any]] = {}
+    for row in _distinct(manifest, [f"{side}_{name}" for name in _SOURCE]):
+        by_key.setdefault(row[f"{side}_key"] or "", {name: row[f"{side}_{name}"] for name in _SOURCE})
+    sources = [{"name": short_name(key), **by_key[key]} for key in sorted(by_key)]
+    return sources, {key: rank for rank, key in enumerate(sorted(by_key))}
 
 
 def _folder_and_name(picture: str | None) -> tuple[str, str]:
