@@ -170,7 +170,9 @@ def lowest_psnr(made: Tensor, wanted: Tensor) -> float:
 
 def jumps(plan: Plan) -> list[Step]:
     """The steps that must be the same in every plan: their timesteps, h, noise and direction."""
-    return [replace(step, t_next=0, order=1, carry=False) for step in plan.steps if step.jumps]
+    return [
+        replace(step, t_next=0, order=1, carry=False, mean_of=1, correct=False) for step in plan.steps if step.jumps
+    ]
 
 
 def words(injection: dict[str, Any]) -> str:

@@ -32,6 +32,8 @@ class Step:
     direction: float = 1.0  # dt_lambda: scale of the direction pointing to x_t
     order: int = 1  # 2: follow the trend of e as well (Adams-Bashforth, see ``trend.py``); 1: DDIM
     carry: bool = False  # no call after the event's change: e there is carried over from other events
+    mean_of: int = 1  # where it carries: the mean of so many last jumps
+    correct: bool = False  # the call at the end of the step, which tells the slope over it, corrects its state
 
     @property
     def jumps(self) -> bool:
@@ -98,10 +100,17 @@ class Plan:
                 known = True
         return True
 
+    @property
+    def looks_back(self) -> bool:
+        """Whether a walk must know more than the last two calls: it carries jumps, or corrects steps."""
+        return any(step.carry or step.correct for step in self.steps)
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; equal plans give equal dicts. ``carry`` is in it only where it is so: older plans keep theirs."""
+        """JSON-able; equal plans give equal dicts. The last three of a step are in it only where they are not as in
+        older plans, which keep theirs."""
+        usual = {"carry": False, "mean_of": 1, "correct": False}
         steps = [asdict(step) for step in self.steps]
-        return {"steps": [{name: value for name, value in step.items() if name != "carry" or value} for step in steps]}
+        return {"steps": [{k: v for k, v in step.items() if k not in usual or v != usual[k]} for step in steps]}
 
 
 # ---- inversion and plain sampling ----
@@ -246,6 +255,7 @@ def aligned_plan(
     *,
     order: int = 2,
     measured: int | None = None,
+    doubled: int = 0,
 ) -> Plan:
     """The event-aligned short grid: near the 1000-step result in a tenth of the calls or less.
 
@@ -267,16 +277,24 @@ def aligned_plan(
         t_0: The timestep of x_T, 999 at most.
         order: Of the plain steps: 1 is DDIM, 2 follows the trend of e as well.
         measured: After how many injections the network is called again, 2 or more; None: after each.
+        doubled: Over how many of the first gaps, where sigma changes fastest, two steps are taken in place of
+            ``between``, the first of which is corrected. All of these are measured, and so are the next; the jumps
+            carried are the mean of the last two.
 
     Raises:
-        ValueError: ``kept`` is empty, or jumps are to be carried by steps of order 1.
+        ValueError: ``kept`` is empty, jumps are to be carried or steps doubled by steps of order 1, or ``measured`` is
+            not at least three more than ``doubled``.
     """
     if measured is not None and (order < 2 or measured < 2):
         raise ValueError(
             f"measured is {measured} with order {order}: jumps are carried by order 2, from 2 measured ones"
         )
+    if doubled and (measured is None or measured < doubled + 3):
+        raise ValueError(f"measured is {measured} with doubled {doubled}: it takes at least {doubled + 3}")
     acting = [t for t in sorted(injection.events, reverse=True) if injection.acts_at(t)]
-    carried = _carried(acting, injection, measured)
+    carried = _carried(acting, injection, measured, doubled)
+    twice = set(_alike(acting, injection)[:doubled])
+    corrected = set()
     # A call at 0 is worth nothing where calls are counted: sigma is 0.01 there.
     visited = {t_0} if carried else {t_0, 0}
     last_injection = min((t for t in acting if t >= injection.t_edit), default=t_0 + 1)
@@ -289,24 +307,40 @@ def aligned_plan(
         if gap <= 0:
             continue
         if end >= last_injection:
-            n = min(between, gap)
-            visited |= {start - round(gap * k / n) for k in range(int(start + 1 in carried), n)}
+            event = start + (not injection.calibrates_at(start))
+            n = min(2 if event in twice else between, gap)
+            steps = [start - round(gap * k / n) for k in range(int(start + 1 in carried), n)]
+            visited.update(steps)
+            if event in twice:
+                # Of the first gap both: its first slope is known only at its second call.
+                corrected.update(steps if event == t_0 else steps[:1])
         else:
             above, below = sqrt(start + 1), sqrt(end + 1)
             n = max(1, round(tail_density * (above - below)))
             visited |= {max(end + 1, round((above + (below - above) * k / n) ** 2 - 1)) for k in range(n)}
-    return _marked(sorted(visited | set(acting)), injection, kept, order, carried)
+    return _marked(sorted(visited | set(acting)), injection, kept, order, carried, corrected, 2 if doubled else 1)
 
 
-def _carried(acting: Sequence[int], injection: Injection, measured: int | None) -> set[int]:
+def _alike(acting: Sequence[int], injection: Injection) -> list[int]:
+    """The injections whose jumps are alike, of the acting events, descending."""
+    return [t for t in acting if t >= injection.t_edit and not injection.draws_at(t) and not injection.scales_at(t)]
+
+
+def _carried(acting: Sequence[int], injection: Injection, measured: int | None, doubled: int = 0) -> set[int]:
     """The injections after which the network is not called, of the acting events, descending.
 
-    Those measured lie quadratically, the first and the last among them: sigma changes fastest at the noisiest.
+    Those measured lie quadratically, the first and the last among them: sigma changes fastest at the noisiest. With
+    ``doubled``, those are measured, the last two, and between them less steeply.
     """
     if measured is None:
         return set()
-    alike = [t for t in acting if t >= injection.t_edit and not injection.draws_at(t) and not injection.scales_at(t)]
+    alike = _alike(acting, injection)
     kept = {round((len(alike) - 1) * (k / (measured - 1)) ** 2) for k in range(measured)}
+    if doubled:
+        between = measured - doubled - 2  # intervals from the first after those doubled to the last but one
+        width = max(0, len(alike) - 2 - doubled)
+        spaced = {doubled + round(width * (k / between) ** 1.7) for k in range(between + 1)}
+        kept = {*range(doubled), *spaced, len(alike) - 1}
     following = dict(pairwise(acting))
     return {
         t
@@ -327,10 +361,13 @@ def _marked(
     kept: Sequence[int],
     order: int = 1,
     carried: Collection[int] = (),
+    corrected: Collection[int] = (),
+    mean_of: int = 1,
 ) -> Plan:
     """Write into each step of a walk what the injection does there.
 
-    ``order``: of the steps that do not jump. ``carried``: the injections whose jump is carried; these lead further.
+    ``order``: of the steps that do not jump. ``carried``: the injections whose jump is carried, as the mean of
+    ``mean_of``; these lead further. ``corrected``: where steps begin that the next call corrects.
     """
     events = set(injection.events)
     if not kept:
@@ -347,6 +384,8 @@ def _marked(
             calibrate=injects and injection.calibrate,
             direction=injection.dt_lambda if event and injection.scales_at(t) else 1.0,
             carry=t in carried,
+            mean_of=mean_of if t in carried else 1,
+            correct=t in corrected,
         )
         steps.append(replace(step, order=order) if step.carry or not step.jumps else step)
     return Plan(tuple(steps))

@@ -133,7 +133,7 @@ def inject(
     gammas = _per_injection(gamma, batch, len(plan.injections), x)
     omega = _per_image(omega, batch, x)
     n_injected = 0
-    trend = CarryingTrend() if plan.carried else Trend()
+    trend = CarryingTrend() if plan.looks_back else Trend()
     for n, step in enumerate(plan.steps):
         t = _t(x, step.t)
         h, skips, emb = model.encode(x, t)
@@ -160,7 +160,7 @@ def inject(
                 x = ddim_step(P_tilde, e, start)
             if step.carry:
                 assert isinstance(trend, CarryingTrend)
-                e = e + trend.jump(step.t, start)
+                e = e + trend.jump(step.t, start, step.mean_of)
                 P = predicted_picture(x, e, start)
             elif step.calibrate:
                 trend.jumped()
@@ -176,7 +176,7 @@ def inject(
         else:
             x = ddim_step(P, e, step.t_next, step.direction)
         if step.order > 1:
-            x = trend.followed(x, start, step.t_next)
+            x = trend.followed(x, start, step.t_next, step.correct)
         if step.jumps or step.carry:
             trend.jumped(alike=step.content_t is not None and not step.noise and step.direction == 1)
         if on_step:

@@ -41,8 +41,11 @@ class Trend:
         """
         self._last = None
 
-    def followed(self, x: Tensor, t: int, t_next: int) -> Tensor:
-        """x, moved by a first-order step from ``t`` to ``t_next``, with the second-order term added."""
+    def followed(self, x: Tensor, t: int, t_next: int, correct: bool = False) -> Tensor:
+        """x, moved by a first-order step from ``t`` to ``t_next``, with the second-order term added.
+
+        ``correct``: the next call corrects it by the slope that it tells; only :class:`CarryingTrend` does.
+        """
         if self._slope is None:
             return x
         return _with_slope(x, t, t_next, self._slope)
@@ -69,15 +72,15 @@ class CarryingTrend(Trend):
     measured. Elsewhere it is taken to be the last known one (``jump``), and the next call tells what it was: e there is
     e before, plus the jump, plus slope times the change of sigma. A wrong slope would be taken for a jump, so the slope
     is carried along as a straight line through the last two measured ones. A first step that was taken before any slope
-    was known is corrected at the call that tells it.
+    was known is corrected at the call that tells it, and so are others where the plan says so.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._slopes: list[_Slope] = []
         self._before: _Point | None = None  # the last event's own call, until a call tells its jump
-        self._jump: Tensor | None = None
-        self._late: int | None = None  # where a step began that was taken without a slope
+        self._jumps: list[Tensor] = []
+        self._late: tuple[int, Tensor | None] | None = None  # where a step began that is to be corrected; its slope
 
     def measure(self, x: Tensor, t: int, e: Tensor) -> Tensor:
         """A call at ``t`` gave ``e``, (B, 3, H, W). Returns the state ``x`` that the step there starts from."""
@@ -85,14 +88,16 @@ class CarryingTrend(Trend):
         if self._before is not None:
             before = self._before
             change = self._slope_at((sigma + before.sigma) / 2)
-            self._jump = e - before.e if change is None else e - before.e - change * (sigma - before.sigma)
+            jump = e - before.e if change is None else e - before.e - change * (sigma - before.sigma)
+            self._jumps = [*self._jumps[-1:], jump]
             self._before = None
         if self._last is not None:
             last_sigma, last_e = self._last
             slope = (e - last_e) / (sigma - last_sigma)
             self._slopes = [*self._slopes[-1:], _Slope((sigma + last_sigma) / 2, slope)]
             if self._late is not None:
-                x = _with_slope(x, self._late, t, slope)
+                began, taken = self._late
+                x = _with_slope(x, began, t, slope if taken is None else slope - taken)
         self._late = None
         self._last = sigma, e
         return x
@@ -105,24 +110,28 @@ class CarryingTrend(Trend):
         """
         self._before = _Point(*self._last) if alike and self._last is not None else None
         if not alike:
-            self._jump = None
+            self._jumps = []
         self._last = None
 
-    def jump(self, t: int, t_after: int) -> Tensor:
-        """By how much e changes at an event, (B, 3, H, W): its jump, and its change from ``t`` to ``t_after``."""
-        assert self._jump is not None  # a plan measures a jump before it carries one
-        slope = self._slope_at((sigma_at(t) + sigma_at(t_after)) / 2)
-        return self._jump if slope is None else self._jump + slope * (sigma_at(t_after) - sigma_at(t))
+    def jump(self, t: int, t_after: int, mean_of: int = 1) -> Tensor:
+        """By how much e changes at an event, (B, 3, H, W): its jump, and its change from ``t`` to ``t_after``.
 
-    def followed(self, x: Tensor, t: int, t_next: int) -> Tensor:
+        The jump is the mean of the last ``mean_of``, 1 or 2, that are known.
+        """
+        known = self._jumps[-mean_of:]
+        assert known  # a plan measures a jump before it carries one
+        jump = known[0] if len(known) == 1 else (known[0] + known[1]) / 2
+        slope = self._slope_at((sigma_at(t) + sigma_at(t_after)) / 2)
+        return jump if slope is None else jump + slope * (sigma_at(t_after) - sigma_at(t))
+
+    def followed(self, x: Tensor, t: int, t_next: int, correct: bool = False) -> Tensor:
         """x, moved by a first-order step from ``t`` to ``t_next``, with the second-order term added."""
         start, end = sigma_at(t), sigma_at(t_next)
         # A slope that changes evenly adds as much as the one it has after a third of the way.
         slope = self._slope_at(start + (end - start) / 3)
-        if slope is None:
-            self._late = t
-            return x
-        return _with_slope(x, t, t_next, slope)
+        if slope is None or correct:
+            self._late = t, slope
+        return x if slope is None else _with_slope(x, t, t_next, slope)
 
     def _slope_at(self, sigma: float) -> Tensor | None:
         if len(self._slopes) < 2:

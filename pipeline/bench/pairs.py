@@ -50,7 +50,9 @@ def preset_plan(name: str, kept: tuple[int, ...]) -> Plan:
     if spec.aligned is None:
         return grid_plan(injection, kept, spec.grid or 1000)
     one = spec.aligned
-    return aligned_plan(injection, kept, one.between, one.tail, order=one.order, measured=one.measured)
+    return aligned_plan(
+        injection, kept, one.between, one.tail, order=one.order, measured=one.measured, doubled=one.doubled
+    )
 
 
 # ---- trained models that come with the code ----

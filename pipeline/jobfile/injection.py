@@ -105,9 +105,14 @@ class Aligned(Strict):
     measured: Annotated[Whole, Field(ge=2, le=T_MAX + 1)] | None = None
     """after how many of the injections the network is called again, 2 or more; over the others the jump of its
     estimate is carried along ([how](notes/speed.md#how-so-few)). `null`: after each"""
+    doubled: Annotated[Whole, Field(ge=0, le=T_MAX)] = 0
+    """with `measured`, over how many of the first gaps, the noisiest, two steps are taken in place of `between`, and
+    corrected; `measured` is then at least three more"""
 
     @model_validator(mode="after")
     def _carries_by_second_order(self) -> Aligned:
+        if self.doubled and (self.measured is None or self.measured < self.doubled + 3):
+            raise ValueError(f"doubled: {self.doubled} goes with measured: {self.doubled + 3} or more")
         if self.measured is not None and self.order == 1:
             raise ValueError("measured goes with order: 2, whose steps know what to carry; omit one of them")
         return self
@@ -202,6 +207,8 @@ class InjectionSettings(Strict):
         aligned = values["plan"].get("aligned")
         if aligned and aligned["measured"] is None:
             del aligned["measured"]
+        if aligned and not aligned["doubled"]:
+            del aligned["doubled"]
         edit = values.pop("edit")
         return values if edit is None else {**values, "edit": {k: v for k, v in edit.items() if v is not None}}
 

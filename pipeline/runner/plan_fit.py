@@ -37,11 +37,13 @@ if TYPE_CHECKING:
 #: Of a longer sweep so many points are tried, evenly spaced, the first and the last among them.
 MOST_POINTS = 4
 _REFERENCE = PLAN_PRESETS["reference"]
-# between, tail and measured of the short grids that are tried, beside grids of the paper's kind.
-_ALIGNED: tuple[tuple[int, int, int | None], ...] = (
-    *((1, 6, 6), (1, 8, 6), (1, 9, 6), (1, 9, 8), (1, 11, 8), (1, 12, 10), (1, 12, 15), (1, 16, 15)),
-    *((1, 10, None), (1, 14, None), (1, 20, None), (2, 10, None), (2, 14, None), (2, 20, None), (2, 30, None)),
-    *((3, 30, None), (4, 40, None), (6, 60, None), (8, 80, None), (12, 120, None)),
+# between, tail, measured and doubled of the short grids that are tried, beside grids of the paper's kind.
+_ALIGNED: tuple[tuple[int, int, int | None, int], ...] = (
+    *((1, 6, 6, 0), (1, 8, 6, 0), (1, 9, 6, 0), (1, 9, 8, 0), (1, 11, 8, 0), (1, 12, 10, 0), (1, 12, 15, 0)),
+    *((1, 14, 15, 4), (1, 17, 15, 4), (1, 17, 20, 4), (1, 20, 20, 4), (1, 20, 24, 8)),
+    *((1, 10, None, 0), (1, 14, None, 0), (1, 20, None, 0)),
+    *((between, tail, None, 0) for between, tail in ((2, 10), (2, 14), (2, 20), (2, 30), (3, 30), (4, 40), (6, 60))),
+    *((between, tail, None, 0) for between, tail in ((8, 80), (12, 120))),
 )
 _GRIDS = (50, 100, 200, 400)
 
@@ -114,6 +116,8 @@ def plan_words(plan: PlanSpec) -> str:
     values = plan.model_dump(mode="json", exclude_none=True)
     if "aligned" in values and values["aligned"]["order"] == 2:
         del values["aligned"]["order"]
+    if "aligned" in values and not values["aligned"]["doubled"]:
+        del values["aligned"]["doubled"]
     return json.dumps(values).replace('"', "")
 
 
@@ -270,7 +274,7 @@ class _Trial:
 
 def all_plans() -> list[PlanSpec]:
     """The plans that are tried."""
-    aligned = [PlanSpec(aligned=Aligned(between=b, tail=t, measured=m)) for b, t, m in _ALIGNED]
+    aligned = [PlanSpec(aligned=Aligned(between=b, tail=t, measured=m, doubled=d)) for b, t, m, d in _ALIGNED]
     return [*aligned, *(PlanSpec(grid=n) for n in _GRIDS)]
 
 

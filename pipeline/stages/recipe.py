@@ -55,7 +55,14 @@ def injection_plan(settings: InjectionSettings, walk: Walk) -> Plan:
     assert spec.aligned is not None
     aligned = spec.aligned
     return aligned_plan(
-        injection, walk.grid, aligned.between, aligned.tail, t_0, order=aligned.order, measured=aligned.measured
+        injection,
+        walk.grid,
+        aligned.between,
+        aligned.tail,
+        t_0,
+        order=aligned.order,
+        measured=aligned.measured,
+        doubled=aligned.doubled,
     )
 
 

@@ -141,6 +141,38 @@ def test_a_carried_jump_leaves_out_one_call_and_nothing_that_happens(injection, 
         assert carrying == every
 
 
+@given(injections, st.integers(1, 2), st.integers(1, 30), st.integers(1, 6), st.integers(3, 12))
+def test_doubled_gaps_change_nothing_that_happens(injection, between, tail, doubled, more):
+    plan = aligned_plan(injection, KEPT, between, tail, measured=doubled + more, doubled=doubled)
+    every = aligned_plan(injection, KEPT, between, tail)
+    walk_is_whole(plan)
+    assert plan.carries_what_it_measured
+
+    def what_happens(plan):
+        usual = {"t_next": 0, "order": 1, "carry": False, "mean_of": 1, "correct": False}
+        return [replace(step, **usual) for step in plan.steps if step.jumps or step.calibrate]
+
+    assert what_happens(plan) == what_happens(every)
+    assert not any(step.jumps or step.carry or step.order < 2 for step in plan.steps if step.correct)
+    assert sum(step.correct for step in plan.steps) <= doubled + 1
+    alike = [step.t for step in every.steps if step.content_t is not None and not step.noise and step.direction == 1]
+    assert not {*alike[: doubled + 1], *alike[-2:]} & set(plan.carried)
+    assert all(step.mean_of == (2 if step.carry else 1) for step in plan.steps)
+
+
+def test_where_gaps_are_doubled():
+    plan = aligned_plan(Injection(event_timesteps(50)), KEPT, between=1, tail=17, measured=15, doubled=4)
+    number = {t: n for n, t in enumerate(plan.injections)}
+    measured = {0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 24, 28, 29}
+    assert set(range(30)) - {number[t] for t in plan.carried} == measured
+    assert (plan.encodes, plan.decodes) == (65, 95)
+    # Over the first gap both steps are corrected, over the next three the first of the two.
+    assert [step.t for step in plan.steps if step.correct] == [998, 988, 977, 957, 936]
+    for how in ({"measured": 6, "doubled": 4}, {"doubled": 4}):
+        with pytest.raises(ValueError, match="at least 7"):
+            aligned_plan(Injection(event_timesteps(50)), KEPT, **how)
+
+
 def test_where_the_jump_is_measured():
     plan = aligned_plan(Injection(event_timesteps(50)), KEPT, between=1, tail=9, measured=8)
     number = {t: n for n, t in enumerate(plan.injections)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -236,12 +238,18 @@ def test_a_short_second_order_plan_is_near_the_thousand_steps(knobs):
         )
     )
     assert float((result(grid_plan(injection, kept, 1000)) - wanted).norm()) < 1e-5 * float(wanted.norm())
-    first, second, carried = (
+    first, second, carried, doubled = (
         float((result(aligned_plan(injection, kept, 1, tail, **how)) - wanted).norm())
-        for tail, how in ((8, {"order": 1}), (8, {"order": 2}), (9, {"measured": 8}))
+        for tail, how in (
+            (8, {"order": 1}),
+            (8, {"order": 2}),
+            (9, {"measured": 8}),
+            (17, {"measured": 15, "doubled": 4}),
+        )
     )
     assert second < first / 2.5
     assert carried < (1.6 if "dt_lambda" in knobs else 1.2) * second
+    assert doubled < carried / 1.3
 
 
 def test_a_carried_jump_is_the_one_that_was_measured():
@@ -264,11 +272,34 @@ def test_a_carried_jump_is_the_one_that_was_measured():
     x_T, kept = torch.ones(1, 3, 8, 8), inversion_plan(50).kept
     h = torch.tensor([1.0, -1.0])[:, None, None].expand(1, 49, 2, 1, 1)
     results = [
-        inject(Jumps(), x_T, h, kept, aligned_plan(Injection(event_timesteps(50)), kept, 1, 9, measured=n), 1.0)
-        for n in (None, 8)
+        inject(Jumps(), x_T, h, kept, aligned_plan(Injection(event_timesteps(50)), kept, 1, 9, **how), 1.0)
+        for how in ({}, {"measured": 8}, {"measured": 15, "doubled": 4})
     ]
     assert float(results[0].abs().max()) > 1
-    torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=1e-3)
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("calibrate", [False, True])
+def test_a_doubled_gap_is_corrected_by_the_slope_over_it(calibrate):
+    """Where e is a parabola in sigma, a corrected step is a trapezium, and an extrapolated one is further off."""
+
+    class Parabola(Gaussian):
+        def decode(self, h, skips, emb):
+            a = float(emb)
+            return torch.full_like(skips[0], (1 - a) / a / 10_000)
+
+    generator = torch.Generator().manual_seed(3)
+    x_T, h = torch.randn(1, 3, 8, 8, generator=generator), torch.randn(1, 49, 2, 1, 1, generator=generator)
+    kept, injection = inversion_plan(50).kept, Injection(event_timesteps(50), calibrate=calibrate)
+    doubled = aligned_plan(injection, kept, 1, 40, measured=15, doubled=4)
+    plans = [
+        aligned_plan(injection, kept, 20, 400),
+        doubled,
+        Plan(tuple(replace(step, correct=False) for step in doubled.steps)),
+    ]
+    exact, corrected, not_corrected = (inject(Parabola(), x_T, h, kept, plan, 0.5) for plan in plans)
+    assert (corrected - exact).abs().max() < (not_corrected - exact).abs().max() / 1.5
 
 
 def test_gammas_may_differ_within_a_batch_whose_jumps_are_carried(unet, latents):

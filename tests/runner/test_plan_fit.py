@@ -42,7 +42,7 @@ def in_grey_levels(dB):
 
 
 def test_the_first_plan_that_is_near_enough_is_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan_fit, "_ALIGNED", ((2, 10, None), (3, 30, None), (1, 6, 6), (1, 20, None)))
+    monkeypatch.setattr(plan_fit, "_ALIGNED", ((2, 10, None, 0), (3, 30, None, 0), (1, 6, 6, 0), (1, 20, None, 0)))
     fit, lines = fitted(tmp_path, 66)
     assert fit.pairs == fit.settings == 2
     assert [row.network_calls for row in fit.tried] == [11, 16]
@@ -59,7 +59,7 @@ def test_the_first_plan_that_is_near_enough_is_taken(tmp_path, monkeypatch):
 
 def test_what_it_says_holds_for_the_pictures_of_the_job(tmp_path, monkeypatch):
     """The dB of a fit are those between the pictures that a job makes with the two plans."""
-    monkeypatch.setattr(plan_fit, "_ALIGNED", ((1, 1, None),))
+    monkeypatch.setattr(plan_fit, "_ALIGNED", ((1, 1, None, 0),))
     monkeypatch.setattr(plan_fit, "_GRIDS", ())
     calibrated = {**SHORT["injection"], "gamma": 0.9, "omega": 0.3, "mask": {"rectangle": [0, 0, 1, 0.5]}}
     fit, _ = fitted(tmp_path / "fit", 5, injection=calibrated)
@@ -79,7 +79,7 @@ def test_what_it_says_holds_for_the_pictures_of_the_job(tmp_path, monkeypatch):
 
 
 def test_too_much_is_refused_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan_fit, "_ALIGNED", ((1, 6, 6),))
+    monkeypatch.setattr(plan_fit, "_ALIGNED", ((1, 6, 6, 0),))
     monkeypatch.setattr(plan_fit, "_GRIDS", ())
     with pytest.raises(
         ConfigError, match=r"^--fit: no plan of fewer calls than reference's 61 reaches 101 dB; the nea"
