@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -15,7 +14,7 @@ from support.whole_jobs import SIX_PAIRS, STYLES, manifest, run_job
 from pipeline.cli.main import main
 from pipeline.monitoring.status import read_status
 from pipeline.results.manifest import MANIFEST_SCHEMA, TIMING_COLUMNS, Manifest
-from pipeline.results.scores import SCORES_SCHEMA
+from pipeline.results.scores import SCORES_SCHEMA, Scores
 from pipeline.results.verify import check_results
 from pipeline.storage import merging
 from pipeline.storage.parts import PartStore
@@ -92,13 +91,20 @@ def test_scores_are_merged_too_and_are_the_same(job, monkeypatch):
 
 def test_scoring_and_verifying_hold_no_whole_table(job, monkeypatch):
     """Of ten million pairs the rows of all do not fit in memory: each part is read by itself."""
-    whole = PartStore.rows
 
-    def refused(store: PartStore, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
-        assert schema not in (MANIFEST_SCHEMA, SCORES_SCHEMA), "all rows at once"
-        return whole(store, schema, columns)
+    def refused(*asked: object, **how: object) -> None:
+        raise AssertionError("all rows at once")
 
-    monkeypatch.setattr(PartStore, "rows", refused)
+    rows = PartStore.rows
+    monkeypatch.setattr(Manifest, "table", refused)
+    monkeypatch.setattr(Scores, "table", refused)
+    monkeypatch.setattr(
+        PartStore,
+        "rows",
+        lambda store, schema, columns=None: (
+            refused() if schema in (MANIFEST_SCHEMA, SCORES_SCHEMA) else rows(store, schema, columns)
+        ),
+    )
     changes = json.loads((job / "changes.json").read_text())
     assert run_job(job, stages=("score",), **changes).counts.scored == 6
     assert run_job(job, stages=("score",), **changes).counts.scored_before == 6
