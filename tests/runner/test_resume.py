@@ -32,7 +32,7 @@ def calls(monkeypatch) -> list[int]:
     """Instead of the network's walk, a sum that tells pairs and settings apart. Counts what went through."""
     sizes: list[int] = []
 
-    def stand_in(model, x_T, h, h_timesteps, plan, gamma, *, omega=0.0, mask=None, noise=None, edit=None):
+    def stand_in(model, x_T, h, h_timesteps, plan, gamma, *, omega=0.0, mask=None, noise=None, edit=None, on_step=None):
         sizes.append(len(x_T))
         said = torch.as_tensor(gamma).mean() + h.flatten(1).mean(1).reshape(-1, 1, 1, 1) + omega
         return torch.tanh(x_T + said + (0 if mask is None else mask.mean()))
