@@ -68,6 +68,7 @@ def ray_session():
         log_to_driver=False,
         logging_level=logging.ERROR,
         object_store_memory=256 << 20,
+        _system_config={"metrics_report_interval_ms": 1000},  # ten seconds otherwise, for which a test has to wait
     )
     yield ray
     ray.shutdown()

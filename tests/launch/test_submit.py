@@ -17,7 +17,7 @@ from support import small_jobs
 from support.places import DATA
 from support.ray_head import free_port, ray_head
 from support.scoring_networks import Embedding, network_file
-from support.whole_jobs import SIX_PAIRS, job_file, manifest
+from support.whole_jobs import CONTENTS, SIX_PAIRS, job_file, manifest
 
 from diffstyle.errors import ConfigError
 from pipeline.cli.main import main
@@ -36,10 +36,14 @@ def submit(*words: object, environment: dict[str, str]) -> subprocess.CompletedP
 @pytest.mark.slow
 def test_a_job_is_sent_followed_and_its_exit_code_returned(tmp_path):
     pytest.importorskip("aiohttp", reason="needs ray[default]")
+    contents = tmp_path / "contents"
+    shutil.copytree(CONTENTS, contents)
+    (contents / "zz-damaged.png").write_bytes(b"no picture")
     (tmp_path / "job").mkdir()
     weights = shutil.copy(DATA / "tiny-ddpm.safetensors", tmp_path / "job" / "mine.safetensors")
     model = small_jobs.model_file(tmp_path / "job", "mine", Path(weights))
-    job = job_file(tmp_path / "job", **SIX_PAIRS | {"output": str(tmp_path / "out"), "model": str(model)})
+    changes = {"output": str(tmp_path / "out"), "model": str(model), "content": str(contents)}
+    job = job_file(tmp_path / "job", **SIX_PAIRS | changes)
     port = free_port()
     with ray_head(
         tmp_path / "home",
@@ -58,20 +62,14 @@ def test_a_job_is_sent_followed_and_its_exit_code_returned(tmp_path):
         command = [sys.executable, "-m", "pipeline", "submit", str(job), "--address", url]
         environment = {**elsewhere, "PYTHONPATH": str(Path(__file__).parents[2])}
         done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "made 6 pairs" in done.stdout
-        assert done.stdout.count("made 6 pairs") == 1
-        assert (manifest(tmp_path / "out")["status"] == "ok").all()
+        assert done.returncode == 3, done.stdout + done.stderr  # the run's own: a picture was rejected
+        pairs = 2 * len(list(CONTENTS.iterdir()))
+        assert done.stdout.count(f"made {pairs} pairs") == 1
+        assert done.stdout.count("rejected 1 picture") == 1
+        assert (manifest(tmp_path / "out")["status"] == "ok").sum() == pairs
         ran = load_job(tmp_path / "out" / "job.yaml")
         assert Path(ran.model).parts[-3:] == ("own", "model", "mine.yaml")  # the copy that was sent
         assert str(tmp_path) not in ran.model
-
-        missing = submit(
-            job, "--set", "content.folder=/nowhere", "--address", url, environment=head.environment(LANG="C")
-        )
-        assert missing.returncode == 2
-        assert "error: " in missing.stdout  # the run's own line
-        assert "/nowhere" in missing.stdout
 
 
 def test_nobody_at_the_address(tmp_path):

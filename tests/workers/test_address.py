@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.ray_head import TOKEN, ray_head
@@ -52,20 +53,27 @@ def join(address: str, environment: dict[str, str], code: int = 0) -> tuple[str,
 @pytest.mark.slow
 def test_a_head_with_a_token(tmp_path):
     with ray_head(tmp_path / "home", token=True) as head:
-        for address, changes in (
+        joins = (
             (head.address, {}),  # as on the head itself
             ("auto", {"RAY_ADDRESS": head.address}),
             (head.address, {"HOME": str(tmp_path), "RAY_AUTH_TOKEN": TOKEN}),
-        ):
-            assert join(address, head.environment(**changes))[:2] == ("5", "")
+        )
+        # Side by side, here and below: most of each is waiting.
+        with ThreadPoolExecutor(len(joins)) as threads:
+            done = threads.map(lambda one: join(one[0], head.environment(**one[1]))[:2], joins)
+            assert list(done) == [("5", "")] * len(joins)
         refusals = {
             "this process has none; copy the head's ~/.ray/auth_token": {"HOME": str(tmp_path)},
             "names /nowhere/t, which is no file": {"HOME": str(tmp_path), "RAY_AUTH_TOKEN_PATH": "/nowhere/t"},
             "refuses the token of RAY_AUTH_TOKEN; set RAY_AUTH_TOKEN": {"RAY_AUTH_TOKEN": "f" * 32},
             "RAY_AUTH_MODE is disabled; unset": {"RAY_AUTH_MODE": "disabled"},
         }
-        for words, changes in refusals.items():
-            text, stderr, seconds = join(head.address, head.environment(**changes), code=2)
+        with ThreadPoolExecutor(2) as threads:  # no more: each has its time limit
+            refused = threads.map(
+                lambda changes: join(head.address, head.environment(**changes), code=2), refusals.values()
+            )
+            answers = dict(zip(refusals, refused, strict=True))
+        for words, (text, stderr, seconds) in answers.items():
             print(f"{seconds:.1f} s: {text}")
             assert text.startswith(f"--address {head.address}: this cluster ")
             assert words in text
@@ -83,10 +91,15 @@ def test_a_head_with_a_token(tmp_path):
 @pytest.mark.slow
 def test_a_head_without_a_token(tmp_path):
     with ray_head(tmp_path / "home", token=False) as head:
-        assert join(head.address, head.environment())[:2] == ("5", "")
-        # A token for another cluster does not disturb: with it, actors would not start.
-        assert join(head.address, head.environment(RAY_AUTH_TOKEN=TOKEN))[:2] == ("5", "")
-        assert join("auto", head.environment(RAY_AUTH_TOKEN=TOKEN, RAY_ADDRESS=head.address))[:2] == ("5", "")
+        joins = (
+            (head.address, {}),
+            # A token for another cluster does not disturb: with it, actors would not start.
+            (head.address, {"RAY_AUTH_TOKEN": TOKEN}),
+            ("auto", {"RAY_AUTH_TOKEN": TOKEN, "RAY_ADDRESS": head.address}),
+        )
+        with ThreadPoolExecutor(len(joins)) as threads:
+            done = threads.map(lambda one: join(one[0], head.environment(**one[1]))[:2], joins)
+            assert list(done) == [("5", "")] * len(joins)
 
 
 @pytest.fixture
