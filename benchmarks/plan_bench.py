@@ -24,7 +24,7 @@ MARKERS = ("<!-- plan_bench: begin -->", "<!-- plan_bench: end -->")
 
 #: name -> job and what is changed in it. The second is of the reference's size, with random weights and few steps.
 JOBS = {
-    "demo, 32 px": ("demo", ["compute.batch=4"]),
+    "demo, 64 px": ("demo", ["compute.batch=4"]),
     "FFHQ, 256 px": (
         "demo",
         [
@@ -37,7 +37,7 @@ JOBS = {
 
 #: With --local: these changes too.
 FEW = {
-    "demo, 32 px": ["content.limit=2", "style.limit=2", "compute.actors=1", "compute.threads=1"],
+    "demo, 64 px": ["content.limit=2", "style.limit=2", "compute.actors=1", "compute.threads=1"],
     "FFHQ, 256 px": ["content.limit=1", "style.limit=1", "compute.actors=1", "compute.threads=1"],
 }
 

@@ -45,7 +45,7 @@ PICTURES = TREE / "demo/tiny/pictures"
 # Checkpoint, its config, and the config's key for the architecture.
 TRAINED = [
     ("demo/tiny/tiny-ddpm.safetensors", "demo/tiny/tiny-ddpm.yaml", "model"),
-    ("demo/model/demo-32.safetensors", "demo/model/demo-32.yaml", "architecture"),
+    ("demo/model/demo-64.safetensors", "demo/model/demo-64.yaml", "architecture"),
 ]
 # The rest of `injection` has the job file's defaults: gamma 0.3, t_edit 400, t_boost 0, 50 events.
 SETTINGS: list[dict[str, Any]] = [

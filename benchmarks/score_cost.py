@@ -25,8 +25,8 @@ from pipeline.runner.api import run
 MARKERS = ("<!-- cost: begin -->", "<!-- cost: end -->")
 #: Name -> the job. All else is the default, the plan too.
 JOBS: Mapping[str, Mapping[str, Any]] = {
-    "demo model, 32 px": {
-        "model": "shipped:demo/model/demo-32.yaml",
+    "demo model, 64 px": {
+        "model": "shipped:demo/model/demo-64.yaml",
         "content": {"folder": "shipped:demo/contents"},
         "style": {"folder": "shipped:demo/styles"},
     },
@@ -55,7 +55,7 @@ def measured(name: str, folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path)
-    parser.add_argument("--only", choices=["32", "256"])
+    parser.add_argument("--only", choices=["64", "256"])
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     names = [name for name in JOBS if arguments.only is None or f"{arguments.only} px" in name]

@@ -22,7 +22,7 @@ from pipeline.models.load import load_model, random_unet
 from pipeline.storage.shipped import shipped_folder
 
 #: The trained models that come with the code: their configs, below the folder ``demo``.
-TRAINED = {"tiny": "tiny/tiny-model.yaml", "demo": "model/demo-32.yaml"}
+TRAINED = {"tiny": "tiny/tiny-model.yaml", "demo": "model/demo-64.yaml"}
 GAMMA = 0.3
 
 

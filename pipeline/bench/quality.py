@@ -141,7 +141,7 @@ def measure(
     }
     if vgg is not None and slow_peer:
         with timed(seconds, "the slow peer"):
-            methods["VGG statistics, 100 steps"] = statistics_transfer(vgg, a, b)
+            methods["VGG statistics, 100 steps"] = statistics_transfer(vgg.cast(bench.unet.dtype), a, b)
     with timed(seconds, "measures"):
         comparison = compare(pairs, methods, vgg)
     with timed(seconds, "reconstructions"):

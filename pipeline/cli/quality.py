@@ -58,18 +58,22 @@ def quality(
     other ways to transfer style, with confidence intervals; paintings that training saw and others apart. The method's
     own claims are measured too. Exit code 3 if a target is not reached.
     """
+    import torch
+
     from pipeline.bench.claims import try_settings
     from pipeline.bench.heldout import load_groups
     from pipeline.bench.quality import Bench, Quality, measure, one_setting, timed, vgg_if_there
     from pipeline.bench.quality_page import plot, tables, write_page
     from pipeline.jobfile.load import load_job
+    from pipeline.models.accelerate import tuned
     from pipeline.models.config import load_model_config
     from pipeline.models.load import load_model
 
     with if_stopped(NOTHING_WRITTEN):
         loaded = load_job(job, overrides)
         config = load_model_config(loaded.model)
-        unet = load_model(config, loaded.weights)
+        precision: torch.dtype = getattr(torch, loaded.compute.precision)
+        unet = tuned(load_model(config, loaded.weights, "cpu", precision), "cpu")
         settings = one_setting(loaded.settings())
         vgg = vgg_if_there()
         result, other_settings = Quality(), None
@@ -83,6 +87,7 @@ def quality(
     values = settings.to_dict()
     plan = {name: value for name, value in values["plan"].items() if value is not None}
     words = f"gamma {values['gamma']:g}, t_edit {values['t_edit']}, {values['events']} events, plan {plan}"
+    words += f", {loaded.compute.precision}"
     text = tables(result, other_settings, config.name, words)
     click.echo(text)
     if page:

@@ -35,7 +35,7 @@ def try_pair(
 ) -> None:
     """Put the content of one picture into the style of another, and write a strip: content, results, style.
 
-    No job file and no Ray. Without --model, the small model of the demo draws cartoon faces at 32 px, in seconds.
+    No job file and no Ray. Without --model, the small model of the demo draws cartoon faces at 64 px, in seconds.
     Without --out, the strip goes into this folder, under the names of both pictures.
     """
     with if_stopped(NOTHING_WRITTEN):

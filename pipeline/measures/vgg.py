@@ -7,6 +7,7 @@ carries them; they are needed by the benchmark alone.
 from __future__ import annotations
 
 import importlib.util
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -53,21 +54,30 @@ class VGGFeatures:
         pieces = [self.maps(piece) for piece in x.split(batch)]
         return [torch.cat(maps) for maps in zip(*pieces, strict=True)]
 
+    def cast(self, dtype: torch.dtype) -> VGGFeatures:
+        """The same network computing in ``dtype``: for the peer that calls it a hundred times, not for measures."""
+        other = copy(self)
+        other.layers = [[(weight.to(dtype), bias.to(dtype)) for weight, bias in block] for block in self.layers]
+        return other
+
     def maps(self, x: Tensor, side: int = _SIDE) -> list[Tensor]:
         """The same of one batch, with gradients where ``x`` asks for them.
 
         Args:
             x: (N, 3, H, W) in [-1, 1].
             side: pixels to which the pictures are scaled first.
+
+        Returns:
+            The four maps in float32, whatever the network computes in.
         """
         z = F.interpolate(x.clamp(-1, 1), size=(side, side), mode="bilinear", antialias=True)
         z = (z.flip(1) + 1) * 127.5 - torch.tensor(_BGR_MEAN).view(1, 3, 1, 1)
-        z = z.contiguous(memory_format=torch.channels_last)
+        z = z.to(self.layers[0][0][0].dtype).contiguous(memory_format=torch.channels_last)
         maps = []
         for n, block in enumerate(self.layers):
             if n:
                 z = F.max_pool2d(z, 2)
             for weight, bias in block:
                 z = F.relu(F.conv2d(z, weight, bias, padding=1))
-            maps.append(z)
+            maps.append(z.float())
         return maps

@@ -197,7 +197,7 @@ def _read(file: Path) -> ModelConfig:
 
 
 def shipped_model_configs() -> dict[str, ModelConfig]:
-    """Address -> config of the demo's models, whose weights come with the code: ``shipped:demo/model/demo-32.yaml``."""
+    """Address -> config of the demo's models, whose weights come with the code: ``shipped:demo/model/demo-64.yaml``."""
     demo = shipped_folder("demo")
     files = sorted([*demo.glob("*/*-model.yaml"), *(demo / "model").glob("*.yaml")])
     return {f"{SHIPPED}demo/{file.relative_to(demo).as_posix()}": _read(file) for file in files}

@@ -102,7 +102,7 @@ def try_pair(
         mask: Where content goes: ``reference``; a rectangle from top, left, to bottom, right, in fractions of the side,
             as four numbers or as ``0.5,0,1,1``; or the path of a picture whose white is where. Default: everywhere.
         model: A name that ``diffstyle models`` lists, a model's YAML file, or a checkpoint that says its architecture.
-            Default: the demo's small model, of cartoon faces at 32 px.
+            Default: the demo's small model, of cartoon faces at 64 px.
         overrides: Other fields of the job, as ``injection.t_edit=200``.
         quiet: Show no progress. Default: show it for models of more than 64 px, which take longer.
 

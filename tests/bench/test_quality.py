@@ -173,6 +173,7 @@ def test_the_whole_command_writes_its_page(heldout, tmp_path, monkeypatch):
     given = ["demo", "--data", str(heldout), "--pairs", "4", "--tried", "2", "--page", str(page), "--section", "faces"]
     given += ["--set", "model=shipped:demo/tiny/tiny-model.yaml", "--set", "injection.plan={grid: 4}"]
     given += ["--set", "injection.events=4", "--set", "inversion.steps=4"]
+    given += ["--set", "compute.precision=bfloat16"]
     ran = CliRunner().invoke(command, given, standalone_mode=False)
     assert ran.exception is None, ran.output
     assert ran.return_value == 3  # an untrained model reaches no target
@@ -184,6 +185,7 @@ def test_the_whole_command_writes_its_page(heldout, tmp_path, monkeypatch):
         assert words in text
     assert text.count("| **DiffStyle** |") == 5  # measured and on the way, twice; and beside what was tried
     assert "missed by" in text
+    assert "plan {'grid': 4}, bfloat16. Taken" in text  # the job's precision, as its pictures would have
     assert "nan" not in text
     assert "| x_T 0.2 toward A's, colours then made B's |" in text
     page.write_text("no markers")

@@ -210,8 +210,8 @@ def test_unknown_commands_and_options():
 SLOW_TO_STOP = """
 import signal, sys, time, click
 from pipeline.cli import main as cli
-if "nohup" in sys.argv:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+# Said either way: the tests themselves may have been started under nohup.
+signal.signal(signal.SIGHUP, signal.SIG_IGN if "nohup" in sys.argv else signal.SIG_DFL)
 group = cli.LazyGroup("x", table={})
 def go():
     try:
@@ -284,12 +284,12 @@ def test_models_command(tmp_path):
     assert header.split() == ["model", "family", "size", "weights", "licence"]
     assert len(lines) >= 10
     cells = [re.split("  +", line) for line in lines]
-    assert ["shipped:demo/model/demo-32.yaml", "ddpm", "32 px", "here", "Apache-2.0"] in cells
+    assert ["shipped:demo/model/demo-64.yaml", "ddpm", "64 px", "here", "Apache-2.0"] in cells
     assert ["imagenet", "adm", "256 px", "to fetch"] in [line[:4] for line in cells]
     assert ["ffhq", "adm", "256 px", "by hand"] in [line[:4] for line in cells]
     assert {re.search(" (adm|ddpm) ", line).start() for line in lines} == {header.index("family") - 1}  # columns
-    demo = diffstyle("models", "show", "shipped:demo/model/demo-32.yaml", env=env)
-    assert "model: shipped:demo/model/demo-32.yaml\n" in demo.stdout
+    demo = diffstyle("models", "show", "shipped:demo/model/demo-64.yaml", env=env)
+    assert "model: shipped:demo/model/demo-64.yaml\n" in demo.stdout
     place = tmp_path / "models" / "afhq-dog" / "afhq_dog_4m.pt"
     place.parent.mkdir(parents=True)
     place.touch()

@@ -23,7 +23,7 @@ from pipeline.models.config import load_model_config
 from pipeline.models.weights import cache_place
 
 MODELS = (
-    "shipped:demo/model/demo-32.yaml",
+    "shipped:demo/model/demo-64.yaml",
     "celebahq",
     str(MODEL),
     str(ROOT / "demo" / "tiny" / "tiny-ddpm.safetensors"),
@@ -87,7 +87,7 @@ def test_most_of_what_is_asked_for_is_a_job() -> None:
         _, job = new_job(Path("job.yaml"), model=model, content="my photos #1", gamma="0.2, 0.4", mask="0.5,0,1,1")
         assert job.content.addresses == (os.path.abspath("my photos #1"),)  # noqa: PTH100
         assert job.injection.gamma == (0.2, 0.4)
-        assert job.injection.t_edit == (400 if model == "celebahq" else 80)  # what suits its size
+        assert job.injection.t_edit == {"celebahq": 400, MODELS[0]: 160}.get(model, 80)  # what suits its size
 
 
 def invoke(*args: object, input: str | None = None) -> Any:
@@ -110,7 +110,7 @@ def test_the_command_writes_a_folder_that_can_be_moved(tmp_path: Path, monkeypat
     other = (tmp_path / "other" / "job.yaml").read_text()
     assert f"\ncontent: {tmp_path}/mine/pictures\n" in other
     assert "of what lies outside of it, `diffstyle new` writes the whole path" in other
-    assert "\nmodel: shipped:demo/model/demo-32.yaml\n" in text
+    assert "\nmodel: shipped:demo/model/demo-64.yaml\n" in text
     (tmp_path / "mine").rename(tmp_path / "elsewhere")
     assert load_job("elsewhere/job.yaml").content.addresses == (f"{tmp_path}/elsewhere/contents",)
     again = invoke("elsewhere")
@@ -145,8 +145,8 @@ def test_on_a_terminal_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_job_may_call_the_demos_model_by_its_name(tmp_path: Path) -> None:
-    assert invoke(tmp_path, "--model", "demo-32").exit_code == 0
-    assert load_job(tmp_path / "job.yaml").model == "demo-32"
+    assert invoke(tmp_path, "--model", "demo-64").exit_code == 0
+    assert load_job(tmp_path / "job.yaml").model == "demo-64"
 
 
 def test_ready_jobs_are_listed_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

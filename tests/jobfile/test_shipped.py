@@ -45,7 +45,7 @@ def test_the_demo_says_of_its_two_sheets_which_is_the_masked_one():
     ]
     rows = [{**row, "mask": None if row["mask"] == "null" else row["mask"]} for row in rows]
     plain, masked = setting_words(rows, all_of_one=True)
-    assert plain == "gamma 1, t_edit 80, no mask"
+    assert plain == "gamma 1, t_edit 160, no mask"
     said = "mask rectangle 0.5, 0, 1, 1"
     assert said in masked
     assert said in shipped_files("jobs")["demo"].read_text()

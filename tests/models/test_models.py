@@ -105,12 +105,12 @@ def test_a_model_by_name_or_path(tiny, tmp_path):
 def test_the_demos_models_have_names_too():
     """Messages call them so, and a job may."""
     shipped = shipped_model_configs()
-    assert {config.name for config in shipped.values()} == {"demo-32", "tiny"}
+    assert {config.name for config in shipped.values()} == {"demo-64", "tiny"}
     for address, config in shipped.items():
         assert load_model_config(config.name) == load_model_config(address) == config
         assert config.name not in all_model_configs()  # one name, one model
-    with pytest.raises(ConfigError, match="unknown model 'demo32'; did you mean 'demo-32'"):
-        load_model_config("demo32")
+    with pytest.raises(ConfigError, match="unknown model 'demo64'; did you mean 'demo-64'"):
+        load_model_config("demo64")
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,7 @@ def test_a_changed_mask_is_refused(made, tmp_path):
 def test_other_weights_are_refused(made):
     pair = manifest(made / "out").pair[0]
     with pytest.raises(ConfigError, match=r"was made with tiny.* of fingerprint .* name the right ones with --model"):
-        again(made / "out", pair, model="shipped:demo/model/demo-32.yaml")
+        again(made / "out", pair, model="shipped:demo/model/demo-64.yaml")
 
 
 @pytest.mark.parametrize(

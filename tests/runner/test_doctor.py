@@ -35,7 +35,7 @@ def test_everything_is_looked_at_and_jobs_can_run(tmp_path: Path, monkeypatch: p
     ]
     assert "torch 2." in of("versions", findings)[0].text
     assert f"the cache, {tmp_path}: " in " ".join(one.text for one in of("disk", findings))
-    assert "shipped:demo/model/demo-32.yaml" in of("weights", findings)[0].text
+    assert "shipped:demo/model/demo-64.yaml" in of("weights", findings)[0].text
     assert of("network", findings)[0].text.endswith(" ms")
     assert not any(one.level == "note" and one.topic == "network" for one in findings)
     lines = invoke("--model", MODEL).output.splitlines()
