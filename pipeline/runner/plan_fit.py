@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 #: Of a longer sweep so many points are tried, evenly spaced, the first and the last among them.
 MOST_POINTS = 4
+#: What is said, in dB, of pictures that are equal.
+EQUAL = 100
+# After so many steps of the reference its time is told; the first ones are slower than the rest.
+_FIRST_STEPS, _ANNOUNCED_AT = 2, 10
 _REFERENCE = PLAN_PRESETS["reference"]
 # between, tail, measured and doubled of the short grids that are tried, beside grids of the paper's kind.
 _ALIGNED: tuple[tuple[int, int, int | None, int], ...] = (
@@ -148,6 +152,12 @@ def fit_plan(
     Raises:
         ConfigError: No plan that is shorter than the reference is near enough; or the job can't run.
     """
+    if not 0 < wanted <= EQUAL:
+        raise ConfigError(
+            f"--fit: must be more than 0 dB and at most {EQUAL} (equal pictures), such as 45, not {wanted:g}"
+        )
+    if pairs < 1:
+        raise ConfigError(f"--pairs: must be 1 or more, not {pairs}")
     if job.injection.events == "every":
         raise ConfigError("injection.events: every leaves no steps out, so there is no shorter plan to look for")
     with tempfile.TemporaryDirectory(prefix="diffstyle-fit-") as folder:
@@ -236,14 +246,16 @@ class _Trial:
         n_points = len(self.wanted.recipes)
         settings = len(self.recipes(reference))
         batches = settings * math.ceil(len(self.pairs) / self.model.batch)
-        begun = time.perf_counter()
+        begun: float | None = None
         announced = False
 
         def on_step(done: int, total: int) -> None:
-            nonlocal announced
-            if done == 5 and not announced:
+            nonlocal announced, begun
+            if begun is None and done == _FIRST_STEPS:
+                begun = time.perf_counter()
+            elif begun is not None and done == _ANNOUNCED_AT and not announced:
                 announced = True
-                left = (time.perf_counter() - begun) / done * total * batches
+                left = (time.perf_counter() - begun) / (done - _FIRST_STEPS) * total * batches
                 self.tell(f"reference, {calls} calls a pair, on {count(len(self.pairs), 'pair')}: {duration(left)}")
 
         exact = self.results(reference, on_step)
@@ -268,7 +280,9 @@ class _Trial:
                 f"--fit: no plan of fewer calls than reference's {calls} reaches {wanted:g} dB{best}; ask for less, or "
                 "take plan: reference"
             )
-        its = next((row for row in rows if row.plan == own), None) or tried(own)
+        its = next((row for row in rows if row.plan == own), None)
+        if its is None:
+            its = TriedPlan(own, *self.cost(own), EQUAL, EQUAL) if own == reference else tried(own)
         return PlanFit(wanted, len(self.pairs), settings, n_points, tuple(rows), its, calls)
 
 

@@ -82,11 +82,33 @@ def test_too_much_is_refused_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(plan_fit, "_ALIGNED", ((1, 6, 6, 0),))
     monkeypatch.setattr(plan_fit, "_GRIDS", ())
     with pytest.raises(
-        ConfigError, match=r"^--fit: no plan of fewer calls than reference's 61 reaches 101 dB; the nea"
+        ConfigError, match=r"^--fit: no plan of fewer calls than reference's 61 reaches 100 dB; the nea"
     ):
-        fitted(tmp_path, 101, injection={**SHORT["injection"], "gamma": 0.3})
+        fitted(tmp_path, 100, injection={**SHORT["injection"], "gamma": 0.3})
     with pytest.raises(ConfigError, match="events: every leaves no steps out"):
         fitted(tmp_path, 40, injection={**SHORT["injection"], "events": "every", "plan": {"grid": 61}})
+
+
+@pytest.mark.parametrize("wanted", ["nan", "inf", "100.5", "1e9"])
+def test_what_no_plan_can_reach_is_refused_before_anything_is_made(tmp_path, monkeypatch, wanted):
+    monkeypatch.setattr(plan_fit, "_Trial", None)  # nothing may be tried
+    done = CliRunner().invoke(main, ["plan", str(job_file(tmp_path, **SHORT)), "--fit", wanted])
+    assert done.exit_code == 2, done.output
+    assert "--fit: must be more than 0 dB and at most 100 (equal pictures), such as 45, not" in done.output
+
+
+def test_a_job_of_the_reference_makes_its_pairs_once(tmp_path, monkeypatch):
+    """What is furthest from short is not run a second time, only to compare it with itself."""
+    monkeypatch.setattr(plan_fit, "_ALIGNED", ((2, 10, None, 0),))
+    made, results = [], plan_fit._Trial.results
+    monkeypatch.setattr(
+        plan_fit._Trial, "results", lambda self, plan, *more: made.append(plan) or results(self, plan, *more)
+    )
+    injection = {**SHORT["injection"], "gamma": 0.3, "plan": STEPS.model_dump(mode="json", exclude_none=True)}
+    fit, _ = fitted(tmp_path, 20, injection=injection)
+    assert made.count(STEPS) == 1
+    assert (fit.own.network_calls, fit.own.lowest) == (fit.reference_calls, 100)
+    assert "the job's own plan takes 61 (100.0 dB), reference 61" in str(fit)
 
 
 def test_the_command(tmp_path, monkeypatch):
