@@ -17,8 +17,8 @@ def test_requests_grow_with_what_is_read_and_written_and_listings_not_at_all(s3_
     assert tiles == [SIDE, SIDE * SIDE]
     more = tiles[1] - tiles[0]
     for what, most in (
-        # A tile is a file of the manifest, beside its pictures, which are as many in both.
-        ("run", {"LIST": 0, "HEAD": 0, "PUT": 1, "GET": 2, "DELETE": 0}),
+        # A tile is a file of the manifest, beside its pictures, which are as many in both, and reads its own h and x_T.
+        ("run", {"LIST": 0, "HEAD": 0, "PUT": 1, "GET": 3, "DELETE": 0}),
         ("nothing to do", {"LIST": 0, "HEAD": 0, "PUT": 0, "GET": 3, "DELETE": 0}),
         ("status", {"LIST": 0, "HEAD": 0, "PUT": 0, "GET": 2, "DELETE": 0}),
     ):
