@@ -14,7 +14,7 @@ from pipeline.jobfile.schema import BankSpec, Job, SampleSpec
 from pipeline.models.config import load_model_config
 from pipeline.results.plan_picture import KINDS, kind_of_step, plan_picture
 from pipeline.stages.masks import load_masks
-from pipeline.stages.recipe import injection_plan, needed_h
+from pipeline.stages.recipe import injection_plan, needed_h, needed_tensors
 from pipeline.stages.walk import Walk
 from pipeline.storage.counts import count
 
@@ -91,8 +91,13 @@ def _inversion(job: Job, walk: Walk) -> list[str]:
     else:
         calls = count(walk.plan(keep=()).encodes, "network call")
         lines.append(f"each picture becomes noise at t = {walk.t_0} in {calls}, once, however many pairs it is in")
+    needed = needed_tensors(job.settings())
     lines.append(f"of a content, h is kept at {count(len(kept), 'timestep')}: {_some(kept[::-1])}")
+    if "x_t" in needed["content"]:
+        lines.append("and its x_T, for start_from_content")
     lines.append(f"of a style, x_T is kept: the noise at t = {walk.t_0}")
+    if "colours" in needed["style"]:
+        lines.append("and the histograms of its picture, for match_colours")
     return lines
 
 
@@ -161,15 +166,19 @@ def _parameters(job: Job, points: Sequence[InjectionSettings], plan: Plan) -> li
             (
                 "injection.start_from_content",
                 f"{fraction:g}",
-                "beyond the paper: x_T begins so far toward the content's",
+                "beyond the paper: x_T begins so far toward the content's" if fraction else "off",
             )
             for fraction in injection.start_from_content
-            if fraction
+            if any(injection.start_from_content)
         ),
         *(
-            ("injection.match_colours", kind, "beyond the paper: the result gets the style's histograms at the end")
+            (
+                "injection.match_colours",
+                _words(kind),
+                "beyond the paper: the result gets the style's histograms at the end" if kind else "off",
+            )
             for kind in injection.match_colours
-            if kind
+            if any(injection.match_colours)
         ),
         (
             "injection.plan",

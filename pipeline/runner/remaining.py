@@ -16,6 +16,7 @@ from pipeline.results.manifest import Manifest
 from pipeline.runner.sides import PlannedBank, Side
 from pipeline.shards.store import ShardStore, open_shards
 from pipeline.sources import open_source
+from pipeline.sources.attributes import file_version
 from pipeline.stages.inject import PairPlan, all_remaining, recipes
 from pipeline.stages.pairs import Entries, Listed, PairsError, entries, read_list, wanted_pairs
 from pipeline.stages.sample import sample_source
@@ -34,7 +35,8 @@ class SideCounts:
         to_prepare: how many of them a run would read now.
         rejected: how many could not be read before, and are not tried again.
         inverted: how many distinct pictures have their latents.
-        to_invert: how many would get theirs now. Of what is not prepared yet, each counts, a copy too.
+        to_invert: how many would get theirs now. Of what is not prepared yet, each counts, a copy too; not those of
+            which only a caption, a label or metadata is new.
         failed: how many could not be inverted before, and are not tried again.
     """
 
@@ -100,9 +102,9 @@ def _of_data_set(side: Side, writer: BankWriter | None, retry: bool, shards: boo
     source = open_source(side.spec)
     listing = list(source.listing())
     store = open_shards(side.shards) if shards else None
-    to_read = _to_read(side, store, retry) if store else set(listing)
+    to_read, changed = _to_read(side, store, retry) if store else (set(listing), set(listing))
     rows = store.current().select(_COLUMNS).to_pylist() if store else []
-    image_of = {row["source"]: row["image"] for row in rows if row["source"] not in to_read}
+    image_of = {row["source"]: row["image"] for row in rows if row["source"] not in changed}
     rejects = dict(zip(*_reasons(store), strict=True)) if store else {}
     failed = {} if writer is None or retry else writer.failed_images()
     done = writer.known_images() if writer else set()
@@ -112,7 +114,7 @@ def _of_data_set(side: Side, writer: BankWriter | None, retry: bool, shards: boo
         reason = rejects.get(name, "it can't be read") if image is None else "it could not be inverted"
         listed.append(Listed(name, None if image in failed and image not in done else image, reason))
     images = {row.image for row in listed if row.image is not None}
-    distinct = [*rows, *(_unprepared(name) for name in dict.fromkeys(listing) if name in to_read)]
+    distinct = [*rows, *(_unprepared(name) for name in dict.fromkeys(listing) if name in to_read - image_of.keys())]
     distinct = [row for row in distinct if row["source"] in image_of or row["image"].startswith(_NEW)]
     counts = SideCounts(
         len(listing),
@@ -125,10 +127,15 @@ def _of_data_set(side: Side, writer: BankWriter | None, retry: bool, shards: boo
     return SideState(side, f"pictures in {source.text}", entries(_table(distinct), listed, source.roots), counts)
 
 
-def _to_read(side: Side, store: ShardStore, retry: bool) -> set[str]:
-    """The sources that the shard stage would read now."""
-    blocks = open_source(side.spec).blocks(store.known(retry))
-    return {item.source for block in blocks for item in block.items}
+def _to_read(side: Side, store: ShardStore, retry: bool) -> tuple[set[str], set[str]]:
+    """The sources that the shard stage would read now, and those of them whose own file is new or has changed.
+
+    Of the others only what is said beside them has: a corrected caption leaves a picture as it is.
+    """
+    known = store.known(retry)
+    items = [item for block in open_source(side.spec).blocks(known) for item in block.items]
+    changed = {item.source for item in items if file_version(item.version) != file_version(known.get(item.source, ""))}
+    return {item.source for item in items}, changed
 
 
 def _reasons(store: ShardStore) -> tuple[list[str], list[str]]:

@@ -97,7 +97,10 @@ def test_a_corrected_text_reaches_shards_bank_and_new_pairs_without_inverting_ag
     pairs = first.counts.pairs_made
 
     data.say("c0", "a house", {"year": 1991})
-    assert preview(job).work.pictures == 1 + isinstance(data, Table)  # which is read again as a whole
+    work = preview(job).work
+    assert work.pictures == 1 + isinstance(data, Table)  # which is read again as a whole
+    if not isinstance(data, Table):  # whose file has changed, so its pictures may have
+        assert (work.inversions, work.pairs) == (0, 0)
     again = small_jobs.run(job, *STAGES)
     assert (again.counts.inverted, again.counts.pairs_made, again.counts.pairs_there) == (0, 0, pairs)
     assert again.counts.corrected == 1 + isinstance(data, Table)  # all of its rows have another year

@@ -71,6 +71,23 @@ def test_every_parameter_is_explained_with_its_value(tmp_path: Path) -> None:
     assert "8 settings in all" in text  # seeds count as one
 
 
+def test_a_sweep_of_the_extensions_names_all_its_values_and_what_banks_keep_for_them(tmp_path: Path) -> None:
+    injection = {"start_from_content": [0, 0.4], "match_colours": [None, "histogram"]}
+    text = str(explain_job(load_job(job_file(tmp_path, injection=injection))))
+    for line in (
+        r"injection\.start_from_content +0 +off",
+        r"injection\.start_from_content +0\.4 +beyond the paper",
+        r"injection\.match_colours +null +off",
+        r"injection\.match_colours +histogram +beyond the paper",
+        r"of a content, h is kept .*\n +and its x_T, for start_from_content",
+        r"of a style, x_T is kept: .*\n +and the histograms of its picture, for match_colours",
+    ):
+        assert re.search(line, text), line
+    plain = str(explain_job(load_job(job_file(tmp_path))))
+    assert "start_from_content" not in plain
+    assert "match_colours" not in plain
+
+
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first, second = (CliRunner().invoke(main, ["explain", "demo"]) for _ in range(2))
