@@ -14,7 +14,7 @@ from diffstyle.checkpoint_headers import refuse_impostors, stated_architecture
 from diffstyle.errors import CheckpointError, ConfigError
 from pipeline.storage.address import BASE, LocalPath, Text, address_or_word
 from pipeline.storage.masking import has_login
-from pipeline.storage.mistakes import unknown
+from pipeline.storage.mistakes import matching, unknown
 from pipeline.storage.paths import expand_home
 from pipeline.storage.shipped import SHIPPED, shipped_files, shipped_folder, shipped_path
 from pipeline.storage.variables import AnyMapping
@@ -29,7 +29,7 @@ RANDOM_WEIGHTS = re.compile(r"random(?::(\d+))?")
 #: Addresses of the user's own stores, which a run fetches weights from by itself.
 STORES = ("s3://", "gs://")
 
-_SHA256 = r"^[0-9a-f]{64}$"
+_SHA256 = matching(r"^[0-9a-f]{64}\Z", "the 64 digits (0-9, a-f) that sha256sum prints")
 
 
 #: ``weights: hf://OWNER/NAME`` or ``hf://OWNER/NAME@REVISION``: a repository of the Hugging Face Hub.
@@ -50,7 +50,7 @@ class WeightsChoice(BaseModel):
     """in place of `weights: FILE` where more is to be said of it: the file, folder or address"""
     key: Text | None = None
     """which of the sets of weights that it holds, see [below](#which-weights-of-a-checkpoint)"""
-    sha256: Annotated[str, Field(pattern=_SHA256)] | None = None
+    sha256: Annotated[str, _SHA256] | None = None
     """the hash that the file must have, in hex; another one ends the run"""
 
     @model_validator(mode="after")
@@ -69,13 +69,13 @@ class Weights(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: str | None = None
-    url: Annotated[str, Field(pattern=r"^(https?|s3|gs)://")] | None = None
-    hub: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    url: Annotated[str, matching(r"^(https?|s3|gs)://", "an address with https://, s3:// or gs://")] | None = None
+    hub: Annotated[str, matching(r"^[\w.-]+/[\w.-]+\Z", "a repository, OWNER/NAME")] | None = None
     revision: str = "main"
-    page: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    page: Annotated[str, matching(r"^https?://", "a web address, https://...")] | None = None
     path: LocalPath | None = None
     key: Text | None = None
-    sha256: Annotated[str, Field(pattern=_SHA256)] | None = None
+    sha256: Annotated[str, _SHA256] | None = None
     size: Annotated[int, Field(ge=1)] | None = None
     note: str | None = None
 
@@ -99,7 +99,9 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[
+        str, matching(r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", "letters (a-z), digits, dots, hyphens and underscores")
+    ]
     title: str | None = None
     dataset: str | None = None
     architecture: AnyMapping

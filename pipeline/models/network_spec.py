@@ -21,6 +21,7 @@ from pipeline.measures.preparation import (
     stated_preparation,
 )
 from pipeline.storage.address import BASE, LocalInput
+from pipeline.storage.mistakes import matching
 from pipeline.storage.paths import expand_home
 from pipeline.storage.yamlfile import read_yaml
 
@@ -80,7 +81,10 @@ class NetworkSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+    name: Annotated[
+        str,
+        matching(r"^[a-z][a-z0-9_]{0,39}\Z", "at most 40 of a-z, digits and underscores, beginning with a letter"),
+    ]
     network: LocalInput
     gives: Gives
     linear: LocalInput | None = None

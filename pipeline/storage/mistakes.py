@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, get_args
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 
 from pipeline.storage.variables import WrittenText
 
@@ -120,6 +120,17 @@ def _phrase(item: Any) -> str:
         return f"must have {bound}, not {shown(value)}"
     wanted = _WANTED.get(kind.partition("_")[0])
     return f"must be {wanted}, not {shown(value)}" if wanted else str(item["msg"])
+
+
+def matching(pattern: str, words: str) -> AfterValidator:
+    """Metadata of a text field: it must match a regular expression, which a mistake says in ``words``."""
+
+    def check(text: str) -> str:
+        if re.search(pattern, text) is None:
+            raise ValueError(f"must be {words}, not {shown(text)}")
+        return text
+
+    return AfterValidator(check)
 
 
 def fields_at(model: type[BaseModel], loc: Iterable[str | int]) -> list[str]:

@@ -36,6 +36,8 @@ def split_address(address: str | os.PathLike[str], base: str | os.PathLike[str] 
         return "file", os.path.abspath(rest)  # noqa: PTH100
     if scheme in ("s3", "gs", "gcs") and rest.strip("/"):
         return "gs" if scheme == "gcs" else scheme, rest.strip("/")
+    if scheme == "hf":
+        raise ConfigError(f"{text}: a hub's address is hf://OWNER/NAME or hf://OWNER/NAME@REVISION, for weights alone")
     raise ConfigError(f"{text}: not an address; use a path, s3://bucket/folder or gs://bucket/folder")
 
 

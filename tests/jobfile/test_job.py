@@ -119,6 +119,11 @@ def test_exactly_the_three_ready_jobs_are_shipped():
         ("compute: 3", "job.yaml:5: compute: must be a mapping of fields, not 3"),
         ("seed: 1\nseed: 2", "job.yaml:6: seed: is given twice, first in line 5"),
         ("weights: [a]", "job.yaml:5: weights: must be text, not a list (['a'])"),
+        (
+            "weights: {path: w.pt, sha256: abc}",
+            "weights.sha256: must be the 64 digits (0-9, a-f) that sha256sum prints",
+        ),
+        ("weights: hf://gpt2", "weights: hf://gpt2: a hub's address is hf://OWNER/NAME or hf://OWNER/NAME@REVISION"),
         ("weights: [a", "job.yaml:6: not valid YAML: while parsing a flow sequence"),
         ("weights: *nothing", "job.yaml:5: not valid YAML: found undefined alias"),
         ("weights: &a [*a]", "job.yaml:5: weights[0]: an alias (*name) contains itself"),
