@@ -10,7 +10,8 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -160,9 +161,24 @@ def fit_plan(
         raise ConfigError(f"--pairs: must be 1 or more, not {pairs}")
     if job.injection.events == "every":
         raise ConfigError("injection.events: every leaves no steps out, so there is no shorter plan to look for")
-    with tempfile.TemporaryDirectory(prefix="diffstyle-fit-") as folder:
+    with tempfile.TemporaryDirectory(prefix="diffstyle-fit-") as folder, _threads_of(job):
         trial = _Trial(_small(job, folder, pairs), pairs, tell)
         return trial.fit(job.injection.plan_spec, reference or _REFERENCE, wanted)
+
+
+@contextmanager
+def _threads_of(job: Job) -> Iterator[None]:
+    """As many threads as a worker of the job would have; on all cores those of a small network wait for each other."""
+    import torch
+
+    threads = job.compute.threads
+    _, resources = LocalWorkers().plan(resolve_device(job.compute.device), 1, None if threads == "auto" else threads)
+    before = torch.get_num_threads()
+    torch.set_num_threads(resources.threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _small(job: Job, folder: str, n: int) -> Job:

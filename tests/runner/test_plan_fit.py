@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 from PIL import Image
@@ -55,6 +56,21 @@ def test_the_first_plan_that_is_near_enough_is_taken(tmp_path, monkeypatch):
     spec = yaml.safe_load(words[words.index("injection:") :])["injection"]["plan"]
     assert PlanSpec.model_validate(spec) == fit.chosen.plan
     assert not (tmp_path / "out").exists()
+
+
+def test_it_has_the_threads_of_a_worker_of_the_job(tmp_path, monkeypatch):
+    before = torch.get_num_threads()
+    seen = []
+
+    def trial(*_):
+        seen.append(torch.get_num_threads())
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(plan_fit, "_Trial", trial)
+    with pytest.raises(ConfigError, match="enough"):
+        fitted(tmp_path, 40, compute={"threads": before + 2})
+    assert seen == [before + 2]
+    assert torch.get_num_threads() == before
 
 
 def test_what_it_says_holds_for_the_pictures_of_the_job(tmp_path, monkeypatch):
