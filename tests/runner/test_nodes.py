@@ -54,6 +54,6 @@ def test_three_nodes_of_which_one_goes_and_one_comes_and_a_driver_that_is_killed
     assert result.exit_code == 0, result.output
     events = list(read_events(Place.parse(output)))
     started = {event["pid"] for event in events if event["event"] == "worker_started"}
-    # Of the second driver, and of the node that came; a store gets the events each 30 s, so the killed driver's may be gone.
+    # Of the second driver, and of the node that came. A store gets the events each 30 s: the first's may be gone.
     assert len(started) >= 3 + 1
     assert [event for event in events if event["event"] == "worker_died"]
