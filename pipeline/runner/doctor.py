@@ -200,7 +200,8 @@ def _network_call(model: str) -> Finding:
             begun = time.perf_counter()
             total = float(unet.decode(*unet.encode(x, t)).sum())  # waits for the device
             seconds.append(time.perf_counter() - begun)
-    text = f"{config.name} at {config.size} px on {device}: a call takes {1000 * statistics.median(seconds[1:]):.3g} ms"
+    ms = 1000 * statistics.median(seconds[1:])
+    text = f"{config.name} at {config.size} px on {device}: a call takes {ms:.{0 if ms >= 100 else 1}f} ms"
     if total != total:
         return Finding(
             "network", "wrong", f"{text}, but gives no numbers", "fetch the weights again, or try another device"
