@@ -26,7 +26,8 @@ from pipeline.runner.verify import verify_run
 from pipeline.storage.place import Place
 
 # Fewer of them where time matters: each costs a pause.
-SOME = Faults(latency=0.005, slow_down=0.02, torn=0.04, lost=0.04, stale=3.0)
+# So often that each comes up in every short night, in whatever order threads ask.
+SOME = Faults(latency=0.005, slow_down=0.05, torn=0.12, lost=0.15, stale=3.0)
 BAD = Faults(latency=0.02, slow_down=0.05, torn=0.05, lost=0.05, stale=3.0)
 
 
