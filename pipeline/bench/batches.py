@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from pipeline.models.accelerate import torch_threads
 
 Result = TypeVar("Result")
 
@@ -25,15 +26,5 @@ def over_batches(run: Callable[[Tensor], Result], count: int, batch: int = 16) -
     """
     batches = torch.arange(count).split(batch)
     threads = min(torch.get_num_threads(), len(batches))
-    with _one_thread_each(), ThreadPoolExecutor(max_workers=max(threads, 1)) as pool:
+    with torch_threads(1), ThreadPoolExecutor(max_workers=max(threads, 1)) as pool:
         return list(pool.map(run, batches))
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffstyle.blend import slerp
+from diffstyle.extensions import start_from_content
 from diffstyle.networks.unet import UNet
 from diffstyle.noise import seeded_noise
 from diffstyle.sampling import ddim_invert, ddim_sample, inject
@@ -102,7 +102,7 @@ class Bench:
 
             x_T, h = self._style_x_T[self._style[i]], self._h[self._content[i]]
             if toward_content:
-                x_T = slerp(torch.full((len(i),), toward_content), x_T, self._content_x_T[self._content[i]])
+                x_T = start_from_content(x_T, self._content_x_T[self._content[i]], toward_content)
             return inject(self.unet, x_T, h, self.grid, plan, gamma, omega=settings.omega, mask=mask, noise=noise)
 
         return torch.cat(over_batches(one, len(self.pairs) if count is None else count)).clamp(-1, 1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from diffstyle.errors import ConfigError, one_line
@@ -16,6 +18,20 @@ if TYPE_CHECKING:
 COMPILE_FROM = 128
 # How far a half made faster may be from the eager one, relative: bfloat16's own rounding is some 0.01 for a call.
 TOLERANCE = 0.05
+
+
+@contextmanager
+def torch_threads(n: int | None) -> Iterator[None]:
+    """So many threads for torch inside the block, and as many as before after it; None: as they are."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        if n is not None:
+            torch.set_num_threads(n)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def compiles(choice: bool | str, device: str, image_size: int) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffstyle.errors import ConfigError
-from pipeline.models.accelerate import tuned
+from pipeline.models.accelerate import torch_threads, tuned
 from pipeline.models.config import load_model_config
 from pipeline.models.load import random_unet
 from pipeline.storage.cache_table import CacheTable
@@ -94,11 +94,8 @@ def measured(architecture: Architecture, device: str, precision: str, resources:
     """Pictures a second by batch size, 1, 2, 4 and on, until a doubling no longer pays or memory or time get short."""
     import torch
 
-    before = torch.get_num_threads()
-    if resources.threads:
-        torch.set_num_threads(resources.threads)
     most = MOST[device] if device == "cuda" else min(MOST[device], max(1, PIXELS // architecture.image_size**2))
-    try:
+    with torch_threads(resources.threads or None):
         unet = tuned(random_unet(architecture).cast(getattr(torch, precision)).to(device), device)
         rates: dict[str, float] = {}
         batch, last, begun = 1, 0.0, time.perf_counter()
@@ -117,8 +114,6 @@ def measured(architecture: Architecture, device: str, precision: str, resources:
                 break
             batch, last = 2 * batch, rate
         return rates
-    finally:
-        torch.set_num_threads(before)
 
 
 def best_batch(rates: dict[str, float], worth: float) -> int:

@@ -21,6 +21,7 @@ from pipeline.banks.tensors import TensorSpec, role_tensors
 from pipeline.jobfile.injection import InjectionSettings
 from pipeline.jobfile.load import parse_job
 from pipeline.jobfile.schema import Job, Pictures
+from pipeline.models.accelerate import torch_threads
 from pipeline.models.session import LoadedModel, ModelFacts, ModelLoader, model_facts, resolve_device
 from pipeline.results.look_up import MadeRow, look_up
 from pipeline.results.pictures import encode
@@ -356,8 +357,6 @@ def _computing(
     notes: list[str],
 ) -> Iterator[Any]:
     """What opens the model in a precision, on the row's kind of device, with its batch and threads."""
-    import torch
-
     before = json.loads(row.get("made_with") or "{}")
     chosen = _device(device, before, notes)
     batch, compiled = int(before.get("batch", 1)), bool(before.get("compile", False)) and chosen == "cuda"
@@ -369,13 +368,8 @@ def _computing(
             opened[precision] = loader()
         return opened[precision]
 
-    threads = torch.get_num_threads()
-    try:
-        if "threads" in before:
-            torch.set_num_threads(int(before["threads"]))
+    with torch_threads(int(before["threads"]) if "threads" in before else None):
         yield load
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _device(device: str, before: Mapping[str, Any], notes: list[str]) -> Device:

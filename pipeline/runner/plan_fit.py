@@ -10,8 +10,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from diffstyle.errors import ConfigError
 from pipeline.banks.reader import LatentBank
 from pipeline.jobfile.injection import PLAN_PRESETS, Aligned, PlanSpec
 from pipeline.jobfile.schema import BankSpec, Job, SampleSpec
+from pipeline.models.accelerate import torch_threads
 from pipeline.models.session import LoadedModel, ModelLoader, resolve_device
 from pipeline.monitoring.progress import duration
 from pipeline.runner.inverting import precompute
@@ -161,24 +161,16 @@ def fit_plan(
         raise ConfigError(f"--pairs: must be 1 or more, not {pairs}")
     if job.injection.events == "every":
         raise ConfigError("injection.events: every leaves no steps out, so there is no shorter plan to look for")
-    with tempfile.TemporaryDirectory(prefix="diffstyle-fit-") as folder, _threads_of(job):
+    with tempfile.TemporaryDirectory(prefix="diffstyle-fit-") as folder, torch_threads(_threads_of(job)):
         trial = _Trial(_small(job, folder, pairs), pairs, tell)
         return trial.fit(job.injection.plan_spec, reference or _REFERENCE, wanted)
 
 
-@contextmanager
-def _threads_of(job: Job) -> Iterator[None]:
+def _threads_of(job: Job) -> int | None:
     """As many threads as a worker of the job would have; on all cores those of a small network wait for each other."""
-    import torch
-
     threads = job.compute.threads
     _, resources = LocalWorkers().plan(resolve_device(job.compute.device), 1, None if threads == "auto" else threads)
-    before = torch.get_num_threads()
-    torch.set_num_threads(resources.threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return resources.threads
 
 
 def _small(job: Job, folder: str, n: int) -> Job:

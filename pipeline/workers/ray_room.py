@@ -43,23 +43,26 @@ def plan_workers(
         ConfigError: there is no room for all (``refuse``) or for any (``run``) of them.
     """
     nodes = [node for node in ([machine] if machine else _nodes()) if node.get("CPU")]
-    has = "this machine has" if machine else "the cluster has"
     cpus = [float(int(node["CPU"])) for node in nodes] or [1.0]
     if device == "cuda":
-        return _on_gpus(nodes, actors, threads, gpu_share, if_fewer, has)
+        return _on_gpus(nodes, actors, threads, gpu_share, if_fewer, machine is not None)
     if device == "mps":
         return 1, Resources(num_cpus=1.0, threads=threads)
     threads = threads or max(1, int(min(cpus)) // 4)
     n = actors or max(1, sum(int(cpu) // threads for cpu in cpus))
     share = _share(cpus, n, float(threads))
     if share < threads:
-        supply = f"{has} {count(int(sum(cpus)), 'core')}"
+        supply = f"{_has(machine is not None)} {count(int(sum(cpus)), 'core')}"
         asked = f"compute.actors is {n} with {count(threads, 'thread')} each"
         if if_fewer == "refuse":
             raise _refusal(asked, supply, machine is not None)
         if n > 1:
             log.warning("%s, but %s: they share them", asked, supply)
     return n, Resources(num_cpus=share, threads=threads)
+
+
+def _has(alone: bool) -> str:
+    return "this machine has" if alone else "the cluster has"
 
 
 def _refusal(asked: str, supply: str, alone: bool) -> ConfigError:
@@ -73,9 +76,9 @@ def _on_gpus(
     threads: int | None,
     gpu_share: float | None,
     if_fewer: IfFewer,
-    has: str,
+    alone: bool,
 ) -> tuple[int, Resources]:
-    alone = has.startswith("this machine")
+    has = _has(alone)
     cpus, gpus = [float(int(node["CPU"])) for node in nodes], [int(node.get("GPU", 0)) for node in nodes]
     n_gpus = sum(gpus)
     if not n_gpus and alone:
