@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffstyle.blend import blend
 from diffstyle.networks.unet import UNet
-from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan, inversion_plan
+from diffstyle.plan import Injection, Plan, event_timesteps, inversion_plan
 from diffstyle.sampling import ddim_invert, ddim_step, inject, predicted_picture
 from pipeline.bench.calls import Measured, use_plain_norms
 from pipeline.bench.machine import allow_tf32
@@ -19,6 +19,7 @@ from pipeline.measures.pixels import psnr
 from pipeline.models.accelerate import tuned
 from pipeline.models.config import load_model_config
 from pipeline.models.load import load_model, random_unet
+from pipeline.stages.recipe import steps_of
 from pipeline.storage.shipped import shipped_folder
 
 #: The trained models that come with the code: their configs, below the folder ``demo``.
@@ -46,13 +47,7 @@ def reference_loop(
 
 def preset_plan(name: str, kept: tuple[int, ...]) -> Plan:
     """The plan of a preset, for the defaults of a job file."""
-    spec, injection = PLAN_PRESETS[name], Injection(event_timesteps(50))
-    if spec.aligned is None:
-        return grid_plan(injection, kept, spec.grid or 1000)
-    one = spec.aligned
-    return aligned_plan(
-        injection, kept, one.between, one.tail, order=one.order, measured=one.measured, doubled=one.doubled
-    )
+    return steps_of(PLAN_PRESETS[name], Injection(event_timesteps(50)), kept)
 
 
 # ---- trained models that come with the code ----

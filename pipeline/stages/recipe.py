@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from diffstyle.errors import ConfigError
-from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan
+from diffstyle.plan import T_0, Injection, Plan, aligned_plan, event_timesteps, grid_plan
 from diffstyle.schedule import timesteps
 from pipeline.banks.directions import Directions
 from pipeline.banks.fit import missing_timesteps
 from pipeline.banks.tensors import BankError
 from pipeline.jobfile.edit import EditPoint
-from pipeline.jobfile.injection import InjectionSettings, gamma_schedule
+from pipeline.jobfile.injection import InjectionSettings, PlanSpec, gamma_schedule
 from pipeline.jobfile.schema import Job
 from pipeline.results.pictures import recipe_slug
 from pipeline.results.words import name_words
@@ -50,20 +50,23 @@ def injection_plan(settings: InjectionSettings, walk: Walk) -> Plan:
         settings.dt_end,
         calibrate=settings.omega != 0,
     )
-    if spec.grid is not None:
-        return grid_plan(injection, walk.grid, min(spec.grid, t_0 + 1), t_0)
-    assert spec.aligned is not None
-    aligned = spec.aligned
-    return aligned_plan(
-        injection,
-        walk.grid,
-        aligned.between,
-        aligned.tail,
-        t_0,
-        order=aligned.order,
-        measured=aligned.measured,
-        doubled=aligned.doubled,
-    )
+    return steps_of(spec, injection, walk.grid, t_0)
+
+
+def steps_of(spec: PlanSpec, injection: Injection, kept: Sequence[int], t_0: int = T_0) -> Plan:
+    """The steps of a plan as a job file says it.
+
+    Args:
+        spec: the plan, a preset's name resolved.
+        injection: what happens at which timestep.
+        kept: the timesteps whose h the content bank keeps; each event reads the nearest.
+        t_0: the timestep of x_T.
+    """
+    if spec.aligned is None:
+        assert spec.grid is not None
+        return grid_plan(injection, kept, min(spec.grid, t_0 + 1), t_0)
+    # The fields of a job file are the arguments.
+    return aligned_plan(injection, kept, t_0=t_0, **spec.aligned.model_dump())
 
 
 def needed_h(job: Job, walk: Walk) -> tuple[int, ...]:

@@ -13,6 +13,10 @@ from diffstyle.sampling import ddim_invert, inject
 from pipeline.bench import calls, pairs, speed
 from pipeline.bench.pages import write_between
 from pipeline.cli.bench import bench
+from pipeline.jobfile.injection import PLAN_PRESETS
+from pipeline.jobfile.schema import Job
+from pipeline.stages.recipe import injection_plan
+from pipeline.stages.walk import Walk
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,6 +38,12 @@ def test_the_presets_calls_are_those_of_the_page(preset, calls):
     assert plan.encodes == calls
     assert len(plan.injections) == 30
     assert f"| `{preset}` | {calls} " in (ROOT / "docs/speed.md").read_text()
+
+
+@pytest.mark.parametrize("preset", PLAN_PRESETS)
+def test_the_benchmark_measures_the_plan_of_a_job(preset):
+    job = Job(model="m", output="o", content="c", style="s", injection={"plan": preset})
+    assert pairs.preset_plan(preset, Walk(50).grid) == injection_plan(job.settings()[0], Walk(50))
 
 
 def test_flops_are_those_of_the_network():

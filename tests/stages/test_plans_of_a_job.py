@@ -38,6 +38,10 @@ EVENTS = event_timesteps(20, 900)
         ({"between": 3, "tail": 5}, {"between": 3, "tail": 5, "order": 2}),
         ({}, {"between": 2, "tail": 20, "order": 2}),
         ({"measured": 4}, {"between": 2, "tail": 20, "order": 2, "measured": 4}),
+        (
+            {"measured": 7, "doubled": 3, "between": 1},
+            {"between": 1, "tail": 20, "order": 2, "measured": 7, "doubled": 3},
+        ),
     ],
 )
 def test_an_aligned_plan(written, expected, omega):
