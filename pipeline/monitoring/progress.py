@@ -21,6 +21,8 @@ class Progress:
     unit    one of what is counted: ``pair``
     done    how many are there from an earlier run; they count, but not for the rate
     failed_word  what those without success are: ``rejected``
+    fleeting  leave nothing on a terminal once it ends, and elsewhere say nothing at the begin and the end: for one of
+            many short things, each of which is told by other means
     stream  where to write; a bar only if this is a terminal
     clock   seconds; for tests
     """
@@ -39,20 +41,21 @@ class Progress:
         done: int = 0,
         quiet: bool = False,
         failed_word: str = "failed",
+        fleeting: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total = total
         self.done = done
         self.failed = 0
         self._task_name, self._unit, self._clock = task, unit, clock
-        self._quiet, self._failed_word = quiet, failed_word
+        self._quiet, self._failed_word, self._fleeting = quiet, failed_word, fleeting
         self._stream = sys.stderr if stream is None else stream
         self._begun = clock()
         self._at_start = done
         # (time, done) a second or more apart: the rate is that of the recent past, and one tile of many pairs at a
         # time does not make it jump.
         self._samples: deque[tuple[float, int]] = deque([(self._begun, done)], maxlen=120)
-        self._line_at: float | None = None
+        self._line_at: float | None = self._begun if fleeting else None
         self._line_done = done
         self._bar: Any = None
 
@@ -61,7 +64,7 @@ class Progress:
             return self
         if self._stream.isatty():
             self._bar = _Bar(self, self._stream)
-        else:
+        elif not self._fleeting:
             self._line()
         return self
 
@@ -69,7 +72,7 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-        if not self._quiet:
+        if not self._quiet and not self._fleeting:
             self._write(self.summary(ended=kind is None))
 
     def advance(self, n: int = 1, failed: int = 0) -> None:
@@ -158,7 +161,11 @@ class Progress:
         if self.done == self.total:  # the last line says it
             return False
         since = now - self._line_at
-        share = bool(self.total) and self.done - self._line_done >= self.LINE_SHARE * (self.total or 0)
+        share = (
+            bool(self.total)
+            and not self._fleeting
+            and self.done - self._line_done >= self.LINE_SHARE * (self.total or 0)
+        )
         return since >= self.LINE_EVERY or (share and since >= self.LINE_GAP)
 
     def _line(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,12 +18,11 @@ import numpy as np
 from diffstyle.errors import ConfigError
 from pipeline.banks.reader import LatentBank
 from pipeline.jobfile.injection import PLAN_PRESETS, Aligned, PlanSpec
-from pipeline.jobfile.schema import BankSpec, Job, SampleSpec
+from pipeline.jobfile.schema import Job
 from pipeline.models.accelerate import torch_threads
 from pipeline.models.session import LoadedModel, ModelLoader, resolve_device
-from pipeline.monitoring.progress import duration
-from pipeline.runner.inverting import precompute
-from pipeline.runner.run import Options, Run
+from pipeline.monitoring.progress import Progress
+from pipeline.runner.first_pictures import with_first_pictures
 from pipeline.stages.inject import PairPlan, recipes
 from pipeline.stages.inject_unit import Pair, PairInputs, inject_batch, read_inputs
 from pipeline.stages.recipe import Recipe
@@ -39,8 +37,6 @@ if TYPE_CHECKING:
 MOST_POINTS = 4
 #: What is said, in dB, of pictures that are equal.
 EQUAL = 100
-# After so many steps of the reference its time is told; the first ones are slower than the rest.
-_FIRST_STEPS, _ANNOUNCED_AT = 2, 10
 _REFERENCE = PLAN_PRESETS["reference"]
 # between, tail, measured and doubled of the short grids that are tried, beside grids of the paper's kind.
 _ALIGNED: tuple[tuple[int, int, int | None, int], ...] = (
@@ -134,6 +130,7 @@ def fit_plan(
     pairs: int = 3,
     reference: PlanSpec | None = None,
     tell: Callable[[str], None] = lambda line: None,
+    quiet: bool = False,
 ) -> PlanFit:
     """Find the shortest plan whose results are near enough to those of `reference`.
 
@@ -146,6 +143,7 @@ def fit_plan(
         pairs: How many pairs to try it on.
         reference: Another plan to compare with than `reference`.
         tell: Called with each line of the table, as it comes.
+        quiet: Show no progress.
 
     Returns:
         The plans that were tried, and which one to take.
@@ -162,7 +160,7 @@ def fit_plan(
     if job.injection.events == "every":
         raise ConfigError("injection.events: every leaves no steps out, so there is no shorter plan to look for")
     with tempfile.TemporaryDirectory(prefix="diffstyle-fit-") as folder, torch_threads(_threads_of(job)):
-        trial = _Trial(_small(job, folder, pairs), pairs, tell)
+        trial = _Trial(job, folder, pairs, tell, quiet)
         return trial.fit(job.injection.plan_spec, reference or _REFERENCE, wanted)
 
 
@@ -173,46 +171,17 @@ def _threads_of(job: Job) -> int | None:
     return resources.threads
 
 
-def _small(job: Job, folder: str, n: int) -> Job:
-    """The job with its first ``n`` pictures on each side, in a scratch folder."""
-
-    def few(source: object) -> object:
-        if isinstance(source, BankSpec):
-            return source
-        if isinstance(source, SampleSpec):
-            return source.model_copy(update={"sample": min(source.sample, n)})
-        limit = getattr(source, "limit", None)
-        return source.model_copy(update={"limit": n if limit is None else min(limit, n)})  # type: ignore[attr-defined]
-
-    compute = job.compute.model_copy(update={"batch": n if job.compute.batch == "auto" else job.compute.batch})
-    return job.model_copy(
-        update={
-            "output": folder,
-            "content": few(job.content),
-            "style": few(job.style),
-            "pairs": "all",
-            "score": None,
-            "stop_after": None,
-            # Of a few pairs nothing is gained by compiling.
-            "compute": compute.model_copy(update={"compile": False}),
-        }
-    )
-
-
 class _Trial:
     """A job's first pairs, inverted, and what plans make of them."""
 
-    def __init__(self, job: Job, n: int, tell: Callable[[str], None]) -> None:
-        self.job = job
+    def __init__(self, job: Job, folder: str, n: int, tell: Callable[[str], None], quiet: bool) -> None:
         self.tell = tell
-        run = Run(job, Options(quiet=True), LocalWorkers())
-        run.check(("shard", "precompute", "inject"))
-        with run:
-            run.shard()
-            precompute(run)
-            self.facts = run.facts
-            self.banks: tuple[LatentBank, LatentBank] = run.banks()
-            self.wanted: PairPlan = run.wanted()
+        self.quiet = quiet
+        run = with_first_pictures(job, folder, n, quiet=quiet)
+        self.job = job = run.job
+        self.facts = run.facts
+        self.banks: tuple[LatentBank, LatentBank] = run.banks()
+        self.wanted: PairPlan = run.wanted()
         contents, styles = self.wanted.contents.rows, self.wanted.styles.rows
         n = min(n, max(len(contents), len(styles)))
         self.pairs = [Pair("", contents[k % len(contents)], styles[k % len(styles)]) for k in range(n)]
@@ -232,16 +201,21 @@ class _Trial:
         chosen = np.linspace(0, len(sweep) - 1, min(MOST_POINTS, len(sweep))).round().astype(int)
         return [sweep[k] for k in chosen]
 
-    def results(self, plan: PlanSpec, on_step: Callable[[int, int], None] | None = None) -> list[Tensor]:
-        """The results of all pairs and recipes, each (3, H, W)."""
+    def results(self, plan: PlanSpec, task: str, *, fleeting: bool = True) -> list[Tensor]:
+        """The results of all pairs and recipes, each (3, H, W); ``task`` is what the progress calls this."""
         made: list[Tensor] = []
-        for recipe in self.recipes(plan):
-            inputs = read_inputs(*self.banks, recipe, self.pairs)
+        sweep = self.recipes(plan)
+        batches = math.ceil(len(self.pairs) / self.model.batch)
+        steps = batches * sum(len(recipe.plan.steps) for recipe in sweep)
+        with Progress(steps, task, "step", quiet=self.quiet, fleeting=fleeting) as progress:
+            for recipe in sweep:
+                inputs = read_inputs(*self.banks, recipe, self.pairs)
 
-            def one(indices: Sequence[int], recipe: Recipe = recipe, inputs: PairInputs = inputs) -> list[Tensor]:
-                return list(inject_batch(self.model, recipe, [self.pairs[i] for i in indices], inputs, on_step))
+                def one(indices: Sequence[int], recipe: Recipe = recipe, inputs: PairInputs = inputs) -> list[Tensor]:
+                    pairs = [self.pairs[i] for i in indices]
+                    return list(inject_batch(self.model, recipe, pairs, inputs, lambda *_: progress.advance()))
 
-            made += self.model.in_batches(len(self.pairs), one)
+                made += self.model.in_batches(len(self.pairs), one)
         return made
 
     def cost(self, plan: PlanSpec) -> tuple[int, int]:
@@ -253,24 +227,13 @@ class _Trial:
         calls, _ = self.cost(reference)
         n_points = len(self.wanted.recipes)
         settings = len(self.recipes(reference))
-        batches = settings * math.ceil(len(self.pairs) / self.model.batch)
-        begun: float | None = None
-        announced = False
-
-        def on_step(done: int, total: int) -> None:
-            nonlocal announced, begun
-            if begun is None and done == _FIRST_STEPS:
-                begun = time.perf_counter()
-            elif begun is not None and done == _ANNOUNCED_AT and not announced:
-                announced = True
-                left = (time.perf_counter() - begun) / (done - _FIRST_STEPS) * total * batches
-                self.tell(f"reference, {calls} calls a pair, on {count(len(self.pairs), 'pair')}: {duration(left)}")
-
-        exact = self.results(reference, on_step)
+        words = f"reference, {calls} calls a pair, {count(len(self.pairs), 'pair')}"
+        exact = self.results(reference, words, fleeting=False)
         self.tell("calls  decodes  lowest dB  mean dB  plan")
 
         def tried(plan: PlanSpec) -> TriedPlan:
-            one = TriedPlan(plan, *self.cost(plan), *nearness(self.results(plan), exact))
+            cost = self.cost(plan)
+            one = TriedPlan(plan, *cost, *nearness(self.results(plan, f"{cost[0]} calls a pair"), exact))
             self.tell(f"{one.network_calls:>5}  {one.decodes:>7}  {one.lowest:>9.1f}  {one.mean:>7.1f}  {one.words}")
             return one
 

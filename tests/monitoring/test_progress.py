@@ -162,6 +162,18 @@ def test_quiet_is_quiet_and_still_counts(stream, clock):
     assert (progress.done, progress.failed) == (50, 1)
 
 
+def test_what_is_fleeting_says_something_only_where_it_takes_long(stream, clock):
+    with plain(stream, clock, fleeting=True) as progress:
+        for _ in range(50):
+            clock.now += 0.5
+            progress.advance()
+        assert stream.getvalue() == ""
+        for _ in range(50):
+            clock.now += 0.5
+            progress.advance()
+    assert stream.getvalue().splitlines() == ["inject: 60/100 pairs (60 %), 2 pairs/s, 20 s left"]
+
+
 def test_rich_is_not_imported_for_plain_lines():
     script = (
         "import io, sys; from pipeline.monitoring.progress import Progress\n"

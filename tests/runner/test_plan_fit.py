@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from diffstyle.errors import ConfigError
 from pipeline import fit_plan, load_job
 from pipeline.cli.main import main
 from pipeline.jobfile.injection import PlanSpec
-from pipeline.runner import plan_fit
+from pipeline.runner import first_pictures, plan_fit
 
 #: Two injections, and a reference of so many steps that a test takes seconds.
 SHORT = {
@@ -26,10 +28,10 @@ SHORT = {
 STEPS = PlanSpec(grid=61)
 
 
-def fitted(folder, wanted, **changes):
+def fitted(folder, wanted, *, pairs=2, **changes):
     lines = []
     job = load_job(job_file(folder, **{**SHORT, **changes}))
-    return fit_plan(job, wanted, pairs=2, reference=STEPS, tell=lines.append), lines
+    return fit_plan(job, wanted, pairs=pairs, reference=STEPS, tell=lines.append, quiet=True), lines
 
 
 def picture_psnr(*files):
@@ -118,13 +120,77 @@ def test_a_job_of_the_reference_makes_its_pairs_once(tmp_path, monkeypatch):
     monkeypatch.setattr(plan_fit, "_ALIGNED", ((2, 10, None, 0),))
     made, results = [], plan_fit._Trial.results
     monkeypatch.setattr(
-        plan_fit._Trial, "results", lambda self, plan, *more: made.append(plan) or results(self, plan, *more)
+        plan_fit._Trial, "results", lambda self, plan, *a, **k: made.append(plan) or results(self, plan, *a, **k)
     )
     injection = {**SHORT["injection"], "gamma": 0.3, "plan": STEPS.model_dump(mode="json", exclude_none=True)}
     fit, _ = fitted(tmp_path, 20, injection=injection)
     assert made.count(STEPS) == 1
     assert (fit.own.network_calls, fit.own.lowest) == (fit.reference_calls, 100)
     assert "the job's own plan takes 61 (100.0 dB), reference 61" in str(fit)
+
+
+def one_plan(monkeypatch):
+    """A single plan to try, which is near enough to 10 dB."""
+    monkeypatch.setattr(plan_fit, "_ALIGNED", ((2, 10, None, 0),))
+    monkeypatch.setattr(plan_fit, "_GRIDS", ())
+
+
+def contents_after_broken_ones(folder, n_broken, n=3):
+    """A data set whose first files are no pictures."""
+    folder.mkdir()
+    for k in range(n_broken):
+        (folder / f"0-{k:02d}.png").write_bytes(b"no picture")
+    for k, file in enumerate(sorted(CONTENTS.iterdir())[:n]):
+        shutil.copy(file, folder / f"1-{k}.png")
+    return folder
+
+
+@pytest.mark.parametrize("n_broken", [1, 9])
+def test_pictures_that_cannot_be_read_are_passed_over_and_named(tmp_path, monkeypatch, caplog, n_broken):
+    one_plan(monkeypatch)
+    sound = contents_after_broken_ones(tmp_path / "sound", 0)
+    expected, _ = fitted(tmp_path / "a", 10, content=str(sound))
+    caplog.clear()
+    broken = contents_after_broken_ones(tmp_path / "broken", n_broken)
+    fit, _ = fitted(tmp_path / "b", 10, content={"folder": [str(broken)]})
+    assert fit.pairs == 2
+    assert fit.chosen.lowest == pytest.approx(expected.chosen.lowest, abs=0.01)
+    (line,) = [record.getMessage() for record in caplog.records if "0-00.png" in record.getMessage()]
+    assert line.startswith(f"content: {broken}/0-00.png: ")
+    more = {1: "", 9: ", as are 8 more"}[n_broken]
+    assert line.endswith(f"it is passed over{more}, and the next pictures are taken")
+
+
+def test_only_as_many_pictures_as_pairs_are_inverted(tmp_path, monkeypatch):
+    """Looking further for pictures that can be read must not make the trial longer."""
+    one_plan(monkeypatch)
+    inverted, invert = [], first_pictures.precompute
+    monkeypatch.setattr(first_pictures, "precompute", lambda run: invert(run) or inverted.append(run.counts.inverted))
+    fit, _ = fitted(tmp_path, 10, pairs=1, content=str(contents_after_broken_ones(tmp_path / "in", 2, n=8)))
+    assert fit.pairs == 1
+    assert inverted == [2]  # a content and a style
+
+
+@pytest.mark.parametrize("side", ["content", "style"])
+def test_a_side_of_which_nothing_can_be_read_is_one_line_with_the_file_and_the_cure(tmp_path, side):
+    pictures = contents_after_broken_ones(tmp_path / "in", 3, n=0)
+    with pytest.raises(ConfigError) as refused:
+        fitted(tmp_path, 10, **{side: str(pictures)})
+    line = str(refused.value)
+    assert line.startswith(f"{side}: 3 pictures looked at, and none can be read; the first: {pictures}/0-00.png: ")
+    assert line.endswith(f"repair or remove it, or give other pictures as `{side}`")
+    assert "diffstyle-fit" not in line  # the scratch folder, which is gone
+
+
+def test_it_says_how_far_it_is(tmp_path, monkeypatch, capsys):
+    one_plan(monkeypatch)
+    fit_plan(load_job(job_file(tmp_path, **SHORT)), 10, pairs=1, reference=STEPS)
+    shown = capsys.readouterr()
+    lines = shown.err.splitlines()
+    assert any(line.startswith("reference, 61 calls a pair, 1 pair: 0/122 steps") for line in lines)
+    assert any(line.startswith("reference, 61 calls a pair, 1 pair: done, 122 steps") for line in lines)
+    assert not any("16 calls" in line for line in lines)  # one so short is told of by its row
+    assert not shown.out  # which has the table, where the command shows it
 
 
 def test_the_command(tmp_path, monkeypatch):
