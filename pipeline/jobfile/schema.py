@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -52,6 +53,8 @@ class SampleSpec(Strict):
 
 class BankSpec(Strict):
     """An existing latent bank, used as it is."""
+
+    OTHER_NAMES: ClassVar[Mapping[str, str]] = dict.fromkeys(("path", "folder", "dir", "directory"), "bank")
 
     bank: InputAddress
     """instead of a data set: an existing latent bank, used as it is"""
@@ -251,8 +254,8 @@ class Job(ModelChoice):
     """time budget of a run (seconds, or `6h`): then no new work is begun, what is under way is finished and
     committed, and the run ends with code 4, to be gone on with"""
     keep: Seconds | None = None
-    """how long pictures of settings that this job no longer wants stay (seconds, or `30d`); what is older is dropped at
-    the end of each run, see [growing](running.md#growing). `null`: for ever, or until `diffstyle prune`"""
+    """how long pictures of settings that this job no longer wants stay (seconds, or `30d`); what is older is dropped
+    once a run has made its pairs, see [growing](running.md#growing). `null`: for ever, or until `diffstyle prune`"""
 
     @field_serializer("seed")
     def _as_written(self, values: tuple[int, ...]) -> Any:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -45,6 +46,8 @@ class WeightsChoice(BaseModel):
     """A checkpoint, and which of its sets of weights, or what hash it must have."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    OTHER_NAMES: ClassVar[Mapping[str, str]] = dict.fromkeys(("file", "folder", "dir", "url", "checkpoint"), "path")
 
     path: Annotated[str, *address_or_word(is_weights_word, reads=True)]
     """in place of `weights: FILE` where more is to be said of it: the file, folder or address"""

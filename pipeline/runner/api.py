@@ -178,7 +178,8 @@ def run(
         running = stack.enter_context(prepared)
         for stage in chosen:
             carry_out(running, stage, judges)
-        drop_old(running, clock.now())
+            if stage == "inject":  # before scoring, which is of what stays
+                drop_old(running, clock.now())
     return Result(
         output=running.output,
         counts=running.counts,

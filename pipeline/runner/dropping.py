@@ -1,4 +1,7 @@
-"""``keep`` in a job file: what settings made that the job no longer wants goes once it is old enough."""
+"""``keep`` in a job file: what settings made that the job no longer wants goes once it is old enough.
+
+It goes once a run has made its pairs, and before it scores.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ def keep_rule(keep: float, sweep: Iterable[Recipe], today: datetime) -> WantedOr
 
 
 def old_leavings(output: Place, rule: WantedOrYoung) -> Leavings | None:
-    """What a run drops at its end; None for nothing. Most nights this reads two columns and lists nothing."""
+    """What a run drops; None for nothing. Most nights this reads two columns and lists nothing."""
     manifest = Manifest(output)
     if all_stay(manifest, rule) and not is_under_way(output):
         return None
@@ -75,7 +78,7 @@ def old_banks(output: Place, rule: WantedOrYoung, serving: Iterable[Place]) -> l
 
 
 def would_drop(job: Job, facts: ModelFacts, banks: Sequence[PlannedBank], contents: Entries, today: datetime) -> str:
-    """What a run would drop at its end, in words; empty for nothing.
+    """What a run would drop, in words; empty for nothing.
 
     Args:
         job: The job.
@@ -97,7 +100,7 @@ def would_drop(job: Job, facts: ModelFacts, banks: Sequence[PlannedBank], conten
 
 
 def drop_old(run: Run, today: datetime) -> None:
-    """Drop what ``job.keep`` says, at the end of a run that made its pairs and holds the output's lock.
+    """Drop what ``job.keep`` says, in a run that has made its pairs and holds the output's lock.
 
     Killed at any moment, the next run goes on.
 

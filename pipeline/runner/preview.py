@@ -124,7 +124,7 @@ class Preview:
         lost: How many pairs can't be made, since a picture of theirs can't be used.
         obstacles: Why the job can't run here as it is; empty where it can.
         note: What to think about beforehand, or None.
-        drops: What a run would drop at its end by the job's ``keep``, for people; empty for nothing.
+        drops: What a run would drop by the job's ``keep``, for people; empty for nothing.
     """
 
     model: str

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -43,6 +43,12 @@ class SourceSpec(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    OTHER_NAMES: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("path", "paths", "dir", "directory", "root", "file", "files", "images", "pictures"), "folder"),
+        **dict.fromkeys(("tar", "tars", "wds", "shards"), "webdataset"),
+        **dict.fromkeys(("csv", "tsv", "json", "jsonl"), "list"),
+    }
 
     folder: Addresses | None = None
     """picture files in a folder and below; the folder that a picture lies in is its label. A picture file is a set of

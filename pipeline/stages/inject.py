@@ -56,35 +56,25 @@ def check_banks(job: Job, facts: ModelFacts, content: DescribedBank, style: Desc
     for side, bank in (("content", content), ("style", style)):
         description = bank.description
         if description.model_fingerprint != facts.fingerprint:
-            raise BankError(
-                f"the {side} bank {bank.place} was made with another model: {description.model_name} with fingerprint "
-                f"{description.model_fingerprint[:8]}, this job's {facts.name} has {facts.fingerprint[:8]}; "
-                "make a new bank"
+            raise _refusal(
+                side,
+                bank,
+                f"was made with another model: {description.model_name} with fingerprint "
+                f"{description.model_fingerprint[:8]}, this job's {facts.name} has {facts.fingerprint[:8]}",
             )
         if description.image_size != facts.image_size:
-            raise BankError(
-                f"the {side} bank {bank.place} has pictures of {description.image_size} px, "
-                f"the model takes {facts.image_size}"
-            )
+            size = f"has pictures of {description.image_size} px, the model takes {facts.image_size}"
+            raise _refusal(side, bank, size)
         for name in needed[side]:
             if not description.keeps(name):
                 field = _READ_BY.get((side, name))
                 read_by = f", which injection.{field} reads" if field else ""
-                raise BankError(
-                    f"the {side} bank {bank.place} keeps {' and '.join(description.names)} and no {name}{read_by}; "
-                    "make one that does"
-                )
-            if description.tensor(name).shape != shapes[name]:
-                raise BankError(
-                    f"the {side} bank {bank.place} keeps {name} of shape {description.tensor(name).shape}, "
-                    f"the model's is {shapes[name]}"
-                )
+                raise _refusal(side, bank, f"keeps {' and '.join(description.names)} and no {name}{read_by}")
+            if (shape := description.tensor(name).shape) != shapes[name]:
+                raise _refusal(side, bank, f"keeps {name} of shape {shape}, the model's is {shapes[name]}")
         steps, t_0 = (description.inversion.get(name) for name in ("steps", "t_0"))
         if type(steps) is not int or type(t_0) is not int or not 2 <= steps <= t_0 + 1 <= N_TIMESTEPS:
-            raise BankError(
-                f"the {side} bank {bank.place} does not say in how many steps up to which t_0 it was inverted; "
-                "make a new bank"
-            )
+            raise _refusal(side, bank, "does not say in how many steps up to which t_0 it was inverted")
     if content.description.preprocessing != style.description.preprocessing:
         from pipeline.storage.differences import differences
 
@@ -93,6 +83,14 @@ def check_banks(job: Job, facts: ModelFacts, content: DescribedBank, style: Desc
     ends = Walk.of_bank(content.description).t_0, Walk.of_bank(style.description).t_0
     if ends[0] != ends[1]:
         raise BankError(f"the banks were inverted up to different timesteps: t_0 is {ends[0]} and {ends[1]}")
+
+
+def _refusal(side: str, bank: DescribedBank, why: str) -> BankError:
+    """That a bank can't serve, and how to get one that does."""
+    return BankError(
+        f"the {side} bank {bank.place} {why}; give the job its pictures in place of the bank ({side}: FOLDER), and "
+        "`diffstyle precompute` makes one that fits"
+    )
 
 
 #: With fewer events the gaps between them are too long for the few steps of a short plan: measured on the demo's model,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, get_args
 
 from pydantic import AfterValidator, BaseModel
@@ -23,20 +24,31 @@ def dotted(loc: Iterable[str | int]) -> str:
     return text
 
 
-def unknown(kind: str, name: str, allowed: Iterable[str], elsewhere: Sequence[str] = ()) -> str:
+def unknown(
+    kind: str,
+    name: str,
+    allowed: Iterable[str],
+    elsewhere: Sequence[str] = (),
+    other_names: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """``unknown field 'gama'; did you mean 'gamma'?``, or the allowed names where none is near.
+
+    What may be in its place comes before what has just that name elsewhere, unless it is only somewhat near.
 
     Args:
         kind: what kind of name it is.
         name: the unknown one.
-        allowed: the names that may stand in its place.
-        elsewhere: dotted paths of names that may stand in other places, such as ``injection.gamma``.
+        allowed: the names that may be in its place.
+        elsewhere: dotted paths of names that may be in other places, such as ``injection.gamma``.
+        other_names: what people call some of the allowed ones, see :func:`other_names_at`.
     """
     names = sorted(allowed)
     word = name.lower()
     begun = [known for known in names if len(name) > 2 and known.startswith(word)]
+    called = [other_names[word]] if other_names.get(word) in names else []
     moved = [path for path in elsewhere if path.rpartition(".")[2] == word]
-    near = begun[:1] or moved[:3] or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    near = begun[:1] or called or difflib.get_close_matches(word, names, n=1, cutoff=0.75)
+    near = near or moved[:3] or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if not near:
         lasts = difflib.get_close_matches(word, {path.rpartition(".")[2] for path in elsewhere}, n=1, cutoff=0.75)
         near = [path for path in elsewhere if path.rpartition(".")[2] in lasts][:3]
@@ -135,6 +147,10 @@ def matching(pattern: str, words: str) -> AfterValidator:
 
 def fields_at(model: type[BaseModel], loc: Iterable[str | int]) -> list[str]:
     """The names that are allowed in the mapping at ``loc``, for suggestions."""
+    return [field.alias or name for one in _models_at(model, loc) for name, field in one.model_fields.items()]
+
+
+def _models_at(model: type[BaseModel], loc: Iterable[str | int]) -> list[type[BaseModel]]:
     models = [model]
     for step in loc:
         inner = [
@@ -146,7 +162,12 @@ def fields_at(model: type[BaseModel], loc: Iterable[str | int]) -> list[str]:
         ]
         tagged = [m for m in models if isinstance(step, str) and step == f"<{m.__name__}>"]
         models = inner or tagged or models
-    return [f.alias or name for m in models for name, f in m.model_fields.items()]
+    return models
+
+
+def other_names_at(model: type[BaseModel], loc: Iterable[str | int]) -> dict[str, str]:
+    """What people call the fields in the mapping at ``loc``: the ``OTHER_NAMES`` of its models, which they may have."""
+    return {word: name for one in _models_at(model, loc) for word, name in getattr(one, "OTHER_NAMES", {}).items()}
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from diffstyle.errors import ConfigError
 from pipeline.storage.masking import masked
-from pipeline.storage.mistakes import Loc, dotted, field_paths, fields_at, phrase, shown, unknown
+from pipeline.storage.mistakes import Loc, dotted, field_paths, fields_at, other_names_at, phrase, shown, unknown
 from pipeline.storage.variables import WrittenText, expand
 from pipeline.storage.yamlcore import (
     MAX_BYTES,
@@ -157,9 +157,10 @@ class Document:
         if item["type"] == "missing":
             return (*loc, item["loc"][-1]), "is required"
         if item["type"] == "extra_forbidden":
-            allowed = fields_at(model, item["loc"][:-1])
+            around = item["loc"][:-1]
             paths = sorted(field_paths(model), key=lambda path: path.count("."))
-            return loc, unknown("field", str(loc[-1]), allowed, paths)
+            names, others = fields_at(model, around), other_names_at(model, around)
+            return loc, unknown("field", str(loc[-1]), names, paths, others)
         return loc, phrase(item)
 
 

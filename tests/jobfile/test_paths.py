@@ -188,6 +188,7 @@ def test_an_input_that_can_t_be_looked_at(tmp_path, base):
         ("injection: {batch: 4}", "injection.batch: unknown field 'batch'; did you mean 'compute.batch'?"),
         ("compute: {output: x}", "compute.output: unknown field 'output'; did you mean 'output'?"),
         ("injection: {gama: 1}", "injection.gama: unknown field 'gama'; did you mean 'gamma'?"),
+        ("pairs: {lists: x}", "pairs.lists: unknown field 'lists'; did you mean 'list'?"),
         ("zzz: 1", "zzz: unknown field 'zzz'; allowed: bank, compute, content, "),
     ],
 )

@@ -54,6 +54,22 @@ def written(folder: Path, content: str, output: str = "out") -> Path:
     return file
 
 
+@pytest.mark.parametrize(
+    ("assignment", "meant"),
+    [
+        ("content={path: x}", "content.path: unknown field 'path'; did you mean 'folder'?"),
+        ("style={images: x}", "style.images: unknown field 'images'; did you mean 'folder'?"),
+        ("content={csv: x}", "did you mean 'list'?"),
+        ("content={bank: x, path: y}", "content.path: unknown field 'path'; did you mean 'bank'?"),
+        ("weights={folder: x}", "weights.folder: unknown field 'folder'; did you mean 'path'?"),
+    ],
+)
+def test_what_a_section_calls_by_another_name_is_meant_before_that_name_elsewhere(tmp_path, assignment, meant) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_job(job_file(tmp_path), [assignment])
+    assert meant in str(error.value)
+
+
 def test_a_path_that_a_comment_cuts(tmp_path: Path) -> None:
     (tmp_path / "photos #2").mkdir()
     missing = f"job.yaml:3: content: {tmp_path}/photos: YAML takes #2 for a comment, but {tmp_path}/photos #2 is there"

@@ -23,7 +23,7 @@ from pipeline.results.prune import drop_leavings, find_leavings
 from pipeline.results.retention import WantedOrYoung
 from pipeline.results.scores import Scores, score_rows
 from pipeline.results.verify import check_results
-from pipeline.runner.api import carry_out
+from pipeline.runner.api import STAGES, carry_out
 from pipeline.runner.dropping import Clock, drop_old
 from pipeline.runner.run import Options, Run
 from pipeline.storage.place import Place
@@ -200,6 +200,13 @@ def test_scores_of_pairs_that_are_gone_go_too(two):
     result = CliRunner().invoke(main, ["prune", str(two / "job.yaml"), "--yes"])
     assert "dropped 6 pairs and 8 files" in result.output
     assert "6 rows of scores" in result.output
+    assert set(pd.read_parquet(two / "out" / "scores")["pair"]) == set(manifest(two / "out")["pair"])
+
+
+def test_what_goes_at_the_end_of_a_run_is_not_scored_before(two):
+    age(two / "out", datetime.now(UTC) - 40 * DAY, 0.3)
+    counts = run_job(two, **settings(0.6), stages=STAGES).counts
+    assert (counts.pairs_dropped, counts.scored) == (6, 6)
     assert set(pd.read_parquet(two / "out" / "scores")["pair"]) == set(manifest(two / "out")["pair"])
 
 

@@ -106,6 +106,10 @@ def test_a_wrong_checkpoint_names_what_differs(there):
 
 # ---- banks that don't belong to the job ----
 
+HOW_TO_MAKE_ONE = (
+    "give the job its pictures in place of the bank ({side}: FOLDER), and `diffstyle precompute` makes one that fits"
+)
+
 
 def banks(folder: Path) -> dict[str, dict[str, str]]:
     return {side: {"bank": str(folder / "out" / "banks" / side)} for side in ("content", "style")}
@@ -114,7 +118,7 @@ def banks(folder: Path) -> dict[str, dict[str, str]]:
 def test_a_bank_of_another_model(there, tmp_path):
     line = refused(job_file(tmp_path / "new", **banks(there), weights="random:0"))
     assert "was made with another model: tiny with fingerprint" in line
-    assert line.endswith("make a new bank")
+    assert line.endswith(HOW_TO_MAKE_ONE.format(side="content"))
 
 
 def test_a_bank_of_another_size_or_preprocessing(there, tmp_path):
@@ -140,9 +144,11 @@ def test_a_bank_of_another_size_or_preprocessing(there, tmp_path):
 
 def test_a_bank_of_the_other_role(there, tmp_path):
     swapped = {"content": banks(there)["style"], "style": banks(there)["content"]}
-    assert "keeps x_t and no h; make one that does" in refused(job_file(tmp_path / "new", **swapped))
+    assert f"keeps x_t and no h; {HOW_TO_MAKE_ONE}".format(side="content") in refused(
+        job_file(tmp_path / "new", **swapped)
+    )
     half = {**banks(there), "style": banks(there)["content"]}
-    assert "keeps h and no x_t; make one that does" in refused(job_file(tmp_path / "new", **half))
+    assert f"keeps h and no x_t; {HOW_TO_MAKE_ONE}".format(side="style") in refused(job_file(tmp_path / "new", **half))
 
 
 def test_a_bank_that_lacks_an_h(there, tmp_path):

@@ -156,9 +156,16 @@ def test_a_job_from_banks_gives_the_same_and_one_whose_banks_lack_them_is_refuse
         ({"start_from_content": 0.2}, r"keeps h and no x_t, which injection\.start_from_content reads"),
         ({"match_colours": "histogram"}, r"keeps x_t and no colours, which injection\.match_colours reads"),
     ):
-        with pytest.raises(BankError, match=lacking):
-            run_job(tmp_path / "refused", **{**banks, **STEPS, "injection": {**STEPS["injection"], **field}})
+        changed = {**STEPS, "injection": {**STEPS["injection"], **field}}
+        with pytest.raises(BankError, match=lacking) as refused:
+            run_job(tmp_path / "refused", **{**banks, **changed})
         assert not (tmp_path / "refused/out/manifest").exists()
+        (side,) = [side for side in banks if f"in place of the bank ({side}: FOLDER), and" in str(refused.value)]
+        # As it advises, in the output of the bank that lacks them.
+        instead = {**banks, side: SOURCES[side], "output": str(tmp_path / "plain/out")}
+        run_job(tmp_path / side, stages=("shard", "precompute"), **{**instead, **changed})
+        (fits,) = (tmp_path / "plain/out/banks").glob(f"{side}-*")
+        run_job(tmp_path / side, stages=("inject",), **{**banks, side: {"bank": str(fits)}, **changed})
 
 
 def test_a_plain_run_goes_on_with_further_banks(tmp_path):
