@@ -89,7 +89,8 @@ def compare(pairs: Pairs, methods: Mapping[str, Tensor], vgg: VGGFeatures | None
         with torch.inference_mode():
             a, b, truth = pairs.content[i], pairs.style[i], pairs.truth[i]
             scores = {}
-            features = {} if vgg is None else {name: vgg(z) for name, z in (("a", a), ("b", b), ("truth", truth))}
+            features = {} if vgg is None else {"a": vgg(a), "b": vgg(b), "truth": vgg(truth)}
+            known = {id(pairs.content): "a", id(pairs.style): "b", id(pairs.truth): "truth"}  # not computed twice
             for name, results in everything.items():
                 x = results[i]
                 scores[name] = {
@@ -101,7 +102,7 @@ def compare(pairs: Pairs, methods: Mapping[str, Tensor], vgg: VGGFeatures | None
                 }
                 if vgg is None:
                     continue
-                own = features["b"] if results is pairs.style else vgg(x)
+                own = features[known[id(results)]] if id(results) in known else vgg(x)
                 scores[name] |= {
                     "conv4_3": content_correlation(own, features["a"]),
                     "gram": gram_distance(own, features["b"]),

@@ -60,18 +60,44 @@ class Quality:
         return all(target.reached for group in self.groups.values() for target in group.targets)
 
 
-class Bench:
-    """The model and the inverted pictures of a set of pairs; every measurement starts from these."""
+class Contents:
+    """Inverted drawings: one is in several pairs, and in pairs of both groups, and is inverted once."""
 
-    def __init__(self, unet: UNet, pairs: Pairs, inversion_steps: int) -> None:
+    def __init__(self) -> None:
+        self._numbers: dict[bytes, int] = {}
+        self.x_T = self.h = torch.empty(0)
+
+    def numbers(self, unet: UNet, walk: Walk, pictures: Tensor) -> Tensor:
+        """The rows of ``x_T`` and ``h`` that belong to N pictures, (N,); those not met before are inverted."""
+        keys = [picture.numpy().tobytes() for picture in pictures]
+        new = {key: n for n, key in enumerate(keys) if key not in self._numbers}
+        if new:
+            chosen, plan = pictures[list(new.values())], walk.plan()
+            inverted = over_batches(lambda i: ddim_invert(unet, chosen[i], plan), len(chosen))
+            x_T, h = (torch.cat(parts) for parts in zip(*inverted, strict=True))
+            self._numbers |= {key: len(self._numbers) + n for n, key in enumerate(new)}
+            self.x_T, self.h = torch.cat([self.x_T, x_T]), torch.cat([self.h, h])
+        return torch.tensor([self._numbers[key] for key in keys])
+
+
+class Bench:
+    """The model and the inverted pictures of a set of pairs; every measurement starts from these.
+
+    Args:
+        unet: The model.
+        pairs: The pairs.
+        inversion_steps: Of DDIM, for contents and styles.
+        contents: Drawings inverted before by the same model and steps; those that are missing are added.
+    """
+
+    def __init__(self, unet: UNet, pairs: Pairs, inversion_steps: int, contents: Contents | None = None) -> None:
         self.unet, self.pairs = unet, pairs
         self.walk = Walk(inversion_steps)
         self.grid, plan = self.walk.grid, self.walk.plan()
-        # A drawing is in several pairs, and is inverted once.
-        contents, self._content = _distinct(pairs.content)
+        contents = contents or Contents()
+        self._content = contents.numbers(unet, self.walk, pairs.content)
+        self._content_x_T, self._h = contents.x_T, contents.h
         styles, self._style = _distinct(pairs.style)
-        inverted = over_batches(lambda i: ddim_invert(unet, contents[i], plan), len(contents))
-        self._content_x_T, self._h = (torch.cat(parts) for parts in zip(*inverted, strict=True))
         self._style_x_T = torch.cat(over_batches(lambda i: ddim_invert(unet, styles[i], plan)[0], len(styles)))
 
     @cached_property

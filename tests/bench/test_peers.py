@@ -85,6 +85,18 @@ def test_distance_of_unit_features():
     assert unit_feature_distance([one, one], [other, one]).item() == pytest.approx(1)
 
 
+def test_batches_are_of_one_size_and_of_an_even_number():
+    """Two cores end together, and a last small batch doesn't take a turn of its own."""
+    for count, batch, sizes in (
+        (104, 16, [13] * 8),
+        (20, 16, [10, 10]),
+        (3, 16, [2, 1]),
+        (1, 16, [1]),
+        (33, 16, [9, 8, 8, 8]),
+    ):
+        assert [len(i) for i in over_batches(lambda i: i, count, batch)] == sizes
+
+
 def test_batches_keep_their_order_and_torchs_threads():
     threads = torch.get_num_threads()
     torch.set_num_threads(3)

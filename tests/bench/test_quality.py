@@ -204,8 +204,12 @@ def test_a_drawing_in_many_pairs_is_inverted_once(heldout, monkeypatch):
     monkeypatch.setattr(quality, "ddim_invert", counted)
     unet = load_unet(DATA / "tiny-ddpm.safetensors", None)
     pairs = load_pairs(heldout, 16, 32)
-    bench = quality.Bench(unet, pairs, 4)
-    assert sum(inverted) == 8 + len({picture.numpy().tobytes() for picture in pairs.style})
+    contents = quality.Contents()
+    bench = quality.Bench(unet, pairs, 4, contents)
+    styles = len({picture.numpy().tobytes() for picture in pairs.style})
+    assert sum(inverted) == 8 + styles
+    quality.Bench(unet, pairs, 4, contents)  # the other group has the same drawings
+    assert sum(inverted) == 8 + 2 * styles
     # And each pair has its own: the same as by itself.
     monkeypatch.undo()
     job = load_job(ROOT / "jobs" / "demo.yaml", ["injection.plan={grid: 4}", "injection.events=4"])
