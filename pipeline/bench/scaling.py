@@ -10,49 +10,72 @@ from typing import Any
 
 import torch
 
-from pipeline.models.accelerate import tuned
+from diffstyle.networks.unet import UNet
+from pipeline.bench.peak import peak_mib
+from pipeline.models.accelerate import speed_up_halves, tuned
 from pipeline.models.batch_size import MOST
 from pipeline.models.config import load_model_config
 from pipeline.models.load import load_model, random_unet
 
+#: The network whose start-up and memory are measured.
+MODEL = "celebahq"
 
-def _seconds_of(code: list[str]) -> float:
+
+def in_a_fresh_process(function: str, *arguments: object) -> tuple[float, str]:
+    """Seconds of a new Python that calls a function of this module, start and imports included, and what it printed."""
+    words = ", ".join(map(repr, arguments))
+    code = f"from pipeline.bench import scaling; scaling.{function}({words})"
     begun = time.perf_counter()
-    subprocess.run([sys.executable, *code], check=True, capture_output=True)
-    return time.perf_counter() - begun
+    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
+    return time.perf_counter() - begun, done.stdout
 
 
-def start_up(device: str) -> list[str]:
+def start_ray() -> None:
+    """Start a Ray of this machine's own."""
+    import ray
+
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=40)
+
+
+def build(model: str, device: str) -> UNet:
+    """A network with random weights in the precision that is usual on its device."""
+    precision = torch.float16 if device == "cuda" else torch.float32
+    return load_model(load_model_config(model), "random", device, precision)
+
+
+def build_and_compile(model: str, device: str) -> None:
+    """The same, compiled for batches of 32 as a job's worker does."""
+    speed_up_halves(tuned(build(model, device), device), device, 32, True)
+
+
+def one_call(model: str, batch: int, size: int) -> None:
+    """One call of a network on the CPU; prints the process's peak of memory in MiB."""
+    unet = tuned(build(model, "cpu"), "cpu")
+    with torch.inference_mode():
+        unet(torch.randn(batch, 3, size, size), torch.full((batch,), 500))
+    print(peak_mib())
+
+
+def start_up(device: str, model: str = MODEL) -> list[str]:
     """Seconds until work can begin, part by part, each in a fresh process."""
-    build = (
-        "import torch; from pipeline.models.config import *; "
-        f"unet = load_model(load_model_config('celebahq'), 'random', '{device}', torch.{_type(device)})"
-    )
-    ray = "import torch, ray; ray.init(address='local', include_dashboard=False, log_to_driver=False)"
-    help_seconds = min(_seconds_of(["-m", "pipeline", "--help"]) for _ in range(3))
-    started, built = _seconds_of(["-c", ray]), _seconds_of(["-c", build])
+    helps = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "pipeline", "--help"], check=True, stdout=subprocess.DEVNULL)
+        helps.append(time.perf_counter() - begun)
+    started, built = in_a_fresh_process("start_ray")[0], in_a_fresh_process("build", model, device)[0]
     lines = [
         "| start-up | seconds | target |",
         "| --- " * 3 + "|",
-        f"| `diffstyle --help` | {help_seconds:.2f} | 0.5 |",
+        f"| `diffstyle --help` | {min(helps):.2f} | 0.5 |",
         f"| import torch and Ray, start Ray | {started:.1f} | |",
-        f"| a worker: import torch, build the CelebA-HQ network with random weights | {built:.1f} | |",
+        f"| a worker: import torch, build the network of {model} with random weights | {built:.1f} | |",
         f"| together | {started + built:.1f} | 15 |",
     ]
     if device == "cuda":
-        code = (
-            f"{build}; from pipeline.models.accelerate import *; "
-            "print(speed_up_halves(tuned(unet, 'cuda'), 'cuda', 32, True))"
-        )
-        lines.append(
-            f"| a worker that also compiles, when the cache folder has it | {_seconds_of(['-c', code]):.1f} | |"
-        )
+        seconds = in_a_fresh_process("build_and_compile", model, device)[0]
+        lines.append(f"| a worker that also compiles, when the cache folder has it | {seconds:.1f} | |")
     return lines
-
-
-def _type(device: str) -> str:
-    """The precision that is usual on a device, by torch's name."""
-    return "float16" if device == "cuda" else "float32"
 
 
 def actors_to_try(device: str) -> tuple[int, ...]:
@@ -68,7 +91,7 @@ def scaling(device: str, n_calls: int, size: int) -> list[str]:
     class Worker:
         def __init__(self) -> None:
             torch.set_num_threads(1)
-            self.unet = load_model(load_model_config("celebahq"), "random", device)
+            self.unet = load_model(load_model_config(MODEL), "random", device)
 
         def work(self, n: int) -> int:
             x, t = torch.randn(1, 3, size, size, device=device), torch.full((1,), 500, device=device)
@@ -80,7 +103,7 @@ def scaling(device: str, n_calls: int, size: int) -> list[str]:
             return n
 
     lines = [
-        f"| actors (CelebA-HQ network, {size} px, float32) | until ready, s | calls a second | of linear |",
+        f"| actors (network of {MODEL}, {size} px, float32) | until ready, s | calls a second | of linear |",
         "| --- " * 4 + "|",
     ]
     one, actors = 0.0, actors_to_try(device)
@@ -103,30 +126,22 @@ def scaling(device: str, n_calls: int, size: int) -> list[str]:
     return lines
 
 
-def memory(device: str, size: int, batches: tuple[int, ...]) -> list[str]:
+def memory(device: str, size: int, batches: tuple[int, ...], model: str = MODEL) -> list[str]:
     """Peak memory of a worker by batch: on a CPU of a fresh process after a call, on a GPU what the tensors took."""
     if device == "cuda":
         return _memory_of_a_gpu(size)
-    code = (
-        "import torch; from pipeline.models.config import *; from pipeline.bench.peak import peak_mib; "
-        "unet = random_unet(load_model_config('celebahq').unet_architecture).to(memory_format=torch.channels_last)\n"
-        "with torch.inference_mode(): unet(torch.randn({batch}, 3, {size}, {size}), torch.full(({batch},), 500))\n"
-        "print(peak_mib())"
-    )
-    lines = [f"| batch (CelebA-HQ network, {size} px, float32) | peak MiB of the actor |", "| --- | --- |"]
+    lines = [f"| batch (network of {model}, {size} px, float32) | peak MiB of the actor |", "| --- | --- |"]
     for batch in batches:
-        done = subprocess.run(
-            [sys.executable, "-c", code.format(batch=batch, size=size)], check=True, capture_output=True, text=True
-        )
-        lines.append(f"| {batch} | {float(done.stdout):.0f} |")
+        peak = in_a_fresh_process("one_call", model, batch, size)[1]
+        lines.append(f"| {batch} | {float(peak):.0f} |")
     return lines
 
 
 @torch.inference_mode()
 def _memory_of_a_gpu(size: int) -> list[str]:
-    unet = random_unet(load_model_config("celebahq").unet_architecture).cast(torch.float16).to("cuda")
+    unet = random_unet(load_model_config(MODEL).unet_architecture).cast(torch.float16).to("cuda")
     unet = tuned(unet, "cuda")
-    lines = [f"| batch (CelebA-HQ network, {size} px, float16, eager) | peak MiB of tensors |", "| --- | --- |"]
+    lines = [f"| batch (network of {MODEL}, {size} px, float16, eager) | peak MiB of tensors |", "| --- | --- |"]
     batch = 1
     while batch <= MOST["cuda"]:
         torch.cuda.empty_cache()

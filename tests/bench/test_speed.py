@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from diffstyle.plan import Injection, event_timesteps, grid_plan, inversion_plan
 from diffstyle.sampling import ddim_invert, inject
-from pipeline.bench import calls, pairs, speed
+from pipeline.bench import calls, pairs, scaling, speed
 from pipeline.bench.pages import write_between
 from pipeline.cli.bench import bench
 from pipeline.jobfile.injection import PLAN_PRESETS
@@ -76,6 +76,16 @@ def test_calls_and_pairs_are_tables_of_what_was_measured():
     assert decode > 0
     priced = pairs.extrapolated(found, 64)
     assert len([line for line in priced if line.startswith("| celebahq")]) == 3
+
+
+@pytest.mark.slow
+def test_start_up_and_memory_are_those_of_fresh_processes():
+    model = str(ROOT / "demo" / "tiny" / "tiny-model.yaml")
+    lines = scaling.start_up("cpu", model)
+    assert all(float(line.split("|")[2]) > 0 for line in lines[2:])
+    assert len(lines) == 6
+    (row,) = scaling.memory("cpu", 32, (1,), model)[2:]
+    assert float(row.split("|")[2]) > 100
 
 
 @pytest.mark.cuda
