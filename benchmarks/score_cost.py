@@ -1,8 +1,8 @@
 """What scoring costs, as a share of the time in which the pictures were made, within one run.
 
-    python benchmarks/score_cost.py [--write docs/scores.md] [--only 32]
+    python benchmarks/score_cost.py [--write docs/scores.md] [--only 64]
 
-A job with the default plan is run and scored in this process, on one thread: the demo model at 32 px, and the
+A job with the default plan is run and scored in this process, on one thread: the demo model at 64 px, and the
 architecture of CelebA-HQ at 256 px with random weights, of which one pair is enough. The seconds are the
 run's own clock of its stages.
 """
