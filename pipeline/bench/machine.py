@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pipeline.models.batch_size import processor
+from pipeline.storage.system import processor
 
 
 def shortest(run: Callable[[], Any], repeats: int, device: str = "cpu") -> float:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import platform
-import re
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffstyle.errors import ConfigError
@@ -19,6 +16,7 @@ from pipeline.models.load import random_unet
 from pipeline.storage.cache_table import CacheTable
 from pipeline.storage.errors import Stopped
 from pipeline.storage.identity import digest_of
+from pipeline.storage.system import processor
 from pipeline.workers.base import Workers
 from pipeline.workers.unit import Resources
 
@@ -152,11 +150,3 @@ def _machine(device: str, workers: Workers) -> str:
     if device == "cuda":
         return workers.gpus() or "a GPU without a name"
     return f"{processor()}, {os.cpu_count()} cores"
-
-
-def processor() -> str:
-    """This machine's processor by name."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file() and (named := re.search(r"model name\s*: (.*)", info.read_text())):
-        return named.group(1)
-    return platform.processor() or platform.machine()

@@ -22,9 +22,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from diffstyle.errors import ConfigError
-from pipeline.models.batch_size import processor
 from pipeline.storage.cache_table import CacheTable
 from pipeline.storage.identity import digest_of
+from pipeline.storage.system import processor
 
 log = logging.getLogger(__name__)
 

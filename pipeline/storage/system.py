@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import re
 import sys
+from pathlib import Path
 
 
 def unsupported_system() -> str | None:
@@ -14,3 +17,11 @@ def unsupported_system() -> str | None:
         return None
     system = {"win32": "Windows", "cygwin": "Cygwin"}.get(sys.platform, sys.platform)
     return f"DiffStyle runs on Linux and macOS, not on {system}; on Windows use WSL 2 (wsl --install), which is a Linux"
+
+
+def processor() -> str:
+    """This machine's processor by name."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file() and (named := re.search(r"model name\s*: (.*)", info.read_text())):
+        return named.group(1)
+    return platform.processor() or platform.machine()
