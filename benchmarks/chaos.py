@@ -2,8 +2,9 @@
 
     python benchmarks/chaos.py --write docs/running.md
 
-The network is the small one of the tests, slowed down so that kills find it at work. Ray is a cluster of nodes on this
-machine; each driver is a process of its own that joins it, as `diffstyle run JOB --address ...` would.
+The network is the small one of the tests, slowed down so that kills find it at work; a fast machine waits for them.
+Ray is a cluster of nodes on this machine; each driver is a process of its own that joins it, as
+`diffstyle run JOB --address ...` would.
 """
 
 from __future__ import annotations
@@ -72,18 +73,53 @@ def write_job(folder: Path, name: str, contents: int, styles: int, **compute: An
     return path
 
 
-class Slowly:
-    """Opens a worker's model, each batch of which takes at least ``seconds``."""
+class Pace:
+    """How many batches may begin before the next kill; without it a fast machine is done before the last one.
 
-    def __init__(self, seconds: float) -> None:
+    The killer and the workers are processes of one machine: it is two files beside the job, with a byte for each batch.
+    """
+
+    def __init__(self, job: Path) -> None:
+        self._begun, self._allowed = job.with_suffix(".begun"), job.with_suffix(".allowed")
+
+    def allow(self, batches: int) -> None:
+        """Let so many more begin."""
+        for file, n in ((self._begun, 0), (self._allowed, batches)):
+            with file.open("ab") as stream:
+                stream.write(bytes(n))
+
+    def end(self) -> None:
+        """Let all begin."""
+        self._allowed.unlink(missing_ok=True)
+
+    def begin(self) -> None:
+        """Wait until another batch may begin."""
+        while self._is_held():
+            time.sleep(0.05)
+        with self._begun.open("ab") as stream:
+            stream.write(bytes(1))
+
+    def _is_held(self) -> bool:
+        try:
+            return self._begun.stat().st_size >= self._allowed.stat().st_size
+        except FileNotFoundError:
+            return False
+
+
+class Slowly:
+    """Opens a worker's model, each batch of which waits for ``pace`` and takes at least ``seconds``."""
+
+    def __init__(self, seconds: float, pace: Pace) -> None:
         self.seconds = seconds
+        self.pace = pace
 
     def __call__(self, load: Callable[[], Any]) -> Any:
-        context, pause = load(), self.seconds
+        context, pause, pace = load(), self.seconds, self.pace
         in_batches = context.in_batches
 
         def slow(n: int, run: Callable[..., Any]) -> Any:
             def one(indices: Any) -> Any:
+                pace.begin()
                 time.sleep(pause)
                 return run(indices)
 
@@ -103,7 +139,7 @@ def drive(job: str, address: str, seconds: float, retry_failed: bool) -> int:
     from pipeline.workers.ray_workers import RayWorkers
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    run = Run(load_job(job), Options(retry_failed, True), RayWorkers(address, Slowly(seconds)))
+    run = Run(load_job(job), Options(retry_failed, True), RayWorkers(address, Slowly(seconds, Pace(Path(job)))))
     run.check(STAGES)
     with run:
         for stage in STAGES:
@@ -155,6 +191,11 @@ def disturb(
     """Run the job until it is done, killing on the way; returns what was killed, and the drivers' exit codes."""
     killed: Counter[str] = Counter()
     codes: Counter[int] = Counter()
+    # Of the batches that the run needs at least, an equal share before each kill and after the last.
+    batches = (options.contents * options.styles) // 2 + (options.contents + options.styles) // 2
+    share = max(1, batches // (options.kills + 1))
+    pace = Pace(job)
+    pace.allow(share)
     driver = start_driver(job, cluster.address, options.pause)
     node_at = options.kills // 2 if options.nodes > 1 else -1
     while True:
@@ -172,11 +213,13 @@ def disturb(
             driver = start_driver(job, cluster.address, options.pause, retry_failed=code == 3)
             continue
         if enough:
+            pace.end()
             continue
         if killed.total() == node_at and not killed["node"]:
             nodes = cluster.list_all_nodes()
             cluster.remove_node(nodes[-1], allow_graceful=False)
             killed["node"] += 1
+            pace.allow(share)
             continue
         actors = busy_workers(output, cluster)
         if not actors:
@@ -192,6 +235,7 @@ def disturb(
             except ProcessLookupError:
                 continue
         killed[what] += 1
+        pace.allow(share)
         print(f"  {killed.total()}: {what}", flush=True)
 
 
