@@ -9,6 +9,15 @@ from pathlib import Path
 # Two test workers on a small machine must not each take every core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# The tests' own servers are here, also where the way to all others leads through a proxy.
+os.environ.update(
+    {name: ",".join([*os.environ.get(name, "").split(), "127.0.0.1", "localhost"]) for name in ("no_proxy", "NO_PROXY")}
+)
+
+# Ray ends workers of a machine whose memory is nearly full, whoever fills it, and those that take a minute to start.
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+os.environ.setdefault("RAY_worker_register_timeout_seconds", "300")
+
 import signal
 
 import pytest
@@ -21,8 +30,11 @@ os.environ["DIFFSTYLE_CACHE"] = _CACHE.name
 # A shell starts background commands with Ctrl-C ignored, and children inherit that; the tests of Ctrl-C need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# On a busy machine an example may take any time; the suite has its own time limit.
-settings.register_profile("diffstyle", deadline=None)
+# On a busy machine an example may take any time; the suite has its own time limit. In CI (`.ci/run` says so), the
+# examples are the same each time: new ones are tried where somebody works who can look into what they find.
+settings.register_profile(
+    "diffstyle", parent=settings.get_profile("ci" if "CI" in os.environ else "default"), deadline=None
+)
 settings.load_profile("diffstyle")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

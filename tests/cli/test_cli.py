@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -27,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def diffstyle(*args, **options):
     command = [sys.executable, "-m", "pipeline", *args]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
 
 
 def group_of(function) -> click.Group:
@@ -45,28 +44,23 @@ def raising(error):
     return go
 
 
-def test_help_is_quick_and_imports_nothing_heavy():
+def test_help_is_quick_since_it_imports_next_to_nothing():
+    """Seconds say how fast the machine is; 121 modules of Python, click and ours were a tenth of one."""
     probe = (
-        "import sys, time; begin = time.perf_counter()\n"
+        "import sys\n"
         "from pipeline.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
         "heavy = {'torch', 'ray', 'pandas', 'pyarrow', 'numpy', 'PIL', 'pydantic', 'yaml', 'rich'} & set(sys.modules)\n"
-        "print('heavy:', sorted(heavy))\n"
+        "print('heavy:', sorted(heavy), len(sys.modules) < 200)\n"
     )
-    result = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert "heavy: []" in result.stdout, result.stdout + result.stderr
-    seconds = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        assert diffstyle("--help").returncode == 0
-        seconds.append(time.perf_counter() - begin)
-    assert min(seconds) < 0.5
+    result = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert "heavy: [] True" in result.stdout, result.stdout + result.stderr
 
 
 def test_models_can_be_listed_without_torch():
     probe = "import sys, pipeline.cli.models; print({'torch', 'ray', 'pyarrow'} & set(sys.modules))"
-    result = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.stdout.strip() == "set()", result.stderr
 
 
@@ -164,13 +158,13 @@ def test_other_systems_are_told_in_the_first_line(system):
         f"import sys, click; sys.platform = {system!r}; sys.modules['fcntl'] = None\n"
         "from pipeline.cli.main import main\nmain(['status', '/nowhere'])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     name = {"win32": "Windows", "cygwin": "Cygwin"}.get(system, system)
     assert done.stderr.startswith(f"error: DiffStyle runs on Linux and macOS, not on {name};")
     assert (done.stderr.count("\n"), done.stdout) == (1, "")
     code = f"import sys; sys.platform = {system!r}\nimport pipeline\npipeline.run"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.stderr.splitlines()[-1].startswith("ImportError: DiffStyle runs on Linux and macOS")
 
 
@@ -209,6 +203,7 @@ def test_unknown_commands_and_options():
 
 SLOW_TO_STOP = """
 import signal, sys, time, click
+from pathlib import Path
 from pipeline.cli import main as cli
 # Said either way: the tests themselves may have been started under nohup.
 signal.signal(signal.SIGHUP, signal.SIG_IGN if "nohup" in sys.argv else signal.SIG_DFL)
@@ -219,8 +214,7 @@ def go():
         time.sleep(3 if "nohup" in sys.argv else 30)
     finally:
         print("cleaning", flush=True)
-        end = time.monotonic() + float(sys.argv[1])
-        while time.monotonic() < end:
+        while not Path(sys.argv[1]).exists():
             time.sleep(0.05)
         print("clean", flush=True)
 group.get_command = lambda ctx, name: click.Command("go", callback=go)
@@ -228,10 +222,10 @@ group.main(["go"])
 """
 
 
-def stopped_by(cleaning: float, *signals: signal.Signals, how: str = "") -> tuple[int, str, str]:
-    """A command whose clean-up takes ``cleaning`` seconds and gets ``signals``, the second while it cleans up."""
+def stopped_by(clean: Path, *signals: signal.Signals, how: str = "") -> tuple[int, str, str]:
+    """A command that cleans up until there is a file ``clean``, and gets ``signals``, all but the first meanwhile."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_TO_STOP, str(cleaning), how],
+        [sys.executable, "-c", SLOW_TO_STOP, str(clean), how],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -239,18 +233,25 @@ def stopped_by(cleaning: float, *signals: signal.Signals, how: str = "") -> tupl
     )
     assert process.stdout.readline() == "up\n"
     process.send_signal(signals[0])
+    said = ""
     if len(signals) > 1:
         assert process.stdout.readline() == "cleaning\n"
-    for number in signals[1:]:
+        process.send_signal(signals[1])
+        while "stopping" not in said:  # it was heard
+            line = process.stderr.readline()
+            assert line
+            said += line
+    for number in signals[2:]:
         process.send_signal(number)
-        time.sleep(0.3)
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out, err
+    if len(signals) < 3:
+        clean.touch()
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, said + err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signals_end_a_command_in_order(number):
-    code, out, err = stopped_by(0, number)
+def test_signals_end_a_command_in_order(tmp_path, number):
+    code, out, err = stopped_by(tmp_path / "clean", number)
     assert code == 4
     assert "clean\n" in out
     assert err.strip().startswith("stopped;")
@@ -258,21 +259,21 @@ def test_signals_end_a_command_in_order(number):
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_second_signal_does_not_disturb_the_clean_up(second):
-    code, out, err = stopped_by(1.0, signal.SIGTERM, second)
+def test_a_second_signal_does_not_disturb_the_clean_up(tmp_path, second):
+    code, out, err = stopped_by(tmp_path / "clean", signal.SIGTERM, second)
     assert code == 4
     assert out == "clean\n"
     assert [line.split()[0] for line in err.splitlines() if line] == ["stopping", "stopped;"]
 
 
-def test_a_third_signal_ends_at_once():
-    code, out, _ = stopped_by(50.0, signal.SIGTERM, signal.SIGTERM, signal.SIGTERM)
+def test_a_third_signal_ends_at_once(tmp_path):
+    code, out, _ = stopped_by(tmp_path / "never", signal.SIGTERM, signal.SIGTERM, signal.SIGTERM)
     assert code == -signal.SIGTERM
     assert out == ""
 
 
-def test_under_nohup_a_hangup_is_ignored():
-    code, out, _ = stopped_by(0, signal.SIGHUP, how="nohup")
+def test_under_nohup_a_hangup_is_ignored(tmp_path):
+    code, out, _ = stopped_by(tmp_path / "clean", signal.SIGHUP, how="nohup")
     assert code == 0
     assert out == "cleaning\nclean\n"
 
@@ -313,7 +314,7 @@ def test_the_reader_of_the_output_may_go_away():
     for unbuffered in ("", "1"):
         env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
         result = subprocess.run(
-            ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, env=env, check=False
+            ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=300, env=env, check=False
         )
         assert result.stderr == ""
         assert result.stdout.splitlines()[-1] == "0"
@@ -332,7 +333,7 @@ def test_a_command_goes_on_when_its_reader_has_gone(tmp_path):
     (tmp_path / "script.py").write_text(script)
     command = f"{sys.executable} {tmp_path / 'script.py'} 2>&1 | head -1; echo ${{PIPESTATUS[0]}}"
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env=env, check=False)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300, env=env, check=False)
     assert done.stdout == "line 0\n0\n"
     assert done.stderr == ""
     assert (tmp_path / "done").exists()

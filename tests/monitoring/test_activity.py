@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from support.whole_jobs import SIX_PAIRS, run_job
 
 from pipeline.cli.main import main
 from pipeline.monitoring.activity import Activity, time_words
+from pipeline.monitoring.progress import duration
 from pipeline.workers.local import LocalWorkers
 
 
@@ -67,21 +69,21 @@ def test_starting_workers_and_measuring_the_batch_are_no_stages_time(tmp_path: P
     monkeypatch.setattr("pipeline.runner.pools.batch_for", measured)
     result = run_job(tmp_path, "compute.batch=auto", workers=SlowToStart(), **SIX_PAIRS)
     seconds = result.counts.seconds
-    assert seconds["batch"] == pytest.approx(3.0, abs=0.5)
+    assert seconds["batch"] >= 3.0
     assert seconds["start"] >= 2.0
     assert result.counts.whole >= sum(seconds.values())
     # What is measured is there once, and not in the stage in which it was asked for.
     log = next((tmp_path / "out" / "events").glob("*.jsonl"))
     events = [json.loads(line) for line in log.read_text().splitlines()]
     (done,) = (event for event in events if event["event"] == "stage_done" and event["stage"] == "invert content")
-    parts = [event for event in events if event["event"] == "part_done" and event["stage"] == "invert content"]
-    worked = sum(event["load"] + event["compute"] + event["save"] for event in parts)
-    assert done["seconds"] < worked + 2.0
+    (asked,) = (event for event in events if event["event"] == "stage_done" and event["stage"] == "shard style")
+    passed = datetime.fromisoformat(done["time"]) - datetime.fromisoformat(asked["time"])
+    assert done["seconds"] < passed.total_seconds() - 5.0 + 0.01
     text = str(result)
-    assert "starting workers 2" in text
-    assert "measuring the batch 3" in text
+    assert f"starting workers {duration(seconds['start'])}" in text
+    assert f"measuring the batch {duration(seconds['batch'])}" in text
     assert re.search(r"made 6 pairs in .* s: [\d.]+ pictures/s, [\d.]+ network calls/s; 0 were there already", text)
     assert "busy" not in text
     status = CliRunner().invoke(main, ["status", str(tmp_path / "out")]).output
-    assert re.search(r"time     (.*, )?starting workers .*, measuring the batch 3 s, .*making pairs", status)
+    assert re.search(r"time     (.*, )?starting workers .*, measuring the batch \d+ s, .*making pairs", status)
     assert "network calls/s" in status

@@ -44,28 +44,39 @@ def finished(tmp_path_factory) -> Path:
 
 def command(*words: object) -> tuple[str, dict]:
     """What a command says in a process of its own, and what it imported; the seconds are the processor's."""
+    return in_a_process(COMMAND, *words)
+
+
+def in_a_process(code: str, *words: object) -> tuple[str, dict]:
     done = subprocess.run(
-        [sys.executable, "-c", COMMAND, *map(str, words)], cwd=ROOT, capture_output=True, text=True, env=os.environ
+        [sys.executable, "-c", code, *map(str, words)], cwd=ROOT, capture_output=True, text=True, env=os.environ
     )
     assert done.returncode == 0, done.stderr
     *lines, last = done.stdout.splitlines()
     return "\n".join(lines), ast.literal_eval(last)
 
 
-def test_a_finished_job_starts_nothing(finished):
+@pytest.fixture(scope="module")
+def importing() -> float:
+    """The processor's seconds to import what reads tables and job files: so fast is this machine."""
+    code = "import os, pandas, pyarrow.parquet, pyarrow.fs, yaml, pydantic\nprint({'seconds': sum(os.times()[:2])})"
+    return max(in_a_process(code)[1]["seconds"] for _ in range(2))
+
+
+def test_a_finished_job_starts_nothing(finished, importing):
     """On Ray, as the command runs by default."""
     command("run", finished / "job.yaml", "--quiet")  # the model's fingerprint is remembered from here on
     text, cost = command("run", finished / "job.yaml", "--quiet")
     assert "made 0 pairs; 24 were there already" in text
     assert not {"torch", "ray"} & set(cost["heavy"])
-    assert cost["seconds"] < 2
+    assert cost["seconds"] < 5 * importing
 
 
-def test_status_imports_only_what_reads_tables(finished):
+def test_status_imports_only_what_reads_tables(finished, importing):
     text, cost = command("status", finished / "out")
     assert "24 done (100 %)" in text
     assert cost["heavy"] == []
-    assert cost["seconds"] < 1
+    assert cost["seconds"] < 3 * importing
 
 
 # ---- remembered fingerprints ----

@@ -107,7 +107,7 @@ def sleeper(folder, monkeypatch):
 def wake(process: subprocess.Popen) -> tuple[int, str]:
     process.send_signal(signal.SIGCONT)
     text = process.stdout.read()
-    return process.wait(timeout=60), text
+    return process.wait(timeout=300), text
 
 
 def rows(*pairs: str) -> pa.Table:

@@ -35,9 +35,10 @@ HOLD = """
         holder._machine = lambda: "another boot"
     lock.BEAT_EVERY = 0.2
     with lock.OutputLock(Place.parse(sys.argv[1])) as held:
-        print("held", flush=True)
         if "silent" in sys.argv:
             held._end.set()
+            held._thread.join()
+        print("held", flush=True)
         time.sleep(600)
 """
 
@@ -88,6 +89,12 @@ def impatient(monkeypatch):
     monkeypatch.setattr(lock_module, "LOOK_EVERY", 0.05)
 
 
+@pytest.fixture
+def looking_often(monkeypatch):
+    """A sign of life is seen at once, and waited for as long as a busy machine may need to give one."""
+    monkeypatch.setattr(lock_module, "LOOK_EVERY", 0.05)
+
+
 def turns_of(folder: Place) -> DiskTurns | StoreTurns:
     return DiskTurns(folder) if folder.is_local else StoreTurns(folder)
 
@@ -134,7 +141,7 @@ def test_a_second_run_is_refused_at_once_and_in_one_line(folder, hold):
     begun = time.monotonic()
     with pytest.raises(LockedError) as caught, OutputLock(folder):
         pass
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < lock_module.DEAD_AFTER / 2
     message = str(caught.value)
     assert "\n" not in message
     for part in (str(folder), f"process {process.pid}", os.uname().nodename, "since 20", "wait", "another output"):
@@ -151,7 +158,7 @@ def test_a_killed_run_is_succeeded_at_once_and_it_is_said(folder, hold, caplog):
     with caplog.at_level(logging.WARNING), OutputLock(folder) as held:
         held.check()
         assert holder_of(folder).pid == os.getpid()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < lock_module.DEAD_AFTER / 2
     assert f"taken over from process {process.pid}" in caplog.text
 
 
@@ -162,7 +169,7 @@ def test_a_stopped_process_of_this_machine_still_holds(folder, hold):
         pass
 
 
-def test_a_run_elsewhere_holds_as_long_as_its_heart_beats(folder, hold, impatient, caplog):
+def test_a_run_elsewhere_holds_as_long_as_its_heart_beats(folder, hold, looking_often, caplog):
     """Fails where the heartbeat never beats: the other run would be taken for dead."""
     process = hold(folder, "elsewhere")
     for _ in range(2):
@@ -180,12 +187,11 @@ def test_a_run_elsewhere_that_falls_silent_is_succeeded(folder, hold, impatient,
 
 
 @pytest.mark.parametrize("shift", [-10_000.0, 10_000.0])
-def test_clocks_that_differ_decide_nothing(folder, hold, impatient, monkeypatch, shift):
+def test_clocks_that_differ_decide_nothing(folder, hold, looking_often, monkeypatch, shift):
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + shift)
     process = hold(folder, "elsewhere")
     if folder.is_local:  # a heartbeat stamped by a clock that is far off
-        monkeypatch.setattr(lock_module, "DEAD_AFTER", 3.0)
         os.utime(DiskTurns(folder)._holder(1), (now() + shift,) * 2)
     with pytest.raises(LockedError, match=f"process {process.pid}"), OutputLock(folder):
         pass
@@ -209,11 +215,11 @@ def race(folder: Place, n: int) -> dict[str, list]:
         try:
             with held:
                 results["won"].append(held)
-                done.wait(timeout=60)
+                done.wait(timeout=200)
                 held.check()
         except LockedError as error:
             results["refused"].append(error)
-            done.wait(timeout=60)
+            done.wait(timeout=200)
         except BaseException:
             done.abort()  # the others need not wait for this one
             raise
@@ -432,7 +438,7 @@ KILL_AT_EVERY_WRITE = """
 def test_a_kill_at_every_write_leaves_a_lock_that_the_next_run_gets(tmp_path):
     script = textwrap.dedent(KILL_AT_EVERY_WRITE)
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=500, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -451,9 +457,9 @@ FIGHT = """
             with OutputLock(out):
                 with wins.get_lock():
                     wins.value += 1
-                end.wait(30)
+                end.wait(200)
         except LockedError:
-            end.wait(30)
+            end.wait(200)
 
     context = multiprocessing.get_context("fork")
     for round in range(15):
@@ -473,7 +479,7 @@ FIGHT = """
 
 
 def test_of_many_processes_after_a_dead_one_one_wins(out):
-    subprocess.run([sys.executable, "-c", textwrap.dedent(FIGHT), str(out)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(FIGHT), str(out)], check=True, timeout=500)
 
 
 # ---- on an object store ----

@@ -291,7 +291,7 @@ def test_the_merge_of_a_holder_that_was_taken_over(s3_bucket, monkeypatch, sleep
             assert len(merged) == (sleeps == "after")
             assert_whole(out)
             process.send_signal(signal.SIGCONT)
-            assert process.wait(timeout=120) == 4
+            assert process.wait(timeout=300) == 4
             files = {entry.place.name for entry in (out / "manifest").list(".parquet")}
             assert len(files) == N + 3
             assert any(name.startswith("merged-") for name in files)

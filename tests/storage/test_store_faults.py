@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.s3 import s3_bucket, s3_endpoint, s3_store  # noqa: F401 - fixtures
 from support.s3_faults import Faults
+from support.waiting import NEVER
 
 from pipeline.banks.payload import OpenFiles
 from pipeline.sources.addresses import read_file
@@ -295,17 +296,26 @@ def test_few_bytes_are_read_though_the_store_throttles(bucket, s3_store):  # noq
     assert counts == {"HEAD": 1, "GET": 1}
 
 
-def test_threads_read_a_file_of_a_bank_at_once(bucket, s3_store):  # noqa: F811
+def test_threads_read_a_file_of_a_bank_at_once(bucket, s3_store, monkeypatch):  # noqa: F811
     place, size = bucket / "part.tar", 3 << 20
     place.write_bytes(bytes(size))
     files = OpenFiles()
     files.read(place, 0, 10, size)
-    s3_store.most_at_once = 0
-    s3_store.set(Faults(latency=1.0))
+    answer, lock, asked, met = s3_store._app, threading.Lock(), [0], threading.Event()
+
+    def once_four_are_there(environ, start_response):
+        with lock:
+            asked[0] += 1
+            if asked[0] == 4:
+                met.set()
+        met.wait(NEVER)
+        return answer(environ, start_response)
+
+    monkeypatch.setattr(s3_store, "_app", once_four_are_there)
     with ThreadPoolExecutor(8) as pool:
         for read in pool.map(lambda n: files.read(place, n * (300 << 10), 5, size), range(8)):
+            assert met.is_set()
             assert bytes(read) == bytes(5)
-    assert s3_store.most_at_once >= 4
 
 
 def test_a_picture_that_is_not_answered_is_no_reject(bucket, s3_store, monkeypatch):  # noqa: F811

@@ -31,12 +31,16 @@ _ANSWERS = {
     ),
     "refused": ("400 Bad Request", b"<Error><Code>InvalidArgument</Code><Message>Not like this.</Message></Error>"),
 }
+#: Clients try six times or more, so they come through in the end, whatever the generator draws.
+MOST_IN_A_ROW = 3
+_HARDLY_EVER = 0.999_999
+
 _XML = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 
 @dataclass
 class Faults:
-    """How much goes wrong.
+    """How much goes wrong; with one object never more often than MOST_IN_A_ROW, unless a share is 1: always.
 
     Attributes:
         latency: Seconds that a request waits at most.
@@ -73,7 +77,6 @@ class FaultyStore:
         counts: Requests by kind, with all that were repeated; reset by :meth:`counting`.
         caused: Faults by kind.
         keys: (kind, bucket/key) of each request; of a listing the prefix.
-        most_at_once: How many requests waited for ``latency`` at the same time at most.
         on_write: Called with the number, kind and address of each write (PUT, POST, DELETE) before it is carried
             out; where it returns True the connection is cut in the middle of it.
     """
@@ -87,7 +90,7 @@ class FaultyStore:
         self.caused: Counter[str] = Counter()
         self.keys: list[tuple[str, str]] = []
         self.writes = 0
-        self.most_at_once = self._waiting = 0
+        self._in_a_row: Counter[str] = Counter()  # faults, by object, since the last answer
         self.on_write: Callable[[int, str, str], bool] | None = None
         self.set(Faults())
 
@@ -116,24 +119,21 @@ class FaultyStore:
             self.writes += write
             number = self.writes
             wait, slow, torn, lost, refused = (self._random.random() for _ in range(5))
+            if self._in_a_row[path] >= MOST_IN_A_ROW:
+                slow = torn = lost = refused = _HARDLY_EVER
             on_write = self.on_write
         cut = bool(write and on_write is not None and on_write(number, kind, path))
         faults = self.faults
         if faults.latency:
-            with self._lock:
-                self._waiting += 1
-                self.most_at_once = max(self.most_at_once, self._waiting)
             time.sleep(wait * faults.latency)
-            with self._lock:
-                self._waiting -= 1
         length = int(environ.get("CONTENT_LENGTH") or 0)
         if cut or (length and write and torn < faults.torn):
             environ["wsgi.input"].read(length // 2)
-            return self._cut(environ, "torn")
+            return self._cut(environ, "torn", path)
         body = environ["wsgi.input"].read(length) if length else b""
         for fault, happens in (("slow_down", slow < faults.slow_down), ("refused", refused < faults.refused)):
             if happens:
-                self._note(fault)
+                self._note(fault, path)
                 status, text = _ANSWERS[fault]
                 start_response(status, [("Content-Type", "application/xml"), ("Content-Length", _len(text))])
                 return [text]
@@ -145,20 +145,24 @@ class FaultyStore:
         if write and status.startswith("2"):
             self._remember(environ, path, body)
         if write and lost < faults.lost:
-            return self._cut(environ, "lost")
+            return self._cut(environ, "lost", path)
         if kind == "LIST" and faults.stale and status.startswith("200"):
             data = self._lagging(environ, path, data)
             headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
             headers.append(("Content-Length", _len(data)))
+        self._in_a_row[path] = 0
         start_response(status, headers)
         return [data]
 
-    def _note(self, fault: str) -> None:
+    def _note(self, fault: str, path: str | None = None) -> None:
+        """Count a fault; ``path``: of the object whose request failed."""
         with self._lock:
             self.caused[fault] += 1
+            if path is not None:
+                self._in_a_row[path] += 1
 
-    def _cut(self, environ: dict[str, Any], fault: str) -> Iterable[bytes]:
-        self._note(fault)
+    def _cut(self, environ: dict[str, Any], fault: str, path: str) -> Iterable[bytes]:
+        self._note(fault, path)
         with contextlib.suppress(Exception):
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             environ["wsgi.input"].read()  # what has come already, else it is taken for the next request
