@@ -149,9 +149,11 @@ def _outline(content: Any) -> str:
     """What an object is, in a few words."""
     if isinstance(content, Mapping):
         keys = ", ".join(repr(key) for key in list(content)[: 2 * _SHOWN])
-        return f"a mapping of {len(content)} entries ({keys})" if content else "an empty mapping"
+        entries = "1 entry" if len(content) == 1 else f"{len(content)} entries"
+        return f"a mapping of {entries} ({keys})" if content else "an empty mapping"
     if isinstance(content, list | tuple):
-        return f"a list of {len(content)} elements ({', '.join(type(item).__name__ for item in content[: 2 * _SHOWN])})"
+        elements = "1 element" if len(content) == 1 else f"{len(content)} elements"
+        return f"a list of {elements} ({', '.join(type(item).__name__ for item in content[: 2 * _SHOWN])})"
     return f"a {type(content).__name__}"
 
 

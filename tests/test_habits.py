@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import os
 import re
 from pathlib import Path
@@ -97,6 +98,40 @@ def test_variables_say_what_they_hold():
             if name in vague:
                 lines.append(f"{file.relative_to(ROOT)}:{node.lineno}: {name}")
     assert lines == []
+
+
+#: What is counted in messages; of one there is a 1.
+COUNTED = (
+    "pictures|pairs|rows|files|calls|members|labels|results|mistakes|decodes|injections|inversions|tries|entries|images"
+    "|components|workers|items|styles|contents|settings|failures"
+)
+
+
+def uncounted(tree: ast.AST) -> list[int]:
+    """Lines with ``f"{n} pictures"``, which says "1 pictures"; not of rates, texts and constants."""
+    lines = []
+    for node in (node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)):
+        for value, text in itertools.pairwise(node.values):
+            if not isinstance(value, ast.FormattedValue) or not isinstance(text, ast.Constant):
+                continue
+            source = ast.unparse(value.value)
+            plain = value.format_spec is None or ast.unparse(value.format_spec) == "f','"
+            number = plain and not source.isupper() and source not in ("side", "kind", "suffix", "_ENOUGH")
+            if number and re.match(rf" (network )?({COUNTED})\b(?!/s)", str(text.value)):
+                lines.append(node.lineno)
+    return lines
+
+
+def test_numbers_of_things_are_said_by_the_function_for_it():
+    """``count(n, "picture")``; the pages that benchmarks write are of many."""
+    assert uncounted(ast.parse('f"{n:,} pictures", f"{n} network calls"')) == [1, 1]
+    assert uncounted(ast.parse("f\"{n:.2f} pictures/s {MOST} rows {count(n, 'pair')}\"")) == []
+    files = [file for file in (ROOT / "pipeline").rglob("*.py") if "bench" not in file.parts]
+    assert [
+        f"{file.relative_to(ROOT)}:{line}: say it by count()"
+        for file in files
+        for line in uncounted(ast.parse(file.read_text()))
+    ] == []
 
 
 def unsafe_loads(tree: ast.AST) -> list[int]:

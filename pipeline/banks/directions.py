@@ -174,7 +174,7 @@ def find_directions(
     most = max(2, budget // (8 * k * size))
     if label_column is not None and not 2 <= len(names) <= most:
         raise BankError(
-            f"{bank.place}: column {label_column!r} has {len(names)} labels; differences need 2 to {most}. "
+            f"{bank.place}: column {label_column!r} has {count(len(names), 'label')}; differences need 2 to {most}. "
             "Choose another column with --label"
         )
 

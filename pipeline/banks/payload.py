@@ -16,6 +16,7 @@ from diffstyle.errors import one_line
 from pipeline.banks import payload_parquet, payload_tar
 from pipeline.banks.description import BankDescription, Latents
 from pipeline.banks.tensors import BankError, TensorSpec
+from pipeline.storage.counts import count
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 
@@ -146,7 +147,7 @@ class OpenFiles:
         if actual_size != file_size:
             file.close()
             raise BankError(
-                f"{place}: has {actual_size} bytes, the index says {file_size}; run `diffstyle bank repair`"
+                f"{place}: has {count(actual_size, 'byte')}, the index says {file_size}; run `diffstyle bank repair`"
             )
         with self._lock:
             # An evicted file is closed when its last reader has let go of it, never while it is read.

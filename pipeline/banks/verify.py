@@ -152,7 +152,8 @@ def _check_part(store: PartStore, description: BankDescription, part: str, rows:
     try:
         size, found_hash = _hash(place)
         if size != rows[0]["data_size"]:
-            return [Problem("part", part, f"the payload has {size} bytes, the index says {rows[0]['data_size']}")]
+            sizes = f"the payload has {count(size, 'byte')}, the index says {rows[0]['data_size']}"
+            return [Problem("part", part, sizes)]
         if found_hash != rows[0]["data_hash"]:
             messages.append("the payload differs from its hash: bytes have changed since it was written")
         messages += _check_entries(place, payload, store, description, rows)

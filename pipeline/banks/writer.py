@@ -15,6 +15,7 @@ from pipeline.banks.index import BankIndex
 from pipeline.banks.payload import PAYLOADS
 from pipeline.banks.tensors import BankError
 from pipeline.banks.thumbnails import remove_uncommitted_thumbnails, write_thumbnails
+from pipeline.storage.counts import count
 from pipeline.storage.identity import digest
 from pipeline.storage.parts import PartStore, now
 from pipeline.storage.place import Place
@@ -106,7 +107,8 @@ class BankWriter:
         place = self.store.data(part, PAYLOADS[self.description.format].EXTENSION)
         size = place.size() if place.is_file() else None
         if size != table["data_size"][0].as_py():
-            problem = "is missing" if size is None else f"has {size} bytes, its writer wrote {table['data_size'][0]}"
+            written = table["data_size"][0]
+            problem = "is missing" if size is None else f"has {count(size, 'byte')}, its writer wrote {written}"
             raise BankError(f"{place}: {problem}; do all machines of the job share this folder?")
         self.index.commit(part, table)
 

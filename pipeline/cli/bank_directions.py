@@ -54,9 +54,8 @@ def directions(path: str, out: str, components: int, column: str | None) -> None
     if about["images"] < _ENOUGH:
         click.echo(f"note: with fewer than {_ENOUGH} images, directions mostly show what is particular to these")
     if len(directions_of_bank.components) < components:
-        click.echo(
-            f"note: {count(about['images'], 'image', 'has/have')} only {len(directions_of_bank.components)} components"
-        )
+        has = count(len(directions_of_bank.components), "component")
+        click.echo(f"note: {count(about['images'], 'image', 'has/have')} only {has}")
     total = 0.0
     for number, share in enumerate(about["explained"]):
         total += share

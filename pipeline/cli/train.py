@@ -102,4 +102,4 @@ def train(config: Path, output: Path, assignments: tuple[str, ...], resume: bool
         trainer.train()
         trainer.load_ema()
         save_unet(unet, output / "model.safetensors", torch.float16)
-    click.echo(f"{output / 'model.safetensors'}: average of the weights after {trainer.step} steps")
+    click.echo(f"{output / 'model.safetensors'}: average of the weights after {count(trainer.step, 'step')}")

@@ -36,6 +36,7 @@ from pipeline.jobfile.injection import Injection, InjectionSettings, Inversion
 from pipeline.models.config import WeightsChoice, is_config_name, is_weights_word
 from pipeline.sources import SourceSpec
 from pipeline.storage.address import AS_WRITTEN, Address, InputAddress, LocalInput, address_or_word, local_or_word
+from pipeline.storage.masking import masked
 from pipeline.storage.mistakes import shown
 from pipeline.storage.yamlcore import dump
 
@@ -285,6 +286,12 @@ class Job(ModelChoice):
             for point in itertools.product(*swept.values())
         }
         return list(points)
+
+    def __str__(self) -> str:
+        return self.to_yaml().rstrip()
+
+    def __repr__(self) -> str:
+        return masked(f"<Job {self.model} -> {self.output}>")
 
     def to_yaml(self) -> str:
         """The resolved job as a job file: defaults written out, paths absolute, ``${NAME}`` where a path or another

@@ -66,7 +66,7 @@ class ScoringNetwork:
         right = all(isinstance(one, Tensor) and one.ndim in wanted and len(one) == len(x) for one in maps)
         if not right or (self.gives == "embedding" and len(maps) != 1):
             form = "a tensor (N, D)" if self.gives == "embedding" else "a list of tensors (N, C, h, w)"
-            raise CheckpointError(f"{self._name}: gives {_outline(out)} for {len(x)} pictures; wanted is {form}")
+            raise CheckpointError(f"{self._name}: gives {_outline(out)} for a batch of {len(x)}; wanted is {form}")
         return tuple(one.float() for one in maps)
 
     @torch.inference_mode()
@@ -86,7 +86,7 @@ class ScoringNetwork:
         out = LPIPS.distance(x, y) if self.gives == "lpips" else self._run(x[0], y[0])
         if not isinstance(out, Tensor) or out.numel() != len(x[0]):
             raise CheckpointError(
-                f"{self._name}: gives {_outline(out)}; wanted is a distance for each of {len(x[0])} pairs"
+                f"{self._name}: gives {_outline(out)}; wanted is a distance for each pair of a batch of {len(x[0])}"
             )
         return out.flatten().float()
 

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from pipeline.monitoring.progress import duration
+from pipeline.storage.counts import count
 
 #: The keys of ``RunCounts.seconds`` that are no stage: starting the workers, measuring how many pictures go at once.
 STARTING, MEASURING = "start", "batch"
@@ -54,6 +55,9 @@ class Activity:
         span.computing += compute
         span.parts += 1
         self._calls += calls
+
+    def __repr__(self) -> str:
+        return f"<Activity: {count(sum(span.parts for span in self._spans.values()), 'part')}>"
 
     @property
     def waiting(self) -> float | None:

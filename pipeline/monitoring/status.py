@@ -79,7 +79,7 @@ def write_plan(
     OutputLayout(output).plan.write_bytes(json.dumps({**plan, "hash": digest_of(plan)}, indent=2).encode() + b"\n")
 
 
-@dataclass
+@dataclass(repr=False)
 class Status:
     """How far a run is; ``str()`` is what ``diffstyle status`` prints. None where the files do not say yet.
 
@@ -175,6 +175,10 @@ class Status:
 
     def __str__(self) -> str:
         return "\n".join(map(on_one_line, self.lines()))
+
+    def __repr__(self) -> str:
+        wanted = "no pairs known yet" if self.wanted is None else f"{self.done} of {count(self.wanted, 'pair')} done"
+        return f"<Status {self.output}: {wanted}, {self.failed} failed>"
 
     def to_dict(self) -> dict[str, Any]:
         """For programs."""

@@ -13,9 +13,9 @@ from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Place
 
 
-@dataclass
+@dataclass(repr=False)
 class RunCounts:
-    """What the stages did."""
+    """What the stages did; ``str()`` has a line for each figure that is not zero."""
 
     prepared: int = 0
     rejected: int = 0  # pictures that can't be read, in this run or before
@@ -42,6 +42,16 @@ class RunCounts:
     def failed(self) -> int:
         """What the job wanted and does not have."""
         return self.rejected + self.not_inverted + self.pairs_failed + len(self.lost) + self.not_scored
+
+    def __str__(self) -> str:
+        figures = {"failed": self.failed, **{name: one for name, one in vars(self).items() if name != "activity"}}
+        figures["lost"] = len(self.lost)
+        figures["seconds"] = time_words(self.seconds, self.whole) if self.seconds else ""
+        return "\n".join(f"{name:<16} {one}" for name, one in figures.items() if one or name == "failed")
+
+    def __repr__(self) -> str:
+        made, failed = count(self.pairs_made, "pair"), count(self.failed, "failure")
+        return f"<RunCounts: made {made}, {self.pairs_there} there already, {failed}>"
 
     def figures(self) -> dict[str, Any]:
         """For the event log."""

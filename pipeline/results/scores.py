@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.results.score_parts import merge_small, scored, with_rows
+from pipeline.storage.counts import count
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.pair_ids import PairIds, PairValues, packed
 from pipeline.storage.parts import DescriptionError, PartStore
@@ -107,6 +108,9 @@ class Scores:
         layout = OutputLayout(output)
         # Rows are all there is: no part has a payload, and no such folder is ever made.
         self.store = PartStore(output, "scores-payload", layout.SCORES, description=layout.SCORES_DESCRIPTION)
+
+    def __repr__(self) -> str:
+        return f"<Scores {self.output}: {count(len(self.scored()), 'pair')}>"
 
     def exists(self) -> bool:
         """Whether the output was ever scored."""

@@ -150,7 +150,7 @@ def _wrong_file(output: Place, row: Mapping[str, Any]) -> Damage | None:
 
 def _wrong_bytes(place: Place, data: bytes, row: Mapping[str, Any]) -> Damage | None:
     if len(data) != row["picture_bytes"]:
-        return Damage(place, f"has {len(data)} bytes, its row says {row['picture_bytes']}")
+        return Damage(place, f"has {count(len(data), 'byte')}, its row says {row['picture_bytes']}")
     if digest(data) != row["picture_hash"]:
         return Damage(place, "bytes have changed since it was written")
     return None

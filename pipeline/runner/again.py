@@ -32,6 +32,7 @@ from pipeline.stages.inject_unit import Pair, PairInputs, make_pairs
 from pipeline.stages.masks import mask_again
 from pipeline.stages.recipe import Recipe, directions_of, make_recipe, needed_tensors
 from pipeline.stages.walk import Walk
+from pipeline.storage.counts import count
 from pipeline.storage.identity import ALGORITHM_VERSION, digest, digest_of, pair_id, source_stem
 from pipeline.storage.masking import masking_errors
 from pipeline.storage.place import Place
@@ -104,7 +105,7 @@ class Again:
             *(f"note: {note}" for note in self.notes),
         ]
         if self.same:
-            return [*lines, f"the same {len(self.data):,} bytes, hash {self.row['picture_hash']}"]
+            return [*lines, f"the same {count(len(self.data), 'byte')}, hash {self.row['picture_hash']}"]
         return [*lines, f"not the same: {self._how_far()}", *self._other_machine()]
 
     def _how_far(self) -> str:

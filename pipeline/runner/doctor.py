@@ -18,6 +18,7 @@ from typing import Literal
 import diffstyle
 from diffstyle.errors import DiffStyleError, one_line
 from pipeline.jobfile.starting import DEMO_MODEL
+from pipeline.models.accelerate import torch_threads
 from pipeline.models.config import all_model_configs, load_model_config, shipped_model_configs
 from pipeline.models.load import load_model
 from pipeline.models.session import resolve_device
@@ -185,7 +186,10 @@ def _weights() -> Iterator[Finding]:
 
 
 def _network_call(model: str) -> Finding:
-    """Load a model and call its network a few times, on the device that a run would take."""
+    """Load a model and call its network a few times, on the device and with the threads that a job's worker has.
+
+    On all cores the threads of a call wait for whatever else is at work there, and the figure says little.
+    """
     import torch
 
     try:
@@ -194,14 +198,16 @@ def _network_call(model: str) -> Finding:
     except DiffStyleError as error:
         return Finding("network", "wrong", one_line(error, most=1000), "`diffstyle models` lists the models")
     x, t = torch.zeros(1, 3, config.size, config.size, device=device), torch.full((1,), 500, device=device)
+    threads = LocalWorkers().plan(device, 1, None)[1].threads
     seconds = []
-    with torch.inference_mode():
+    with torch.inference_mode(), torch_threads(threads):
         for _ in range(4):
             begun = time.perf_counter()
             total = float(unet.decode(*unet.encode(x, t)).sum())  # waits for the device
             seconds.append(time.perf_counter() - begun)
     ms = 1000 * statistics.median(seconds[1:])
-    text = f"{config.name} at {config.size} px on {device}: a call takes {ms:.{0 if ms >= 100 else 1}f} ms"
+    crew = "" if threads is None else f" with {count(threads, 'thread')}, as a job's worker has"
+    text = f"{config.name} at {config.size} px on {device}: a call takes {ms:.{0 if ms >= 100 else 1}f} ms{crew}"
     if total != total:
         return Finding(
             "network", "wrong", f"{text}, but gives no numbers", "fetch the weights again, or try another device"

@@ -85,7 +85,7 @@ def _inversion(job: Job, walk: Walk) -> list[str]:
     kept = needed_h(job, walk)
     lines = []
     if isinstance(job.content, BankSpec):
-        lines.append(f"contents come from a bank: {walk.steps} timesteps up to {walk.t_0}")
+        lines.append(f"contents come from a bank: {count(walk.steps, 'timestep')} up to {walk.t_0}")
     elif isinstance(job.content, SampleSpec):
         lines.append(f"contents are drawn from the model, each in {count(walk.plan(keep=()).encodes, 'network call')}")
     else:
@@ -183,7 +183,7 @@ def _parameters(job: Job, points: Sequence[InjectionSettings], plan: Plan) -> li
         (
             "injection.plan",
             _words(injection.plan),
-            f"{plan.encodes} network calls a pair; the paper's walk has 1000 steps",
+            f"{count(plan.encodes, 'network call')} a pair; the paper's walk has 1000 steps",
         ),
         (
             "seed",

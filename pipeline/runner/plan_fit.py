@@ -104,7 +104,7 @@ class PlanFit:
         lines = [
             f"of {n}{part} the lowest has {chosen.lowest:.1f} dB, the mean is {chosen.mean:.1f}; other pairs may have "
             "a little less",
-            f"{chosen.network_calls} network calls a pair; the job's own plan takes {own.network_calls} "
+            f"{count(chosen.network_calls, 'network call')} a pair; the job's own plan takes {own.network_calls} "
             f"({own.lowest:.1f} dB), reference {self.reference_calls}",
         ]
         if chosen.plan == own.plan:
@@ -227,13 +227,13 @@ class _Trial:
         calls, _ = self.cost(reference)
         n_points = len(self.wanted.recipes)
         settings = len(self.recipes(reference))
-        words = f"reference, {calls} calls a pair, {count(len(self.pairs), 'pair')}"
+        words = f"reference, {count(calls, 'call')} a pair, {count(len(self.pairs), 'pair')}"
         exact = self.results(reference, words, fleeting=False)
         self.tell("calls  decodes  lowest dB  mean dB  plan")
 
         def tried(plan: PlanSpec) -> TriedPlan:
             cost = self.cost(plan)
-            one = TriedPlan(plan, *cost, *nearness(self.results(plan, f"{cost[0]} calls a pair"), exact))
+            one = TriedPlan(plan, *cost, *nearness(self.results(plan, f"{count(cost[0], 'call')} a pair"), exact))
             self.tell(f"{one.network_calls:>5}  {one.decodes:>7}  {one.lowest:>9.1f}  {one.mean:>7.1f}  {one.words}")
             return one
 

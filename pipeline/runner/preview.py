@@ -43,13 +43,14 @@ class PreviewSide:
 
     Attributes:
         name: ``content``, ``style`` or ``both``.
-        source: What its pictures are, for people.
+        source: Where its pictures come from, for people: ``in FOLDER``.
         counts: How many there are, and how far they are.
         network_calls: Calls that make an entry of the bank; 0 for a bank that is given.
         decodes: Likewise, of the network's second half.
         h_timesteps: At how many timesteps the bank keeps h.
         bank_bytes: What the new entries of the bank would take.
         further_bank: Of a bank that would be made beside others: why the first of them does not serve.
+        thing: What one of its pictures is, for people.
     """
 
     name: str
@@ -61,20 +62,21 @@ class PreviewSide:
     bank_bytes: int = 0
     makes_bank: bool = False
     further_bank: str = ""
+    thing: str = "picture"
 
     def lines(self) -> list[str]:
         """For people."""
         counts = self.counts
-        lines = [f"{self.name:<10} {counts.pictures} {self.source}"]
+        lines = [f"{self.name:<10} {count(counts.pictures, self.thing)} {self.source}"]
         if not self.makes_bank:
             return lines
         before = [f"{counts.inverted} inverted already"] if counts.inverted else []
         before += [f"{counts.rejected} rejected"] if counts.rejected else []
         before += [f"{counts.failed} failed"] if counts.failed else []
-        kept = f", h at {self.h_timesteps} timesteps" if self.h_timesteps else ""
+        kept = f", h at {count(self.h_timesteps, 'timestep')}" if self.h_timesteps else ""
         each = f"{data_size(self.bank_bytes / counts.to_invert)} each" if counts.to_invert else "nothing to add"
-        calls = f"{counts.to_invert} x {self.network_calls} network calls{kept}; {data_size(self.bank_bytes)} ({each})"
-        lines.append(f"  bank     {'; '.join([*before, calls])}")
+        calls = f"{counts.to_invert} x {count(self.network_calls, 'network call')}{kept}"
+        lines.append(f"  bank     {'; '.join([*before, calls])}; {data_size(self.bank_bytes)} ({each})")
         if self.further_bank:
             lines.append(f"  note: {self.further_bank}")
         return lines
@@ -98,12 +100,12 @@ class PreviewSettings:
         before = f"; {state.done} of {count(state.wanted, 'pair')} made already" if state.done else ""
         failed = f"; {state.failed} failed" if state.failed else ""
         return (
-            f"gamma {self.gamma}{more}: {self.steps} steps, {self.network_calls} network calls, "
-            f"{self.decodes} decodes, {self.injections} injections a pair{before}{failed}"
+            f"gamma {self.gamma}{more}: {count(self.steps, 'step')}, {count(self.network_calls, 'network call')}, "
+            f"{count(self.decodes, 'decode')}, {count(self.injections, 'injection')} a pair{before}{failed}"
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Preview:
     """What a job would do and write now; ``str()`` is what ``diffstyle plan`` prints.
 
@@ -202,7 +204,8 @@ class Preview:
         parts = [f"{count(work.pictures, 'picture')} to prepare"] if work.pictures else []
         parts += [count(work.inversions, "inversion")] if work.inversions else []
         parts.append(count(work.pairs, "pair"))
-        return f"{', '.join(parts)}: {work.encodes:,} network calls (encodes) and {work.decodes:,} decodes"
+        calls = f"{count(work.encodes, 'network call')} (encodes) and {count(work.decodes, 'decode')}"
+        return f"{', '.join(parts)}: {calls}"
 
     def _time(self) -> str:
         if self.seconds is None:
@@ -212,6 +215,9 @@ class Preview:
 
     def __str__(self) -> str:
         return "\n".join(map(on_one_line, self.lines()))
+
+    def __repr__(self) -> str:
+        return f"<Preview {self.output}: {count(self.pictures, 'pair')}, {self.work.pairs} to make>"
 
 
 def preview_job(job: Job, retry: bool = False, measure: bool = False, elsewhere: bool = False) -> Preview:
@@ -341,6 +347,7 @@ def _side(job: Job, state: SideState, bank: PlannedBank) -> PreviewSide:
         bank_bytes=0 if given else payload_bytes(description, state.counts.to_invert, job.bank.part_size),
         makes_bank=not given,
         further_bank=bank.instead_of and f"{bank.instead_of}, so another bank is made beside it, {bank.place.name}",
+        thing=state.thing,
     )
 
 

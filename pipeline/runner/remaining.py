@@ -54,15 +54,17 @@ class SideState:
 
     Attributes:
         side: contents, styles or both.
-        source: what its pictures are, for people.
+        source: where its pictures come from, for people: ``in FOLDER``.
         entries: the distinct pictures, made or not, as pairs are made of them.
         counts: how far they are.
+        thing: what one of them is, for people.
     """
 
     side: Side
     source: str
     entries: Entries
     counts: SideCounts
+    thing: str = "picture"
 
 
 def side_state(side: Side, retry: bool, shards: bool, bank: PlannedBank) -> SideState:
@@ -81,7 +83,7 @@ def side_state(side: Side, retry: bool, shards: bool, bank: PlannedBank) -> Side
         opened = LatentBank.open(bank.place)
         made = entries(opened.index)
         counts = SideCounts(len(made), inverted=len(made))
-        return SideState(side, f"pictures in the bank {opened.place}", made, counts)
+        return SideState(side, f"in the bank {opened.place}", made, counts)
     writer = BankWriter(bank.place, bank.description) if bank.made else None
     if isinstance(side.spec, SampleSpec):
         return _of_samples(side, side.spec, writer)
@@ -95,7 +97,7 @@ def _of_samples(side: Side, spec: SampleSpec, writer: BankWriter | None) -> Side
     made = LatentBank.open(writer.root).index.select(_COLUMNS).to_pylist() if writer else []
     rows = [*made, *(_unprepared(source) for source in missing)]
     counts = SideCounts(spec.sample, inverted=spec.sample - len(missing), to_invert=len(missing))
-    return SideState(side, "samples of the model", entries(_table(rows)), counts)
+    return SideState(side, "of the model", entries(_table(rows)), counts, "sample")
 
 
 def _of_data_set(side: Side, writer: BankWriter | None, retry: bool, shards: bool) -> SideState:
@@ -124,7 +126,7 @@ def _of_data_set(side: Side, writer: BankWriter | None, retry: bool, shards: boo
         to_invert=len(images - done),
         failed=len({image for name in listing if (image := image_of.get(name)) in failed and image not in done}),
     )
-    return SideState(side, f"pictures in {source.text}", entries(_table(distinct), listed, source.roots), counts)
+    return SideState(side, f"in {source.text}", entries(_table(distinct), listed, source.roots), counts)
 
 
 def _to_read(side: Side, store: ShardStore, retry: bool) -> tuple[set[str], set[str]]:

@@ -150,7 +150,7 @@ def _style_returns(
     if isinstance(side.spec, BankSpec):  # another run's, perhaps in use
         why = f"the bank {place} is not this run's"
     elif needed > RETURNS_SHARE * made:
-        why = f"finding it takes {needed:,} network calls, the pictures took {made:,}"
+        why = f"finding it takes {count(needed, 'network call')}, the pictures took {made:,}"
     else:
         why = ""
     if rows and why:

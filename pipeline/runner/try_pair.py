@@ -207,4 +207,4 @@ def _masked(job: Job, pixels: np.ndarray, place: Place) -> list[tuple[str, np.nd
 
 def _settings(job: Job, row: Mapping[str, Any]) -> str:
     plan = f" (plan {job.injection.plan})" if isinstance(job.injection.plan, str) else ""
-    return f"{row['model']}, t_edit {row['t_edit']}, {row['network_calls']} network calls a result{plan}"
+    return f"{row['model']}, t_edit {row['t_edit']}, {count(row['network_calls'], 'network call')} a result{plan}"

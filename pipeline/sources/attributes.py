@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from diffstyle.errors import one_line
+from pipeline.storage.counts import count
 from pipeline.storage.identity import digest
 
 _LABELS = ("label",)
@@ -205,7 +206,7 @@ def plain(value: Any, errors: list[str], name: str, depth: int = 0) -> Any:
     if isinstance(value, (list, tuple, set, np.ndarray)):
         return [plain(inner, errors, name, depth + 1) for inner in value]
     if isinstance(value, (bytes, bytearray, memoryview)):
-        errors.append(f"{name}: {len(value):,} bytes that are no text")
+        errors.append(f"{name}: {count(len(value), 'byte', 'is/are')} no text")
         return None
     text = value.isoformat() if isinstance(value, (datetime, date, time)) else str(value)
     if len(text) > MAX_TEXT:

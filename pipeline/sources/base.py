@@ -141,6 +141,9 @@ class Source(ABC):
         self._reader = reader
         self._limit = limit
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.text}>"
+
     @abstractmethod
     def _cuts(self, known: Mapping[str, str], size: int) -> Iterator[Cut]:
         """The whole listing in its stable order, cut into stretches of about ``size`` pictures."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from pipeline.sources.passed_over import PassedOver
+from pipeline.storage.counts import count
 
 BLOCK = tarfile.BLOCKSIZE
 # Names and PAX headers above this are no names; a header of 100 MB would take two gigabytes to parse.
@@ -90,7 +91,7 @@ def walk_headers(read: Read, size: int) -> Walked:
     try:
         walk.run()
     except _Damaged as error:
-        walk.walked.broken = f"the tar breaks off after {walk.n} members ({error}); fetch it again"
+        walk.walked.broken = f"the tar breaks off after {count(walk.n, 'member')} ({error}); fetch it again"
     walk.resolve_links()
     return walk.walked
 

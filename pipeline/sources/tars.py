@@ -23,6 +23,7 @@ from pipeline.sources.base import MAX_BYTES, Broken, Cut, Item, RawPicture, Sour
 from pipeline.sources.passed_over import PassedOver
 from pipeline.sources.recognise import PICTURE_SUFFIXES, is_picture, stem_of, suffix_of
 from pipeline.sources.tar_headers import Member, Walked, reader_of, walk_headers
+from pipeline.storage.counts import count
 from pipeline.storage.errors import reason_of
 from pipeline.storage.identity import source_parts, source_text
 from pipeline.storage.masking import without_variables
@@ -210,7 +211,7 @@ class TarSource(Source):
                     self._pass_over(walked.passed_over, named)
         for reason in (walked.broken, walked.no_tar):
             if reason is not None:
-                rest = f"(after {len(walked.members)} members)" if reason == walked.broken else "(the tar)"
+                rest = f"(after {count(len(walked.members), 'member')})" if reason == walked.broken else "(the tar)"
                 items[source_text(tar, rest)] = (Member(rest, 0, 0), Broken(reason))
         version = f"{version_of(entry.size, entry.mtime_ns)}-{len(items)}"
         return [

@@ -27,6 +27,7 @@ from pipeline.sources.addresses import Unreadable
 from pipeline.sources.attributes import Naming, version_with
 from pipeline.sources.base import Item, RawPicture, failed
 from pipeline.sources.web_cache import about, conditions, keep, kept
+from pipeline.storage.counts import count
 from pipeline.storage.errors import reason_of
 
 # In a version's place: an address that was not fetched, and one that may not be.
@@ -135,7 +136,7 @@ class Fetcher:
                     if deadline.passed:
                         raise Unreadable(f"took longer than {SECONDS:g} s") from error
                     if attempt == TRIES or time.monotonic() - begun + pause > SECONDS:
-                        raise Unreadable(f"{error} ({attempt} tries)") from error
+                        raise Unreadable(f"{error} ({count(attempt, 'try')})") from error
                     time.sleep(pause)
         raise AssertionError("the last try returns or raises")
 

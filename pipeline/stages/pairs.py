@@ -260,5 +260,5 @@ class _Mistakes:
     def refuse(self) -> None:
         """PairsError where there are any."""
         if self._n:
-            more = f" ({self._n - 1} more mistakes)" if self._n > 1 else ""
+            more = f" ({count(self._n - 1, 'more mistake')})" if self._n > 1 else ""
             raise PairsError(f"pairs.list: {self._file}, {self._first}{more}")

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from pydantic import AfterValidator, BaseModel
 
+from pipeline.storage.counts import count
 from pipeline.storage.variables import WrittenText
 
 #: The way to a value: keys of mappings and indexes of lists.
@@ -128,7 +129,7 @@ def _phrase(item: Any) -> str:
         return str(item["msg"]).partition(", ")[2] or str(item["msg"])
     if kind in ("too_short", "too_long"):
         wanted = context.get("min_length", context.get("max_length"))
-        bound = f"{'at least' if kind == 'too_short' else 'at most'} {wanted} item{'s' * (wanted != 1)}"
+        bound = f"{'at least' if kind == 'too_short' else 'at most'} {count(wanted, 'item')}"
         return f"must have {bound}, not {shown(value)}"
     wanted = _WANTED.get(kind.partition("_")[0])
     return f"must be {wanted}, not {shown(value)}" if wanted else str(item["msg"])

@@ -72,6 +72,9 @@ class Place:
     def __str__(self) -> str:
         return join_address(self.scheme, self.path)
 
+    def __repr__(self) -> str:
+        return f"Place({str(self)!r})"
+
     @property
     def is_local(self) -> bool:
         return self.scheme == "file"

@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from diffstyle.errors import ConfigError
+from pipeline.storage.counts import count
 from pipeline.storage.masking import masked
 from pipeline.storage.mistakes import Loc, dotted, field_paths, fields_at, other_names_at, phrase, shown, unknown
 from pipeline.storage.variables import WrittenText, expand
@@ -45,7 +46,7 @@ class MistakesError(ConfigError):
 
     def __init__(self, mistakes: list[str]) -> None:
         more = len(mistakes) - 1
-        super().__init__(mistakes[0] + (f" (and {more} more mistake{'s' * (more > 1)})" if more else ""))
+        super().__init__(mistakes[0] + (f" (and {count(more, 'more mistake')})" if more else ""))
         self.mistakes = mistakes
 
     def __reduce__(self) -> tuple[type[MistakesError], tuple[list[str]]]:

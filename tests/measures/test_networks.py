@@ -75,7 +75,7 @@ def test_a_file_that_is_none_is_one_line(name, content, tmp_path, caplog):
         ("embedding", lambda x: [x.mean((2, 3)), x.mean((2, 3))], "gives 2 values"),
         ("embedding", lambda x: {"a": x}, "gives a dict"),
         ("features", lambda x: x.mean((2, 3)), "wanted is a list of tensors (N, C, h, w)"),
-        ("embedding", lambda x: x.mean((2, 3))[:1], "for 2 pictures"),
+        ("embedding", lambda x: x.mean((2, 3))[:1], "for a batch of 2"),
         ("embedding", lambda x: x @ torch.zeros(3, 3), "does not take"),
     ],
 )
@@ -105,7 +105,7 @@ def test_distances_and_features():
     assert torch.allclose(maps.compare(maps.look(x), maps.look(x), "style"), torch.tensor(0.0))
     assert (maps.compare(maps.look(x), maps.look(y), "style")[[0, 2]] > 0.001).all()
     wrong = ScoringNetwork(lambda a, b: a, "distance", Preparation(), "net")
-    with pytest.raises(CheckpointError, match="wanted is a distance for each of 3 pairs"):
+    with pytest.raises(CheckpointError, match="wanted is a distance for each pair of a batch of 3"):
         wrong.compare(wrong.look(x), wrong.look(y), "style")
 
 

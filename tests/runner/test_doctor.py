@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 from support.whole_jobs import MODEL
 
 from pipeline.cli.main import main
 from pipeline.runner import doctor
 from pipeline.runner.doctor import Finding, examine
+from pipeline.storage.counts import count
+from pipeline.workers import local
+from pipeline.workers.local import LocalWorkers
 
 
 def invoke(*args: object) -> Any:
@@ -37,10 +41,31 @@ def test_everything_is_looked_at_and_jobs_can_run(tmp_path: Path, monkeypatch: p
     assert "torch 2." in of("versions", findings)[0].text
     assert f"the cache, {tmp_path}: " in " ".join(one.text for one in of("disk", findings))
     assert "shipped:demo/model/demo-64.yaml" in of("weights", findings)[0].text
-    assert of("network", findings)[0].text.endswith(" ms")
+    threads = count(LocalWorkers().plan("cpu", 1, None)[1].threads, "thread")
+    assert of("network", findings)[0].text.endswith(f" ms with {threads}, as a job's worker has")
     assert not any(one.level == "note" and one.topic == "network" for one in findings)
     lines = invoke("--model", MODEL).output.splitlines()
     assert len([line for line in lines if line.split()[0] in ("ok", "note", "wrong")]) == len(findings)
+
+
+def test_the_network_is_called_with_the_threads_of_a_jobs_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight cores are four workers of two threads each."""
+    before, threads = torch.get_num_threads(), []
+    load = doctor.load_model
+
+    def watched(*args: Any, **options: Any) -> Any:
+        unet = load(*args, **options)
+        encode = unet.encode
+        unet.encode = lambda *values: (threads.append(torch.get_num_threads()), encode(*values))[1]
+        return unet
+
+    monkeypatch.setattr(doctor, "load_model", watched)
+    monkeypatch.setattr(local, "cores", lambda: 8)
+    monkeypatch.setattr(doctor, "resolve_device", lambda name: "cpu")
+    finding = doctor._network_call(str(MODEL))
+    assert set(threads) == {2}
+    assert finding.text.endswith(" ms with 2 threads, as a job's worker has")
+    assert torch.get_num_threads() == before
 
 
 def test_weights_that_are_not_here_are_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from support.whole_jobs import CONTENTS, MODEL, QUICK, job_file, run_job
+from support.whole_jobs import CONTENTS, MODEL, QUICK, SIX_PAIRS, job_file, run_job
 
 import pipeline
 from diffstyle.errors import ConfigError, DiffStyleError
@@ -63,6 +64,36 @@ def test_a_limit_of_failures_that_is_none(tmp_path, limit):
     said = line_of(lambda: pipeline.run(file, local=True, max_failures=limit))
     assert said == f"max_failures: must be a whole number from 0, or None, not {limit!r}"
     assert not (tmp_path / "out").exists()
+
+
+ONE_PAIR = {
+    **SIX_PAIRS,
+    "content": {**SIX_PAIRS["content"], "limit": 1},
+    "style": {**SIX_PAIRS["style"], "limit": 1},
+    "score": True,
+}
+
+
+def test_what_a_notebook_shows_is_short_and_in_words(tmp_path):
+    """Of a result, what it holds, a preview, a status and a job: no classes of the inside, and of one no plural."""
+    job = pipeline.load_job(job_file(tmp_path, **ONE_PAIR))
+    first = pipeline.preview(job)
+    result = pipeline.run(job, local=True, quiet=True)
+    names = [name for name in vars(type(result)) if isinstance(getattr(type(result), name), property)]
+    parts = {name: getattr(result, name) for name in [*names, *vars(result)]}
+    assert {"counts", "contact_sheets", "scores", "banks", "bank_places", "failures"} < set(parts)
+    shown = {**parts, "result": result, "first": first, "last": pipeline.preview(job), "job": job}
+    shown |= {"status": pipeline.status(result.output), "source": pipeline.open_source(str(CONTENTS))}
+    for name, value in shown.items():
+        assert " object at 0x" not in f"{value}{value!r}", name
+        assert "scheme=" not in f"{value}{value!r}", name
+        assert len(repr(value)) < 400, (name, repr(value))
+        things = "pictures|pairs|calls|timesteps|decodes|injections|steps"
+        assert re.search(rf"(?<![\d.])1 [a-z ]*?({things})\b", str(value)) is None, name
+    assert repr(result.contact_sheets[0]) == f"Place('{result.contact_sheets[0]}')"
+    assert repr(result.counts) == "<RunCounts: made 1 pair, 0 there already, 0 failures>"
+    assert "pairs_made       1" in str(result.counts).splitlines()
+    assert f"content    1 picture in {CONTENTS}" in str(first).splitlines()
 
 
 def test_stages_are_a_list(tmp_path):

@@ -160,7 +160,7 @@ def _pictures(run: Place, out: Path, tables: ReportTables, tell: Callable[[str],
     order = pairs.loc[shown].assign(tar=pairs["folder"].where(in_tar, "")).sort_values("tar", kind="stable").index
     results = [Result(picture, written) for picture, written in pairs.loc[order, ["picture", "picture_hash"]].values]
     side = _side(tables)
-    tell(f"thumbnails of {len(results):,} results")
+    tell(f"thumbnails of {count(len(results), 'result')}")
     thumbnails = make_sheets(out, "results", cell_size(side, len(results), 96, 64), run, results)
     pairs["thumbnail"], pairs["damage"] = -1, ""
     good = [n for n in range(len(order)) if n not in thumbnails.failed]
@@ -172,7 +172,7 @@ def _pictures(run: Place, out: Path, tables: ReportTables, tell: Callable[[str],
     far = [n for n in good if in_tar[order[n]] or not run.is_local or not inside(results[n].picture)]
     pairs["large"] = -1
     if far and side > thumbnails.cell:
-        tell(f"{len(far):,} results that no file of their own holds")
+        tell(f"{count(len(far), 'result')} that no file of their own holds")
         large = make_sheets(out, "large", cell_size(side, len(far), 256, 128), run, [results[n] for n in far])
         pairs.loc[order[far], "large"] = np.arange(len(far))
         described["large"] = large.described()
