@@ -1,11 +1,18 @@
-"""What of the user's files travels with a job: the model's file, those of networks that score, and small weights."""
+"""What of the user's files travels with a job: the model's file, those of networks that score, and small weights.
+
+The copies lie in a temporary folder of each node. What a run writes down names the user's own files (``as_named``).
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from pipeline.jobfile.schema import Job
 from pipeline.models.config import ModelConfig, WeightsChoice, is_config_name, load_model_config
@@ -18,8 +25,8 @@ from pipeline.storage.yamlcore import dump
 #: Bytes of weights that travel in all. Every node of a cluster gets them through its head, which Ray lets take 512 MiB.
 MOST = 100_000_000
 
-#: Where they lie in the folder that is sent.
-FOLDER = "own"
+#: Where they lie in the folder that is sent, with a file there that says which of the user's files each is.
+FOLDER, NAMES = "own", "sent-as.json"
 
 
 class OwnFiles:
@@ -54,6 +61,9 @@ class OwnFiles:
         if job.score_networks:
             names = [self._network(number, file) for number, file in enumerate(job.score_networks, 1)]
             fields["score"] = {"networks": names}
+        written = job.model_dump(mode="json", by_alias=True, include=set(fields), context={AS_WRITTEN: True})
+        if named := dict(_renamed(fields, written)):
+            (self._folder / NAMES).write_text(json.dumps(named, indent=2), encoding="utf-8")
         return fields
 
     def _weights(self, job: Job) -> Any:
@@ -125,6 +135,43 @@ class OwnFiles:
         else:
             shutil.copyfile(source, target)
         return f"./{FOLDER}/{folder}/{source.name}"
+
+
+def as_named(value: Any) -> Any:
+    """Fields of a job as the user wrote them, where they name copies that were sent; all else as it is.
+
+    Args:
+        value: What a job file may hold.
+    """
+    if isinstance(value, dict):
+        return {name: as_named(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [as_named(one) for one in value]
+    above, folder, rest = value.rpartition(f"/{FOLDER}/") if isinstance(value, str) else ("", "", "")
+    names = Path(above) / FOLDER / NAMES
+    if not folder or not names.is_file():
+        return value
+    return json.loads(names.read_text(encoding="utf-8")).get(f"./{FOLDER}/{rest}", value)
+
+
+def named_yaml(job: Job) -> str:
+    """A job as a run writes it down: :meth:`Job.to_yaml`, with the user's own names of what was sent."""
+    text = job.to_yaml()
+    values = yaml.safe_load(text)
+    named = as_named(values)
+    return text if named == values else dump(named)
+
+
+def _renamed(sent: Any, written: Any) -> Iterator[tuple[str, str]]:
+    """(the copy, the file as the job names it) of each text of a value that differs."""
+    if isinstance(sent, dict):
+        for name, one in sent.items():
+            yield from _renamed(one, written[name])
+    elif isinstance(sent, list):
+        for one, other in zip(sent, written, strict=True):
+            yield from _renamed(one, other)
+    elif sent != written:
+        yield sent, written
 
 
 def _written(model: ModelConfig | NetworkSpec | WeightsChoice) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pipeline.models.session import resolve_device
 from pipeline.results.contact_sheets import ASIDE, CELL, GAP, MARGIN, MAX_SHEETS
 from pipeline.results.pictures import encode
 from pipeline.results.sheet_rows import MAX_COLUMNS, MAX_ROWS
-from pipeline.runner.pools import kept_batches
+from pipeline.runner.pools import kept_batches, kind_of_workers
 from pipeline.runner.sides import Side
 from pipeline.shards.decode import Undecodable, decode
 from pipeline.sources import open_source
@@ -152,7 +152,7 @@ def speed_here(job: Job, workers: int, resources: Resources, measure: bool) -> t
     device = resolve_device(compute.device)
     batch: int | None = None if compute.batch == "auto" else compute.batch
     if batch is None:
-        batch = kept_batches(job).get(f"{job.model} on {device} in {compute.precision}")
+        batch = kept_batches(job).get(kind_of_workers(job, device))
     if batch is None:
         batch = known_batch(job.model, device, compute.precision, resources, LocalWorkers())
     if batch is None and measure:

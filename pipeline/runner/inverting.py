@@ -11,6 +11,7 @@ from typing import Any
 import diffstyle
 from diffstyle.errors import ConfigError
 from pipeline.jobfile.schema import BankSpec, SampleSpec
+from pipeline.launch.own_files import as_named
 from pipeline.runner.run import Run
 from pipeline.stages.invert import invert_stage, missing_rows, missing_samples, open_bank, sample_stage
 from pipeline.storage.address import AS_WRITTEN
@@ -72,6 +73,6 @@ def _about(run: Run) -> dict[str, Any]:
         "numpy": importlib.metadata.version("numpy"),
         "python": platform.python_version(),
         **({"weights": run.facts.weights} if run.facts.weights else {}),
-        "job": {name: value for name, value in written.items() if value is not None},
+        "job": {name: as_named(value) for name, value in written.items() if value is not None},
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

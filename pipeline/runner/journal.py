@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from pipeline.jobfile.schema import Job
+from pipeline.launch.own_files import named_yaml
 from pipeline.monitoring.events import EventLog, read_events
 from pipeline.storage.identity import digest
 from pipeline.storage.layout import OutputLayout
@@ -66,7 +67,7 @@ class Journal:
         """Write the job and the events so far, once. Call it before each first change to the output."""
         if self._events is not None:
             return
-        text = self._job.to_yaml().encode()
+        text = named_yaml(self._job).encode()
         OutputLayout(self._output).job.write_bytes(_HEAD + digest(text).encode() + b"\n" + text)
         events = EventLog(self._output, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
         for event in self._early:

@@ -12,6 +12,7 @@ from typing import Any
 
 from diffstyle.errors import ConfigError, one_line
 from pipeline.jobfile.schema import Compute, Job
+from pipeline.launch.own_files import as_named
 from pipeline.models.accelerate import compiles
 from pipeline.models.batch_size import batch_for
 from pipeline.models.session import Device, ModelFacts, ModelLoader, resolve_device
@@ -111,7 +112,7 @@ def _batch_of_output(
     job: Job, device: str, resources: Resources, workers: Workers, on_event: Callable[..., None]
 ) -> int:
     """The batch that the output's results were made with, so that the rest gets the same bytes; else as measured."""
-    kind = f"{job.model} on {device} in {job.compute.precision}"
+    kind = kind_of_workers(job, device)
     kept = kept_batches(job)
     if kind in kept:
         return kept[kind]
@@ -124,6 +125,11 @@ def _batch_of_output(
     place = OutputLayout(Place.parse(job.output)).batches
     place.write_bytes(json.dumps({**kept, kind: batch}, indent=2).encode() + b"\n")
     return batch
+
+
+def kind_of_workers(job: Job, device: str) -> str:
+    """What batches are kept by: the model as the user names it, the device and the precision."""
+    return f"{as_named(job.model)} on {device} in {job.compute.precision}"
 
 
 def kept_batches(job: Job) -> dict[str, int]:

@@ -17,6 +17,7 @@ import diffstyle
 from diffstyle.errors import ConfigError
 from pipeline.banks.reader import LatentBank, cached_bank
 from pipeline.jobfile.schema import BankSpec, Job
+from pipeline.launch.own_files import named_yaml
 from pipeline.models.config import load_model_config
 from pipeline.models.session import ModelFacts, model_facts, resolve_device
 from pipeline.monitoring.failures import lost_name
@@ -113,7 +114,7 @@ class Run:
 
     def check(self, stages: Sequence[str]) -> None:
         """Refuse what can be refused before anything is written, and before the lock is taken."""
-        self.log("run_started", diffstyle=diffstyle.__version__, host=platform.node(), job=self.job.to_yaml())
+        self.log("run_started", diffstyle=diffstyle.__version__, host=platform.node(), job=named_yaml(self.job))
         check_apart(self.sides)
         facts = None
         if set(stages) != {"shard"}:

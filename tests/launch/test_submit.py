@@ -19,6 +19,7 @@ from support.ray_head import free_port, ray_head
 from support.scoring_networks import Embedding, network_file
 from support.whole_jobs import CONTENTS, SIX_PAIRS, job_file, manifest
 
+import pipeline
 from diffstyle.errors import ConfigError
 from pipeline.cli.main import main
 from pipeline.jobfile.load import load_job
@@ -68,8 +69,7 @@ def test_a_job_is_sent_followed_and_its_exit_code_returned(tmp_path):
         assert done.stdout.count("rejected 1 picture") == 1
         assert (manifest(tmp_path / "out")["status"] == "ok").sum() == pairs
         ran = load_job(tmp_path / "out" / "job.yaml")
-        assert Path(ran.model).parts[-3:] == ("own", "model", "mine.yaml")  # the copy that was sent
-        assert str(tmp_path) not in ran.model
+        assert ran.model == str(model)  # and not the copy that was sent, whose folder is gone
 
 
 def test_nobody_at_the_address(tmp_path):
@@ -156,6 +156,25 @@ def test_files_of_ones_own_travel_with_the_job(tmp_path, mine):
     assert sent_facts == facts
     assert networks == [network]
     assert model.startswith(str(bundle))
+
+
+def test_a_run_of_the_copies_writes_down_what_the_user_named(tmp_path, mine, monkeypatch):
+    """In the output's job file, the event log, what banks say of the job, and by what batches are kept."""
+    network_file(mine, "turned", Embedding(), side=32)
+    monkeypatch.setenv("WHERE", str(mine))
+    changes = {"model": "own.yaml", "weights": "${WHERE}/weights/w.safetensors", "score": {"networks": ["turned.yaml"]}}
+    job = load_job(job_file(mine, **SIX_PAIRS | changes | {"output": str(tmp_path / "out")}))
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    write_bundle(bundle, job)
+    pipeline.run(bundle / "job.yaml", local=True, quiet=True, stages=["shard", "precompute", "inject"])
+    out = tmp_path / "out"
+    written = (out / "job.yaml").read_text()
+    assert yaml.safe_load(written) == yaml.safe_load(job.to_yaml())
+    named = {"model": str(mine / "own.yaml"), "weights": "${WHERE}/weights/w.safetensors"}
+    assert pipeline.LatentBank.open(out / "banks" / "style").about["job"] == named
+    other = [file.read_text() for file in [*(out / "events").iterdir(), *out.glob("batches.json")]]
+    assert not [text for text in [written, *other] if str(bundle) in text]
 
 
 @pytest.mark.parametrize("weights", ["weights/w.safetensors", {"path": "weights/w.safetensors", "sha256": "SHA256"}])
