@@ -17,8 +17,8 @@ from pipeline.measures.pixels import matched_colours
 from pipeline.measures.vgg import VGGFeatures
 
 GAMMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
-# Of x_T toward the content's, along the sphere: a lead beyond the paper.
-TOWARD_CONTENT = (0.2, 0.4)
+# Of injection.start_from_content, which is beyond the paper.
+STARTS = (0.2, 0.4)
 
 
 @dataclass
@@ -57,21 +57,22 @@ def try_settings(bench: Bench, settings: InjectionSettings, vgg: VGGFeatures | N
     pairs = bench.pairs.first(count)
     count = len(pairs)
 
-    def changed(toward_content: float = 0.0, **fields: object) -> Tensor:
-        return bench.inject(settings.model_copy(update=fields), toward_content=toward_content, count=count)
+    def changed(**fields: object) -> Tensor:
+        return bench.inject(settings.model_copy(update=fields), count=count)
 
     results = changed()
-    gammas = {gamma: METHOD if gamma == settings.gamma else f"gamma {gamma:g}" for gamma in GAMMAS}
-    methods = {name: results if name == METHOD else changed(gamma=gamma) for gamma, name in gammas.items()}
-    methods[METHOD] = results
+    names = {f"gamma {gamma:g}": gamma for gamma in GAMMAS}
+    swept = {name: changed(gamma=gamma) for name, gamma in names.items() if name != f"gamma {settings.gamma:g}"}
+    gammas = {gamma: name if name in swept else METHOD for name, gamma in names.items()}
+    methods = {name: swept.get(name, results) for name in [*gammas.values(), METHOD]}
     for t_edit in (settings.t_edit // 2, settings.t_edit * 2):
         methods[f"t_edit {t_edit}"] = changed(t_edit=min(t_edit, 999))
     methods["omega 0.5"] = changed(omega=0.5)
     methods["its colours then made B's"] = matched_colours(results, pairs.style)
-    for part in TOWARD_CONTENT:
-        moved = changed(toward_content=part)
-        methods[f"x_T {part:g} toward A's"] = moved
-        methods[f"x_T {part:g} toward A's, colours then made B's"] = matched_colours(moved, pairs.style)
+    for part in STARTS:
+        moved = changed(start_from_content=part)
+        methods[f"start_from_content {part:g}"] = moved
+        methods[f"start_from_content {part:g}, colours then made B's"] = matched_colours(moved, pairs.style)
     comparison = compare(pairs, methods, vgg)
     drawings, style = pairs.drawings, "gram" if vgg is not None else "colours"
     claims = []

@@ -107,18 +107,8 @@ class Bench:
         back = torch.cat(over_batches(lambda i: ddim_sample(self.unet, x_T[i], walk)[0], len(x_T)))
         return psnr(back[self._style], self.pairs.style)
 
-    def inject(
-        self,
-        settings: InjectionSettings,
-        mask: Tensor | None = None,
-        toward_content: float = 0.0,
-        count: int | None = None,
-    ) -> Tensor:
-        """The results of the first ``count`` pairs (None: all), (count, 3, S, S) in [-1, 1].
-
-        toward_content: how far x_T of the style is moved toward the content's along the sphere, 0 to 1; no part of the
-        method.
-        """
+    def inject(self, settings: InjectionSettings, mask: Tensor | None = None, count: int | None = None) -> Tensor:
+        """The results of the first ``count`` pairs (None: all), (count, 3, S, S) in [-1, 1]."""
         plan = injection_plan(settings, self.walk)
         gamma = float(settings.gamma)  # type: ignore[arg-type]
 
@@ -127,8 +117,8 @@ class Bench:
                 return seeded_noise([int(n) for n in i], t, self.pairs.style.shape[1:])
 
             x_T, h = self._style_x_T[self._style[i]], self._h[self._content[i]]
-            if toward_content:
-                x_T = start_from_content(x_T, self._content_x_T[self._content[i]], toward_content)
+            if settings.start_from_content:
+                x_T = start_from_content(x_T, self._content_x_T[self._content[i]], settings.start_from_content)
             return inject(self.unet, x_T, h, self.grid, plan, gamma, omega=settings.omega, mask=mask, noise=noise)
 
         return torch.cat(over_batches(one, len(self.pairs) if count is None else count)).clamp(-1, 1)

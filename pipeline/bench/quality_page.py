@@ -80,8 +80,8 @@ def _tried(tried: Tried) -> list[str]:
     methods = [method for method in comparison.scores if method not in (RETURN_B, TRUTH)]
     return [
         "",
-        f"On the first {len(tried)} pairs of the first group. DiffStyle with one setting changed; x_T toward A's and "
-        "colours made B's are no part of the method.",
+        f"On the first {len(tried)} pairs of the first group. DiffStyle with one setting changed; "
+        "start_from_content and colours made B's are no part of the method.",
         "",
         *_measured(comparison, methods),
         "",

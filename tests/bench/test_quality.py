@@ -187,7 +187,7 @@ def test_the_whole_command_writes_its_page(heldout, tmp_path, monkeypatch):
     assert "missed by" in text
     assert "plan {'grid': 4}, bfloat16. Taken" in text  # the job's precision, as its pictures would have
     assert "nan" not in text
-    assert "| x_T 0.2 toward A's, colours then made B's |" in text
+    assert "| start_from_content 0.2, colours then made B's |" in text
     page.write_text("no markers")
     with pytest.raises(ConfigError, match="has no lines"):
         write_page(page, "x")
