@@ -17,8 +17,9 @@ from pipeline.results.score_parts import merge_small, scored, with_rows
 from pipeline.storage.counts import count
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.pair_ids import PairIds, PairValues, packed
-from pipeline.storage.parts import DescriptionError, PartStore
+from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
+from pipeline.storage.stored_description import DescriptionError
 
 SCORES_FORMAT_VERSION = 1
 

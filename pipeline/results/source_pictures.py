@@ -14,8 +14,9 @@ from pipeline.banks.tensors import BankError
 from pipeline.banks.thumbnails import bank_thumbnails
 from pipeline.shards.store import open_shards
 from pipeline.storage.layout import SIDES, OutputLayout
-from pipeline.storage.parts import DescriptionError, PartStore
+from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
+from pipeline.storage.stored_description import DescriptionError
 from pipeline.storage.yamlfile import parse_yaml
 
 log = logging.getLogger(__name__)

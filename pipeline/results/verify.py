@@ -23,8 +23,9 @@ from pipeline.storage.damage import Damage, tar_members
 from pipeline.storage.identity import digest, source_parts
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.pair_ids import PairIds, packed
-from pipeline.storage.parts import DescriptionError, PartStore
+from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
+from pipeline.storage.stored_description import DescriptionError
 from pipeline.storage.tables import DamagedError
 
 _COLUMNS = ["pair", "status", "picture", "picture_hash", "picture_bytes"]

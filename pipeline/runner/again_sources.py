@@ -27,8 +27,9 @@ from pipeline.stages.sample import draw_samples, sample_of
 from pipeline.stages.walk import Walk
 from pipeline.storage.identity import image_hash, source_name
 from pipeline.storage.layout import OutputLayout
-from pipeline.storage.parts import DescriptionError, PartStore
+from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
+from pipeline.storage.stored_description import DescriptionError
 from pipeline.storage.tables import DamagedError
 
 #: A network that computes in a precision.

@@ -31,8 +31,9 @@ from pipeline.stages.walk import Walk
 from pipeline.storage.counts import count, data_size
 from pipeline.storage.errors import EXIT_DONE, EXIT_WRONG_INPUT
 from pipeline.storage.layout import OutputLayout
-from pipeline.storage.parts import DescriptionError, PartStore, now
+from pipeline.storage.parts import PartStore, now
 from pipeline.storage.place import Place
+from pipeline.storage.stored_description import DescriptionError
 from pipeline.storage.visible import on_one_line
 from pipeline.workers.local import cores
 

@@ -18,8 +18,9 @@ from pipeline.runner.journal import damaged_job, unreadable_events
 from pipeline.shards.verify import ShardsReport, check_shards, drop_parts
 from pipeline.storage.counts import count, data_size
 from pipeline.storage.layout import SIDES, OutputLayout
-from pipeline.storage.parts import DescriptionError, PartStore
+from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
+from pipeline.storage.stored_description import DescriptionError
 from pipeline.storage.tables import DamagedError
 
 Progress = Callable[[str], None]

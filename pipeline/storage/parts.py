@@ -34,22 +34,17 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from diffstyle.errors import ConfigError, DiffStyleError, one_line
+from diffstyle.errors import ConfigError, one_line
 from pipeline.storage import merging
 from pipeline.storage.conditional import create
-from pipeline.storage.differences import differences
-from pipeline.storage.identity import digest_of
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Entry, Place
+from pipeline.storage.stored_description import StoredDescription
 from pipeline.storage.tables import DamagedError, read_about, read_table, write_table
 
 T = TypeVar("T")
 #: So many turns are looked back for what a listing that lags behind may not show.
 KEPT = 8
-
-
-class DescriptionError(DiffStyleError):
-    """A store that is missing, unreadable, or was made with other settings than those asked for."""
 
 
 # Parts are called by what made them and a hash; a name from a table must not lead out of the folder.
@@ -67,7 +62,7 @@ class PartStore:
         self.root = root
         self.data_folder = root / data
         self.index_folder = root / index
-        self._description = root / description
+        self._description = StoredDescription(root, description)
         self._places: dict[str, Place] = {}  # of the index files, as last listed
         self._gone: set[Place] = set()  # index files that a listing showed though they were deleted
 
@@ -77,71 +72,25 @@ class PartStore:
         output = self.root.parent.parent if self.root.parent.name in ("shards", "banks") else self.root
         if self.root.name == OutputLayout.NETWORKS:
             output = self.root.parent
-        if output == self.root and self._description.name == "description.json":  # shards or a bank that stand alone
+        if output == self.root and self._description.is_usual:  # shards or a bank that stand alone
             return "delete the files of its part, in index/ first, and make them again"
         return f"run `diffstyle verify {output} --repair`, which drops it, then the job again"
-
-    @property
-    def _subject(self) -> Place:
-        """What an error is about: the store's folder, or its description where the folder holds several stores."""
-        return self.root if self._description.name == "description.json" else self._description
 
     # ---- description ----
     def description(self) -> dict[str, Any]:
         """The store's description; DescriptionError where there is none or it is not JSON."""
-        try:
-            stored = json.loads(self._description.read_bytes())
-            if not isinstance(stored, dict) or not all(
-                isinstance(stored.get(n, {}), dict) for n in ("identity", "about")
-            ):
-                raise ValueError("no object with identity and about")
-            if stored.get("hash", _hash(stored)) != _hash(stored):
-                raise ValueError("it was changed since it was written")
-            return stored
-        except FileNotFoundError:
-            raise DescriptionError(
-                f"{self.root}: no {self._description.name} here; is this the right folder?"
-            ) from None
-        except NotADirectoryError:
-            raise DescriptionError(
-                f"{self.root}: this is a file; give the folder that holds {self._description.name}"
-            ) from None
-        except ValueError as error:
-            raise DescriptionError(
-                f"{self._description}: not readable ({error}); restore a copy, or give the job another output folder"
-            ) from error
+        return self._description.read()
 
     def exists(self) -> bool:
-        return self._description.is_file()
+        return self._description.exists()
 
     def describe(self, identity: dict[str, Any], about: dict[str, Any]) -> None:
-        """Open the store for parts of this identity, or refuse.
-
-        ``identity`` holds all that must be equal for parts to mix; ``about`` what is good to know (versions, dates).
-        Raises DescriptionError that names every field in which an existing store differs.
-        """
-        if not self.exists():
-            stored = {"identity": identity, "about": about}
-            data = json.dumps({**stored, "hash": _hash(stored)}, indent=2, sort_keys=True).encode() + b"\n"
-            if self.root.is_local:
-                self._description.write_bytes(data)
-            elif not create(self._description, data):
-                self.describe(identity, about)  # another was faster
-            return
-        self.check(identity)
+        """Open the store for parts of this identity, or refuse: :meth:`StoredDescription.write`."""
+        self._description.write(identity, about)
 
     def check(self, identity: dict[str, Any]) -> None:
         """Refuse as :meth:`describe` does, and write nothing: a store that is not there yet can be of any identity."""
-        if not self.exists():
-            return
-        stored_identity = self.description().get("identity", {})
-        wanted = json.loads(json.dumps(identity))  # as JSON gives it back: tuples become lists
-        differing = differences(stored_identity, wanted)
-        if differing:
-            raise DescriptionError(
-                f"{self._subject} was made with other settings: {'; '.join(differing)}; "
-                "give this job another output folder"
-            )
+        self._description.check(identity)
 
     # ---- parts ----
     def parts(self) -> list[str]:
@@ -400,8 +349,3 @@ def _turn(entry: Entry) -> int:
 def now() -> datetime.datetime:
     """The time, in UTC, for a row's column ``created``."""
     return datetime.datetime.now(datetime.UTC)
-
-
-def _hash(stored: dict[str, Any]) -> str:
-    """Over what a description says; a description without one, such as one written by hand, is taken as it is."""
-    return digest_of({name: stored.get(name, {}) for name in ("identity", "about")})

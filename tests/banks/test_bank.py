@@ -16,7 +16,7 @@ from pipeline.banks.payload import payload_bytes
 from pipeline.banks.reader import LatentBank
 from pipeline.banks.tensors import BankError, TensorSpec
 from pipeline.banks.writer import BankWriter
-from pipeline.storage.parts import DescriptionError
+from pipeline.storage.stored_description import DescriptionError
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from pipeline.banks.tensors import BankError
 from pipeline.banks.verify import repair, verify
 from pipeline.banks.writer import BankWriter
 from pipeline.storage.identity import digest
-from pipeline.storage.parts import DescriptionError
+from pipeline.storage.stored_description import DescriptionError
 from pipeline.storage.tables import write_table
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest, manifest_rows
 from pipeline.storage.pair_ids import PairIds
-from pipeline.storage.parts import DescriptionError, now
+from pipeline.storage.parts import now
 from pipeline.storage.place import Place
+from pipeline.storage.stored_description import DescriptionError
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from support.whole_jobs import CONTENTS, manifest, run_job
 
-from pipeline.storage.parts import DescriptionError
+from pipeline.storage.stored_description import DescriptionError
 
 
 @pytest.fixture

@@ -29,8 +29,9 @@ from pipeline.sources import SourceError, open_source
 from pipeline.sources.base import Block, Item, RawPicture
 from pipeline.stages.shard import shard_stage
 from pipeline.storage.errors import Stopped
-from pipeline.storage.parts import DescriptionError, PartStore
+from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
+from pipeline.storage.stored_description import DescriptionError
 from pipeline.workers.local import LocalPool
 
 SIZE = 16

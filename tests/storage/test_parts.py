@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from support.s3 import s3_bucket, s3_endpoint  # noqa: F401 - fixtures
 
 from pipeline.storage.differences import differences
-from pipeline.storage.parts import DescriptionError, PartStore
+from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
+from pipeline.storage.stored_description import DescriptionError
 
 SCHEMA = pa.schema([("key", pa.string()), ("n", pa.int64())])
 
