@@ -9,10 +9,14 @@ setup: $(BIN)/diffstyle
 
 # constraints.txt pins the versions that were tested; pyproject.toml itself asks only for ranges.
 $(BIN)/diffstyle: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
-	touch $@
+	@echo "setup, 1 of 3: a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo "setup, 2 of 3: PyTorch, Ray and the rest of what constraints.txt pins, as pip says below: 2 to 10 minutes, by the"
+	@echo "               network, and 3 GB of disk; more where PyTorch comes with CUDA"
+	@$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[dev]'
+	@touch $@
+	@echo "setup, 3 of 3: done; now: source $(VENV)/bin/activate"
 
 run: setup
 	$(BIN)/diffstyle run jobs/tiny.yaml

@@ -6,6 +6,7 @@ import ast
 import itertools
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,17 @@ def test_issue_forms_are_whole(path):
     assert {"name", "description", "body"} <= form.keys()
     assert len({field["id"] for field in form["body"]}) == len(form["body"])
     assert all(field["attributes"]["label"] for field in form["body"])
+
+
+def test_setup_says_what_it_does_and_how_long_it_takes(tmp_path):
+    """Nothing is installed: make shows what it would do."""
+    command = ["make", "--dry-run", "setup", f"VENV={tmp_path}/venv"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    steps = [line for line in done.stdout.splitlines() if line.startswith("echo")]
+    assert "minutes" in "".join(steps)
+    (install,) = [line for line in done.stdout.splitlines() if "constraints.txt -e" in line]
+    assert "--quiet" not in install
+    assert f"source {tmp_path}/venv/bin/activate" in steps[-1]
 
 
 #: Words that readers stumbled over -> what to write.
