@@ -179,7 +179,7 @@ def main() -> None:
         way = (means["edges A"] - low) / (high - low)
         print(
             f"| {name} | {means['edges A']:.3f} | {way:+.2f} | {means['edges B']:.3f} | {means['colour B']:.2f} "
-            f"| {means['PSNR true']:.2f} | {seconds:.0f} |",
+            f"| {'-' if x is truth else format(means['PSNR true'], '.2f')} | {seconds:.0f} |",
             flush=True,
         )
 

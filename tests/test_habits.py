@@ -64,6 +64,15 @@ def test_issue_forms_are_whole(path):
     assert all(field["attributes"]["label"] for field in form["body"])
 
 
+def test_pictures_that_commands_write_into_the_clone_are_ignored():
+    """Without --out they go into the working folder, which is the clone where a newcomer tries things."""
+    texts = "".join(file.read_text() for file in (ROOT / "pipeline" / "cli").glob("*.py"))
+    begun = re.findall(r'picture_target\(out, f"([a-z]+-){', texts)
+    assert len(begun) >= 2
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert [name for name in begun if f"/{name}*.png" not in ignored] == []
+
+
 def test_setup_says_what_it_does_and_how_long_it_takes(tmp_path):
     """Nothing is installed: make shows what it would do."""
     command = ["make", "--dry-run", "setup", f"VENV={tmp_path}/venv"]

@@ -220,7 +220,8 @@ class Injection(Strict):
     """how strongly content is blended in, 0 to 1: a number, or one of the forms below, over the injections. A list
     of these is a sweep"""
     t_edit: Timestep = 400
-    """content is injected at events from this timestep up, 0 to 999"""
+    """content is injected at events from this timestep up, 0 to 999. 400 is for pictures of 256 px, 260 for 128 px, 160
+    for 64 px, 80 for 32 px ([why](demo-training.md#what-it-says))"""
     t_boost: Timestep = 0
     """events from this timestep down draw fresh noise (quality boosting); 0 switches it off. The paper takes 200
     inside the trained domain, 0 outside"""

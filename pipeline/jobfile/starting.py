@@ -10,6 +10,10 @@ from diffstyle.errors import ConfigError
 #: The model that needs no download: it comes with the code.
 DEMO_MODEL = "shipped:demo/model/demo-64.yaml"
 
+#: Side of a model's pictures, up to so many pixels -> t_edit. Small pictures keep their layout down to lower noise, by
+#: the ratio of their sides in signal-to-noise amplitude to the 256 px for which the method takes 400.
+_T_EDIT = {32: 80, 64: 160, 128: 260}
+
 #: Models of up to so many pixels are small: 50 steps are enough, and all of the content's h.
 SMALL = 64
 
@@ -17,15 +21,13 @@ SMALL = 64
 def starting_injection(image_size: int) -> dict[str, Any]:
     """The fields of ``injection`` to begin with.
 
-    Small pictures keep their layout down to lower noise than large ones, by the ratio of their sides in signal-to-noise
-    amplitude: the method's ``t_edit`` of 400 at 256 px is some 160 at 64 px and 80 at 32 px.
-
     Args:
         image_size: The side of the model's pictures, in pixels.
     """
+    t_edit = next((t for size, t in _T_EDIT.items() if image_size <= size), 400)
     if image_size <= SMALL:
-        return {"gamma": 1.0, "t_edit": 80 if image_size <= SMALL // 2 else 160, "plan": {"grid": 50}}
-    return {"gamma": 0.3, "t_edit": 400, "plan": "balanced"}
+        return {"gamma": 1.0, "t_edit": t_edit, "plan": {"grid": 50}}
+    return {"gamma": 0.3, "t_edit": t_edit, "plan": "balanced"}
 
 
 def starting_gammas(image_size: int) -> tuple[float, ...]:
