@@ -31,6 +31,7 @@ A stop, which is no error of anybody's::
 An error that stops a run as Stopped does, wherever it is met::
 
     StoreError                    S3 or GCS can't be reached, fails or throttles for minutes; also an OSError
+        NeverAnswered             nothing was ever heard of it
 
 An error that costs one item, and ends as the reason in a table::
 

@@ -60,7 +60,17 @@ def how_it_ended(error: BaseException | None, code: int) -> tuple[str, int]:
 
 
 class StoreError(OSError):
-    """An object store that can't be reached, or fails, throttles or drops requests however often they are repeated."""
+    """An object store that can't be reached, or fails, throttles or drops requests however often they are repeated.
+
+    Attributes:
+        answered: Whether the store itself said so; otherwise nothing came from it.
+    """
+
+    answered = False
+
+
+class NeverAnswered(StoreError):
+    """An object store of which nothing was ever heard: more requests have no use now."""
 
 
 _NO_USE_GOING_ON = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from diffstyle.errors import one_line
-from pipeline.storage.objects import object_store
+from pipeline.storage.objects import await_answer, object_store, store_errors
 from pipeline.storage.place import Entry, Place
 
 
@@ -45,14 +44,17 @@ def _on_disk(folder: Place) -> Iterator[Entry]:
 
 def _on_store(folder: Place) -> Iterator[Entry]:
     import obstore
-    from obstore.exceptions import BaseError
 
     bucket, _, key = folder.path.partition("/")
-    try:
-        for objects in obstore.list(object_store(folder.scheme, bucket), f"{key.rstrip('/')}/"):
-            for one in objects:
-                place = Place(folder.scheme, f"{bucket}/{one['path']}")
-                if one["size"] and not any(piece.startswith(".") for piece in place.relative_to(folder).split("/")):
-                    yield Entry(place, one["size"], int(one["last_modified"].timestamp() * 1e9))
-    except BaseError as error:
-        raise OSError(f"{folder}: can't be listed ({one_line(error)})") from error
+    await_answer(folder.scheme, folder.path)
+    with store_errors(folder.scheme, folder.path):
+        listing = obstore.list(object_store(folder.scheme, bucket), f"{key.rstrip('/')}/")
+    while True:
+        with store_errors(folder.scheme, folder.path):
+            listed = next(listing, None)
+        if listed is None:
+            return
+        for one in listed:
+            place = Place(folder.scheme, f"{bucket}/{one['path']}")
+            if one["size"] and not any(piece.startswith(".") for piece in place.relative_to(folder).split("/")):
+                yield Entry(place, one["size"], int(one["last_modified"].timestamp() * 1e9))

@@ -2,7 +2,8 @@
 
 Arrow's file systems need three requests to write a small file, two to read one, and a listing for each file that is not
 there. A request that the store throttles, drops or fails is repeated with growing pauses for some minutes (obstore's
-defaults); what fails after that is a StoreError, which stops the run and fails no picture.
+defaults); what fails after that is a StoreError, which stops the run and fails no picture. A store that has not
+answered this process yet is asked for seconds (``first_answer.py``).
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import io
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from diffstyle.errors import cut
-from pipeline.storage.errors import StoreError
+from pipeline.storage.errors import NeverAnswered, StoreError
+from pipeline.storage.first_answer import endpoint, first_answer, has_answered
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -29,11 +31,19 @@ if TYPE_CHECKING:
 ONE_REQUEST = 64 << 20
 
 _TRIES = 6
-_ANSWER = re.compile(r"status code: (4\d\d)")
+_ANSWER = re.compile(r"status code: (\d\d\d)")
+_REASON = re.compile(r'\b(?:message|error): "([^"]+)"')  # why no connection came about, in the notes for developers
 _ASK_AGAIN = ("408", "429")  # a time-out, too many requests: not this request's fault
 # A whole object must go over a slow line in this time.
 _CLIENT: ClientConfig = {"timeout": timedelta(minutes=5)}
 _RETRY: RetryConfig = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
+# Before the store has ever answered. A whole object may still take its time, once its first bytes come.
+_FIRST_CLIENT: ClientConfig = {
+    **_CLIENT,
+    "connect_timeout": timedelta(seconds=5),
+    "read_timeout": timedelta(seconds=20),
+}
+_FIRST_RETRY: RetryConfig = {"max_retries": 0}
 _SETTINGS = (
     "AWS_ENDPOINT_URL_S3",
     "AWS_ENDPOINT_URL",
@@ -43,24 +53,26 @@ _SETTINGS = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
 )
+T = TypeVar("T")
 
 
 def object_store(scheme: str, bucket: str) -> Any:
     """A bucket, as obstore opens it: one for each process, as long as the environment says the same."""
-    return _opened(scheme, bucket, tuple(os.environ.get(name) for name in _SETTINGS), os.getpid())
+    settings = tuple(os.environ.get(name) for name in _SETTINGS)
+    return _opened(scheme, bucket, settings, os.getpid(), has_answered(scheme))
 
 
 @functools.lru_cache(16)
-def _opened(scheme: str, bucket: str, settings: tuple[str | None, ...], process: int) -> Any:
+def _opened(scheme: str, bucket: str, settings: tuple[str | None, ...], process: int, patient: bool) -> Any:
     from obstore.store import GCSStore, S3Store
 
-    client = _CLIENT.copy()
+    client, retry = (_CLIENT.copy(), _RETRY) if patient else (_FIRST_CLIENT.copy(), _FIRST_RETRY)
     if scheme == "gs":
-        return GCSStore(bucket, client_options=client, retry_config=_RETRY)
+        return GCSStore(bucket, client_options=client, retry_config=retry)
     options: dict[str, Any] = {}
     # The same settings as those of the file system in `place.py`.
-    if endpoint := settings[0] or settings[1]:
-        options["endpoint"] = endpoint
+    if where := endpoint(scheme):
+        options["endpoint"] = where
         client["allow_http"] = True
     if region := settings[2] or settings[3]:
         options["region"] = region
@@ -70,7 +82,18 @@ def _opened(scheme: str, bucket: str, settings: tuple[str | None, ...], process:
 
         with contextlib.suppress(ValueError):  # it has none: obstore looks for a role of the machine, and tells
             options["credential_provider"] = Boto3CredentialProvider()
-    return S3Store(bucket, client_options=client, retry_config=_RETRY, **options)
+    return S3Store(bucket, client_options=client, retry_config=retry, **options)
+
+
+def await_answer(scheme: str, path: str) -> None:
+    """Return once the store has answered this process; for what asks it by other means than this module.
+
+    Raises:
+        NeverAnswered: It does not.
+    """
+    if not has_answered(scheme):
+        with contextlib.suppress(PermissionError):  # whoever asks for more hears of it
+            size(scheme, path if "/" in path.rstrip("/") else f"{path.rstrip('/')}/-")
 
 
 def create(scheme: str, path: str, data: bytes) -> bool:
@@ -87,11 +110,12 @@ def create(scheme: str, path: str, data: bytes) -> bool:
 
     for left in reversed(range(_TRIES)):  # a creation that timed out is not repeated by obstore
         try:
-            with _errors(scheme, path) as (store, key):
-                obstore.put(store, key, data, mode="create", use_multipart=False)
+            _request(scheme, path, lambda store, key: obstore.put(store, key, data, mode="create", use_multipart=False))
             return True
         except AlreadyExistsError:
             return get(scheme, path) == data
+        except NeverAnswered:
+            raise
         except StoreError:
             if not left:
                 raise
@@ -108,28 +132,33 @@ def put(scheme: str, path: str, data: bytes | IO[bytes], size: int) -> None:
     """
     import obstore
 
-    with _errors(scheme, path) as (store, key):
+    def write(store: Any, key: str) -> None:
+        if not isinstance(data, bytes):
+            data.seek(0)
         if size <= ONE_REQUEST:
             obstore.put(store, key, data if isinstance(data, bytes) else data.read(), use_multipart=False)
         else:
             obstore.put(store, key, data, use_multipart=True, chunk_size=16 << 20, max_concurrency=4)
+
+    _request(scheme, path, write)
 
 
 def get(scheme: str, path: str) -> bytes:
     """The bytes of an object. FileNotFoundError where there is none, else as :func:`put`."""
     import obstore
 
-    with _errors(scheme, path) as (store, key):
-        return bytes(obstore.get(store, key).bytes())
+    return _request(scheme, path, lambda store, key: bytes(obstore.get(store, key).bytes()))
 
 
 def get_dated(scheme: str, path: str) -> tuple[bytes, float]:
     """The bytes of an object, and when it was written, in seconds by the store's clock."""
     import obstore
 
-    with _errors(scheme, path) as (store, key):
+    def read(store: Any, key: str) -> tuple[bytes, float]:
         result = obstore.get(store, key)
         return bytes(result.bytes()), result.meta["last_modified"].timestamp()
+
+    return _request(scheme, path, read)
 
 
 def get_range(scheme: str, path: str, offset: int, length: int) -> bytes:
@@ -138,8 +167,7 @@ def get_range(scheme: str, path: str, offset: int, length: int) -> bytes:
 
     if not length:
         return b""
-    with _errors(scheme, path) as (store, key):
-        return bytes(obstore.get_range(store, key, start=offset, length=length))
+    return _request(scheme, path, lambda store, key: bytes(obstore.get_range(store, key, start=offset, length=length)))
 
 
 class ObjectFile(io.RawIOBase):
@@ -204,8 +232,7 @@ def size(scheme: str, path: str) -> int | None:
     import obstore
 
     try:
-        with _errors(scheme, path) as (store, key):
-            return int(obstore.head(store, key)["size"])
+        return _request(scheme, path, lambda store, key: int(obstore.head(store, key)["size"]))
     except FileNotFoundError:
         return None
 
@@ -214,13 +241,24 @@ def delete(scheme: str, path: str) -> None:
     """Delete an object; nothing happens where there is none."""
     import obstore
 
-    with contextlib.suppress(FileNotFoundError), _errors(scheme, path) as (store, key):
-        obstore.delete(store, key)
+    with contextlib.suppress(FileNotFoundError):
+        _request(scheme, path, lambda store, key: obstore.delete(store, key))
+
+
+def _request(scheme: str, path: str, ask: Callable[[Any, str], T]) -> T:
+    """What a request of a bucket and a key gives. It may be repeated."""
+    bucket, _, key = path.partition("/")
+
+    def once() -> T:
+        with store_errors(scheme, path):
+            return ask(object_store(scheme, bucket), key)
+
+    return once() if has_answered(scheme) else first_answer(scheme, f"{scheme}://{path}", once)
 
 
 @contextlib.contextmanager
-def _errors(scheme: str, path: str) -> Iterator[tuple[Any, str]]:
-    """The bucket and the key of an address; what fails with them is an OSError that names it."""
+def store_errors(scheme: str, path: str) -> Iterator[None]:
+    """What fails with an address inside is an OSError that names it."""
     from obstore.exceptions import (
         AlreadyExistsError,
         BaseError,
@@ -229,25 +267,31 @@ def _errors(scheme: str, path: str) -> Iterator[tuple[Any, str]]:
         UnauthenticatedError,
     )
 
-    bucket, _, key = path.partition("/")
     address = f"{scheme}://{path}"
     try:
-        yield object_store(scheme, bucket), key
+        yield
     except AlreadyExistsError:
         raise
     except (NotFoundError, FileNotFoundError) as error:
         if "NoSuchBucket" in str(error):
-            raise PermissionError(errno.EACCES, "there is no such bucket", f"{scheme}://{bucket}") from error
+            raise PermissionError(
+                errno.EACCES, "there is no such bucket", f"{scheme}://{path.partition('/')[0]}"
+            ) from error
         raise FileNotFoundError(errno.ENOENT, "no such object", address) from error
     except (PermissionDeniedError, UnauthenticatedError) as error:
         raise PermissionError(errno.EACCES, _why(error), address) from error
     except (BaseError, OSError) as error:
-        if (answer := _ANSWER.search(str(error))) and answer[1] not in _ASK_AGAIN:
+        status = _ANSWER.search(str(error))
+        if status and status[1].startswith("4") and status[1] not in _ASK_AGAIN:
             raise PermissionError(errno.EACCES, _why(error), address) from error
-        raise StoreError(f"{address}: {_why(error)}") from error
+        failed = StoreError(f"{address}: {_why(error)}")
+        failed.answered = status is not None
+        raise failed from error
 
 
 def _why(error: Exception) -> str:
     """What the store or the network said, without the library's notes for its developers."""
-    text = " ".join(str(error).partition("Debug source:")[0].split())
-    return cut(text or type(error).__name__, most=300)
+    text, _, notes = str(error).partition("Debug source:")
+    text = " ".join(text.split()) or type(error).__name__
+    reasons = [] if _ANSWER.search(text) else _REASON.findall(notes)
+    return cut(f"{text} ({reasons[-1]})" if reasons else text, most=300)

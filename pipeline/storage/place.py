@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipeline.storage import objects
+from pipeline.storage.first_answer import endpoint
 from pipeline.storage.paths import join_address, split_address
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,13 @@ class Place:
 
     @property
     def fs(self) -> pafs.FileSystem:
-        """The pyarrow file system of this place (one per process and scheme)."""
+        """The pyarrow file system of this place (one per process and scheme).
+
+        Raises:
+            NeverAnswered: A store that does not answer, which Arrow would ask for minutes.
+        """
+        if not self.is_local:
+            objects.await_answer(self.scheme, self.path)
         if self.scheme not in _FILE_SYSTEMS:
             _FILE_SYSTEMS[self.scheme] = _make_fs(self.scheme)
         return _FILE_SYSTEMS[self.scheme]
@@ -338,9 +345,9 @@ def _make_fs(scheme: str) -> pafs.FileSystem:
     if scheme == "gs":
         return pafs.GcsFileSystem()
     # Arrow reads credentials from the environment; the endpoint of an S3-compatible store is passed on here.
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    options: dict[str, Any] = {"endpoint_override": endpoint} if endpoint else {}
+    where = endpoint(scheme)
+    options: dict[str, Any] = {"endpoint_override": where} if where else {}
     options["retry_strategy"] = pafs.AwsStandardS3RetryStrategy(max_attempts=10)
     return pafs.S3FileSystem(region=region, allow_bucket_creation=False, **options)
 

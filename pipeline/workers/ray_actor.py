@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pipeline.storage.first_answer import expect_answers
 from pipeline.storage.place import Fence, Place
 from pipeline.workers.actor import Worker
 from pipeline.workers.unit import Failure
@@ -29,6 +30,7 @@ class RayWorker(Worker):
         self, make_context: Callable[[], Any] | None, threads: int | None, fences: Mapping[Place, Fence]
     ) -> None:
         super().__init__(make_context, threads, fences)
+        expect_answers()
         if threading.current_thread() is threading.main_thread():
             # In place of Ray's own handler, which ends the process and what other units it had at once.
             signal.signal(signal.SIGTERM, lambda number, frame: self.leave())
