@@ -59,9 +59,9 @@ def first_answer(scheme: str, address: str, ask: Callable[[], T]) -> T:
         Exception: As ``ask``.
     """
     began, pause = time.monotonic(), 0.1
-    told = threading.Timer(TOLD_AFTER, _tell, (scheme, address))
-    told.daemon = True
-    told.start()
+    notice = threading.Timer(TOLD_AFTER, _tell, (scheme, address))
+    notice.daemon = True
+    notice.start()
     try:
         while True:
             try:
@@ -81,7 +81,7 @@ def first_answer(scheme: str, address: str, ask: Callable[[], T]) -> T:
                 _answered.add((scheme, endpoint(scheme)))
                 raise
     finally:
-        told.cancel()
+        notice.cancel()
     _answered.add((scheme, endpoint(scheme)))
     return value
 
