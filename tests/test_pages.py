@@ -11,8 +11,11 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from pipeline.cli.main import main as cli
+from pipeline.jobfile.load import load_job
+from pipeline.jobfile.starting import starting_injection
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -119,3 +122,20 @@ def test_python_of_a_page_can_be_read_and_imports_what_exists(page: Path) -> Non
             if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] in ("pipeline", "diffstyle"):
                 module = importlib.import_module(str(node.module))
                 assert [one.name for one in node.names if not hasattr(module, one.name)] == [], page.name
+
+
+BEGINNERS = [ROOT / "README.md", ROOT / "docs" / "quick-start.md", *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
+
+
+def test_one_plan_is_advised_everywhere():
+    """`fast` to look, none for the data set itself, for the reason in docs/speed.md; the paper's jobs say its own."""
+    jobs = {file: load_job(file) for file in (ROOT / "jobs" / "demo.yaml", ROOT / "jobs" / "tiny.yaml")}
+    advised = {file.name: job.injection.plan for file, job in jobs.items()}
+    advised |= {f"starting_injection({size})": starting_injection(size)["plan"] for size in (32, 64, 128, 256)}
+    for page in BEGINNERS:
+        injections = [yaml.safe_load(block).get("injection", {}) for block in blocks(page, "yaml")]
+        advised |= {f"{page.name}, {n}": one["plan"] for n, one in enumerate(injections) if "plan" in one}
+    assert {"README.md, 0", "quick-start.md, 0", "style-mixing.md, 0"} <= set(advised)
+    assert {name: plan for name, plan in advised.items() if plan != "fast"} == {}
+    assert "### Which plan" in (ROOT / "docs" / "speed.md").read_text()
+    assert all("speed.md#which-plan" in page.read_text() for page in BEGINNERS[:2])
