@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pipeline
 from diffstyle.errors import DiffStyleError
 from pipeline.cli.main import main
 from pipeline.jobfile.load import load_job
+from pipeline.jobfile.starting import starting_gammas
 from pipeline.results.strip import strip
 
 #: Few steps, so that a pair takes a second.
@@ -81,6 +83,16 @@ def test_a_mask_is_shown_and_keeps_content_out() -> None:
     error = [np.abs(one.results[0][1].astype(float) - none.results[0][1]) for one in (half, whole)]
     assert error[0][24:].mean() < 0.5 * error[1][24:].mean()
     assert half.strip.width == whole.strip.width + 164
+
+
+def test_the_results_of_the_demos_model_can_be_told_apart() -> None:
+    """Each gamma from the one before it, the first from none; in fewer steps than usual, which takes less time."""
+    few = ["inversion.steps=20", "injection.plan={grid: 20}", "injection.events=20"]
+    pair = (ROOT / "demo/contents/lorelei-00150.png", ROOT / "demo/styles/croodles-00175-style10.png")
+    trial = pipeline.try_pair(*pair, gamma=[0.0, *starting_gammas(64)], overrides=few, quiet=True)
+    shown = [picture.astype(float) for _, picture in trial.results]
+    apart = [20 * np.log10(255) - 10 * np.log10(np.mean((a - b) ** 2)) for a, b in itertools.pairwise(shown)]
+    assert max(apart) < 40, apart  # above that two pictures are hard to tell apart
 
 
 def test_a_name_that_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
