@@ -23,26 +23,33 @@ MARKERS = ("<!-- curve: begin -->", "<!-- curve: end -->")
 KEPT = inversion_plan(50).kept
 # Plain steps over a gap between injections, and below the last one.
 SHAPES = [(1, 4), (1, 6), (1, 8), (1, 12), (1, 20), (2, 10), (2, 20), (4, 40)]
-# The same, and after how many injections the network is called again.
-CARRIED = [(1, 8, 6), (1, 8, 8), (1, 9, 8), (1, 10, 12)]
-CARRYING = 3  # as an order: second, with carried jumps
+# The same, and after how many injections the network is called again; then, over how many of the first gaps twice.
+CARRIED = [(1, 8, 6), (1, 9, 6), (1, 8, 8), (1, 9, 8), (1, 10, 12)]
+DOUBLED = [(1, 17, 15, 4)]
+# Kinds of plans and their colours in the plot.
+PLAIN, SECOND, CARRYING, DOUBLING = "order 1", "order 2", "order 2, carried jumps", "the same, first gaps doubled"
+COLOURS = {PLAIN: "grey", SECOND: "blue", CARRYING: "red", DOUBLING: "green"}
 
 
-def plans(injection: Injection) -> list[tuple[str, int, Plan]]:
-    """(words, order, plan) of what is compared."""
-    found = [("grid 50", 1, grid_plan(injection, KEPT, 50))]
+def plans(injection: Injection) -> list[tuple[str, str, Plan]]:
+    """(words, kind, plan) of what is compared."""
+    compared = [("grid 50", PLAIN, grid_plan(injection, KEPT, 50))]
     for between, tail in SHAPES:
-        for order in (1, 2):
+        for order, kind in ((1, PLAIN), (2, SECOND)):
             plan = aligned_plan(injection, KEPT, between, tail, order=order)
-            found.append((f"aligned, between {between}, tail {tail}", order, plan))
+            compared.append((f"aligned, between {between}, tail {tail}", kind, plan))
     for between, tail, measured in CARRIED:
         plan = aligned_plan(injection, KEPT, between, tail, measured=measured)
-        found.append((f"aligned, between {between}, tail {tail}, measured {measured}", CARRYING, plan))
-    return found
+        compared.append((f"aligned, between {between}, tail {tail}, measured {measured}", CARRYING, plan))
+    for between, tail, measured, doubled in DOUBLED:
+        plan = aligned_plan(injection, KEPT, between, tail, measured=measured, doubled=doubled)
+        words = f"aligned, between {between}, tail {tail}, measured {measured}, doubled {doubled}"
+        compared.append((words, DOUBLING, plan))
+    return compared
 
 
-def plot(points: list[tuple[int, int, float]], path: Path) -> None:
-    """Calls (logarithmic) against the lowest PSNR of all models: order 1 grey, order 2 blue, carried jumps red."""
+def plot(points: list[tuple[int, str, float]], path: Path) -> None:
+    """Calls (logarithmic) against the lowest PSNR in dB of all models; a point: (calls, kind, dB)."""
     width, height, left, bottom = 640, 400, 50, 350
     image = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(image)
@@ -62,23 +69,19 @@ def plot(points: list[tuple[int, int, float]], path: Path) -> None:
         x = at(calls, floor)[0]
         draw.line([(x, bottom), (x, bottom + 5)], fill="black")
         draw.text((x - 8, bottom + 6 + 10 * (k % 3)), str(calls), fill="black")
-    for order, colour, words in (
-        (1, "grey", "order 1"),
-        (2, "blue", "order 2"),
-        (CARRYING, "red", "order 2, carried jumps"),
-    ):
-        line = sorted(at(calls, dB) for calls, its, dB in points if its == order)
+    for k, (kind, colour) in enumerate(COLOURS.items(), 1):
+        line = sorted(at(calls, dB) for calls, its, dB in points if its == kind)
         draw.line(line, fill=colour, width=2)
         for x, y in line:
             draw.ellipse([x - 4, y - 4, x + 4, y + 4], fill=colour)
-        draw.text((left + 10, 20 + 14 * order), words, fill=colour)
+        draw.text((left + 10, 20 + 14 * k), kind, fill=colour)
     draw.text((width // 2 - 40, height - 18), "network calls", fill="black")
     image.save(path, optimize=True)
 
 
 def measured(options: argparse.Namespace) -> dict[str, list[float]]:
     """PSNR in dB of each of ``plans``, by model."""
-    found = {}
+    nearness = {}
     for pairs in cases(options.golden, options.pictures, options.pairs):
 
         def result(plan: Plan, pairs=pairs) -> torch.Tensor:
@@ -86,9 +89,9 @@ def measured(options: argparse.Namespace) -> dict[str, list[float]]:
 
         injection = Injection(event_timesteps(50))
         wanted = pairs.reference(settings_of({}, REFERENCE), options.keep)
-        found[pairs.name] = [lowest_psnr(result(plan), wanted) for _, _, plan in plans(injection)]
-        print(pairs.name, *(f"{dB:.1f}" for dB in found[pairs.name]), flush=True)
-    return found
+        nearness[pairs.name] = [lowest_psnr(result(plan), wanted) for _, _, plan in plans(injection)]
+        print(pairs.name, *(f"{dB:.1f}" for dB in nearness[pairs.name]), flush=True)
+    return nearness
 
 
 def main() -> None:
@@ -97,14 +100,17 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    found = measured(options)
+    nearness = measured(options)
     lines = [f"Lowest PSNR of {options.pairs} pairs in dB, gamma 0.3; torch {torch.__version__}:", ""]
-    lines += [f"| plan | order | network calls | decodes | {' | '.join(found)} |", "| --- " * (4 + len(found)) + "|"]
+    lines += [
+        f"| plan | order | network calls | decodes | {' | '.join(nearness)} |",
+        "| --- " * (4 + len(nearness)) + "|",
+    ]
     points = []
-    for (words, order, plan), row in zip(
-        plans(Injection(event_timesteps(50))), zip(*found.values(), strict=True), strict=True
+    for (words, kind, plan), row in zip(
+        plans(Injection(event_timesteps(50))), zip(*nearness.values(), strict=True), strict=True
     ):
-        points.append((plan.encodes, order, min(row)))
+        points.append((plan.encodes, kind, min(row)))
         cells = " | ".join(f"{dB:.1f}" for dB in row)
         lines.append(f"| {words} | {plan.order} | {plan.encodes} | {plan.decodes} | {cells} |")
     publish(lines, options.write, MARKERS)

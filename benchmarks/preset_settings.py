@@ -2,11 +2,12 @@
 
     python benchmarks/preset_settings.py [--golden FOLDER --golden FOLDER --pictures PHOTOGRAPHS] --write docs/speed.md
 
-Prints a Markdown table, each row when it is ready. The models are the tests' and the demo's, with the tests' pictures.
-``--golden`` adds a folder of reference numbers (``checkpoint.pt``, and ``golden.json`` with its architecture and its
-pictures' paths below ``--pictures``). A setting is what a job file may say of ``injection``, and becomes a plan and a
-mask as in a job. Within a row all plans start from the same x_T and h and draw the same noise. The k-th content goes
-into the k-th style; the PSNR is that of the pair that loses most. Everything is float32.
+Prints a Markdown table, each row when it is ready. The models are the tests' and the demo's, with their own pictures;
+the demo's also with what its job says. ``--golden`` adds a folder of reference numbers (``checkpoint.pt``, and
+``golden.json`` with its architecture and its pictures' paths below ``--pictures``). A setting is what a job may say
+of ``injection``, and becomes a plan and a mask as in a job. Within a row all plans start from the same x_T and h and
+draw the same noise. The k-th content goes into the k-th style; the PSNR is that of the pair that loses most. Everything
+is float32. ``doubled`` is `{aligned: {between: 1, tail: 17, measured: 15, doubled: 4}}`.
 """
 
 from __future__ import annotations
@@ -42,11 +43,13 @@ from pipeline.storage.identity import digest, digest_of
 
 TREE = Path(__file__).resolve().parents[1]
 PICTURES = TREE / "demo/tiny/pictures"
-# Checkpoint, its config, and the config's key for the architecture.
+# Checkpoint, its config, the config's key for the architecture, and where contents and styles lie.
 TRAINED = [
-    ("demo/tiny/tiny-ddpm.safetensors", "demo/tiny/tiny-ddpm.yaml", "model"),
-    ("demo/model/demo-64.safetensors", "demo/model/demo-64.yaml", "architecture"),
+    ("demo/tiny/tiny-ddpm.safetensors", "demo/tiny/tiny-ddpm.yaml", "model", "demo/tiny/pictures"),
+    ("demo/model/demo-64.safetensors", "demo/model/demo-64.yaml", "architecture", "demo"),
 ]
+# The job of a trained model, whose settings make further rows.
+JOBS = {"demo-64": "jobs/demo.yaml"}
 # The rest of `injection` has the job file's defaults: gamma 0.3, t_edit 400, t_boost 0, 50 events.
 SETTINGS: list[dict[str, Any]] = [
     {},
@@ -59,7 +62,9 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 MARKERS = ("<!-- presets: begin -->", "<!-- presets: end -->")
 REFERENCE = "reference"
-SHORTER = [name for name in PLAN_PRESETS if name != REFERENCE]
+# What the columns are called, and the plans as a job file says them.
+SHORTER: dict[str, Any] = {name: name for name in PLAN_PRESETS if name != REFERENCE}
+SHORTER["doubled"] = {"aligned": {"between": 1, "tail": 17, "measured": 15, "doubled": 4}}
 
 
 @dataclass(frozen=True)
@@ -134,14 +139,24 @@ def cases(golden: list[Path], photographs: Path, n: int) -> Iterator[Pairs]:
         unet = load_unet(folder / "checkpoint.pt", architecture_from_dict(facts["arch"]))
         contents, styles = ([photographs / path for path in facts[kind][:n]] for kind in ("contents", "styles"))
         yield Pairs.of(folder.name, unet, contents, styles)
-    for weights, config, key in TRAINED:
+    for weights, config, key, pictures in TRAINED:
         architecture = architecture_from_dict(yaml.safe_load((TREE / config).read_text())[key])
         unet = load_unet(TREE / weights, architecture)
-        contents, styles = (sorted((PICTURES / kind).iterdir())[:n] for kind in ("contents", "styles"))
+        contents, styles = (sorted((TREE / pictures / kind).iterdir())[:n] for kind in ("contents", "styles"))
         yield Pairs.of(Path(weights).stem, unet, contents, styles)
 
 
-def settings_of(injection: dict[str, Any], plan: str) -> InjectionSettings:
+def settings_for(model: str) -> list[dict[str, Any]]:
+    """The model's rows: ``SETTINGS``, and each point of the sweep of its own job, where it has one."""
+    if model not in JOBS:
+        return SETTINGS
+    own = yaml.safe_load((TREE / JOBS[model]).read_text())["injection"]
+    masks = own.pop("mask")
+    del own["plan"]
+    return [*SETTINGS, *({**own, "mask": mask} if mask else own for mask in masks)]
+
+
+def settings_of(injection: dict[str, Any], plan: Any) -> InjectionSettings:
     """What a job with this ``injection`` would make its one kind of pair with."""
     sides = {"content": {"sample": 1}, "style": {"sample": 1}}
     job = Job.model_validate({"model": "any", "output": "none", **sides, "injection": {**injection, "plan": plan}})
@@ -155,8 +170,8 @@ def row(pairs: Pairs, injection: dict[str, Any], keep: Path | None = None) -> st
     grid = pairs.plan(reference)
     wanted = pairs.reference(reference, keep)
     cells = [pairs.name, words(injection), str(grid.encodes)]
-    for preset in SHORTER:
-        settings = settings_of(injection, preset)
+    for shorter in SHORTER.values():
+        settings = settings_of(injection, shorter)
         plan = pairs.plan(settings)
         assert jumps(plan) == jumps(grid), "the events, or their noise, would differ between the plans"
         cells += [str(plan.encodes), f"{lowest_psnr(pairs.result(settings), wanted):.1f}"]
@@ -202,7 +217,7 @@ def main() -> None:
     lines += [f"| {' | '.join(header)} |", "| --- " * len(header) + "|"]
     print("\n".join(lines), flush=True)
     for pairs in cases(options.golden, options.pictures, options.pairs):
-        for injection in SETTINGS:
+        for injection in settings_for(pairs.name):
             lines.append(row(pairs, injection, options.keep))
             print(lines[-1], flush=True)
     if options.write:

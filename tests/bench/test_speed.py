@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 
 from diffstyle.plan import Injection, event_timesteps, grid_plan, inversion_plan
@@ -44,6 +46,23 @@ def test_the_presets_calls_are_those_of_the_page(preset, calls):
 def test_the_benchmark_measures_the_plan_of_a_job(preset):
     job = Job(model="m", output="o", content="c", style="s", injection={"plan": preset})
     assert pairs.preset_plan(preset, Walk(50).grid) == injection_plan(job.settings()[0], Walk(50))
+
+
+def test_the_calls_of_the_presets_table_are_those_of_the_plans():
+    """A plan that changes leaves a table behind that was not measured with it."""
+    page = (ROOT / "docs/speed.md").read_text()
+    table = page.partition("<!-- presets: begin -->")[2].partition("<!-- presets: end -->")[0]
+    head, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line[:1] == "|"]
+    (doubled,) = set(re.findall(r"`plan: (\{aligned: .*?doubled.*?\}\})`", page))
+    plans = {"doubled": yaml.safe_load(doubled)} | {name: name for name in PLAN_PRESETS}
+    columns = [(number, name.removesuffix(", calls")) for number, name in enumerate(head) if name.endswith(", calls")]
+    assert {name for _, name in columns} == plans.keys()
+    for cells in rows[1:]:
+        words = "" if cells[1] == "default" else cells[1]
+        for number, name in columns:
+            injection = {**yaml.safe_load(f"{{{words}}}"), "plan": plans[name]}
+            job = Job(model="m", output="o", content="c", style="s", injection=injection)
+            assert int(cells[number]) == injection_plan(job.settings()[0], Walk(50)).encodes, (cells[:2], name)
 
 
 def test_flops_are_those_of_the_network():
