@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffstyle.networks import adm, ddpm
-from diffstyle.networks.unet import GroupNorm, UNet
+from diffstyle.networks.unet import GroupNorm, UNet, added, silu
 
 try:
     import norm_kernels
@@ -129,8 +129,6 @@ class Swap:
     """Norm, embedding and SiLU in two passes; on a GPU by the Triton kernels."""
     residual: bool = False
     """Biases joined, and added in one pass with the residual; on a GPU by the Triton kernel."""
-    in_place: bool = False
-    """Activations and sums written over their input."""
 
     def norm_silu(
         self, norm: GroupNorm, x: Tensor, addend: Tensor | None, gain: Tensor | None = None, shift: Tensor | None = None
@@ -142,10 +140,8 @@ class Swap:
 
     def with_residual(self, conv: nn.Conv2d, x: Tensor, shortcut: nn.Module, residual: Tensor) -> Tensor:
         """conv(x) + shortcut(residual)."""
-        if self.in_place:
-            return conv(x).add_(shortcut(residual))
         if not self.residual:
-            return shortcut(residual) + conv(x)
+            return added(conv(x), shortcut(residual))
         bias = conv.bias
         if isinstance(shortcut, nn.Conv2d):
             bias, residual = bias + shortcut.bias, without_bias(shortcut, residual)
@@ -175,12 +171,9 @@ class DDPMBlock(nn.Module):
         if swap.norm:
             y = without_bias(block.conv1, swap.norm_silu(block.norm1, x, None))
             y = swap.norm_silu(block.norm2, y, e + block.conv1.bias)
-        elif swap.in_place:
-            y = block.conv1(F.silu(block.norm1(x), inplace=True))
-            y = F.silu(block.norm2(y.add_(e[:, :, None, None])), inplace=True)
         else:
-            y = block.conv1(F.silu(block.norm1(x))) + e[:, :, None, None]
-            y = F.silu(block.norm2(y))
+            y = added(block.conv1(silu(block.norm1(x))), e[:, :, None, None])
+            y = silu(block.norm2(y))
         return swap.with_residual(block.conv2, y, block.nin_shortcut, x)
 
 
@@ -207,12 +200,12 @@ class ADMBlock(adm.ResBlock):
             addend = self.conv_in.bias.expand(len(x), -1) if block.scale_shift else e + self.conv_in.bias
             y = swap.norm_silu(self.norm_out, without_bias(self.conv_in, y), addend, gain, shift)
         else:
-            y = self.conv_in(self.resample(F.silu(self.norm_in(x), inplace=swap.in_place)))
+            y = self.conv_in(self.resample(silu(self.norm_in(x))))
             if gain is None or shift is None:
-                y = self.norm_out(y.add_(e[:, :, None, None]) if swap.in_place else y + e[:, :, None, None])
+                y = self.norm_out(added(y, e[:, :, None, None]))
             else:
                 y = torch.addcmul(shift[:, :, None, None], self.norm_out(y), 1 + gain[:, :, None, None])
-            y = F.silu(y, inplace=swap.in_place)
+            y = silu(y)
         return swap.with_residual(self.conv_out, y, block.skip_connection, block.resample(x))
 
 
@@ -221,7 +214,7 @@ def swapped(unet: UNet, swap: Swap) -> UNet:
     other = copy.deepcopy(unet)
     for parent in list(other.modules()):
         for name, module in list(parent.named_children()):
-            if isinstance(module, ddpm.ResBlock) and (swap.norm or swap.residual or swap.in_place):
+            if isinstance(module, ddpm.ResBlock) and (swap.norm or swap.residual):
                 setattr(parent, name, DDPMBlock(module, swap))
             elif isinstance(module, adm.ResBlock):
                 setattr(parent, name, ADMBlock(module, swap))
@@ -236,6 +229,5 @@ SWAPS: dict[str, tuple[str, Swap]] = {
     "all": ("norm, upsampling and residual", Swap(fold=FoldedTransposed, norm=True, residual=True)),
     "phases": ("upsampling folded, four phases", Swap(fold=FoldedPhases)),
     "residual": ("bias and residual in one pass", Swap(residual=True)),
-    "in-place": ("activations and sums in place", Swap(in_place=True)),
 }
 """Name on the command line -> words for the table, and what is swapped; in the order in which they are tried."""

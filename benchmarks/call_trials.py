@@ -51,7 +51,7 @@ GATE = {"float32": 100.0, "float16": 60.0, "bfloat16": 40.0}
 COPIES = "copies"
 WORDS = {name: words for name, (words, _) in SWAPS.items()} | {COPIES: "without the graphs' copies in and out"}
 #: What can pay on a CPU; the others are written for a GPU's kernels, so there they are only checked.
-ON_A_CPU = ("fold", "phases", "in-place")
+ON_A_CPU = ("fold", "phases")
 HEADER = (
     *("call", "trial", "float64", "dB to the untouched", "dB to float32, before and after"),
     *("ms, before", "ms, after", "less", "of the peak, before", "after"),

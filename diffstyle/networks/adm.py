@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffstyle.networks.architecture import IMAGE_CHANNELS, ADMArchitecture
-from diffstyle.networks.unet import Encoded, GroupNorm, UNet, attention, timestep_sinusoids, zeroed
+from diffstyle.networks.unet import Encoded, GroupNorm, UNet, added, attention, silu, timestep_sinusoids, zeroed
 
 _EPS = 1e-5
 
@@ -50,31 +50,32 @@ class ResBlock(nn.Module):
         super().__init__()
         self.scale_shift = scale_shift
         self.resample = resample if resample is not None else nn.Identity()
+        # Activations, entries 1 of both, are functions here.
         self.in_layers = nn.Sequential(
-            GroupNorm(channels, _EPS), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+            GroupNorm(channels, _EPS), nn.Identity(), nn.Conv2d(channels, out_channels, 3, padding=1)
         )
         # Entry 0 was an activation; the embedding comes activated, once for all blocks.
         self.emb_layers = nn.Sequential(nn.Identity(), nn.Linear(emb_channels, out_channels * (1 + scale_shift)))
         # Entry 2 was the dropout of training.
         self.out_layers = nn.Sequential(
             GroupNorm(out_channels, _EPS),
-            nn.SiLU(),
+            nn.Identity(),
             nn.Identity(),
             zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
         )
         self.skip_connection = nn.Conv2d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        norm_in, act, conv_in = self.in_layers
+        norm_in, _, conv_in = self.in_layers
         norm_out, _, _, conv_out = self.out_layers
-        y = conv_in(self.resample(act(norm_in(x))))
+        y = conv_in(self.resample(silu(norm_in(x))))
         e = self.emb_layers(emb)[:, :, None, None]
         if self.scale_shift:
             scale, shift = e.chunk(2, dim=1)
             y = torch.addcmul(shift, norm_out(y), 1 + scale)
         else:
-            y = norm_out(y + e)
-        return self.skip_connection(self.resample(x)) + conv_out(act(y))
+            y = norm_out(added(y, e))
+        return added(conv_out(silu(y)), self.skip_connection(self.resample(x)))
 
 
 class AttentionBlock(nn.Module):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffstyle.networks.architecture import IMAGE_CHANNELS, DDPMArchitecture
-from diffstyle.networks.unet import Encoded, GroupNorm, UNet, attention, timestep_sinusoids, zeroed
+from diffstyle.networks.unet import Encoded, GroupNorm, UNet, added, attention, silu, timestep_sinusoids, zeroed
 
 _EPS = 1e-6
 
@@ -28,10 +28,10 @@ class ResBlock(nn.Module):
         self.nin_shortcut = nn.Conv2d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x)))
-        y = y + self.temb_proj(emb)[:, :, None, None]
-        y = self.conv2(F.silu(self.norm2(y)))
-        return self.nin_shortcut(x) + y
+        y = self.conv1(silu(self.norm1(x)))
+        y = added(y, self.temb_proj(emb)[:, :, None, None])
+        y = self.conv2(silu(self.norm2(y)))
+        return added(y, self.nin_shortcut(x))
 
 
 class AttnBlock(nn.Module):
@@ -210,4 +210,4 @@ class DDPMUNet(UNet):
         unused = list(skips)
         for level in reversed(self.up):
             x = level(x, unused, emb)
-        return self.conv_out(F.silu(self.norm_out(x.float()))).float()
+        return self.conv_out(silu(self.norm_out(x.float()))).float()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffstyle.errors import ConfigError
 from diffstyle.networks.architecture import (
@@ -97,6 +100,44 @@ def test_one_encode_serves_several_decodes(architecture: Architecture) -> None:
 
     assert not torch.equal(first, other)
     assert torch.equal(first, again)
+
+
+class NewMaps(TorchDispatchMode):
+    """Counts the activations and sums of whole feature maps that ask for new memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if args and isinstance(args[0], Tensor) and args[0].ndim == 4:
+            self.operations[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("architecture", [DDPM, ADM, replace(ADM, use_scale_shift_norm=False, resblock_updown=False)])
+def test_maps_are_written_over_where_no_gradient_is_wanted(architecture: Architecture, dtype: torch.dtype) -> None:
+    unet = random_unet(architecture).cast(dtype)
+    x, t = inputs(unet)
+    given = x.clone()
+    with NewMaps() as with_gradients:
+        wanted = unet(x, t)
+    with torch.no_grad(), NewMaps() as without:
+        encoded = unet.encode(x, t)
+        skips = [skip.clone() for skip in encoded.skips]
+        answer = unet._decode_all(*encoded)
+    assert torch.equal(answer, wanted)  # to the last bit
+    assert torch.equal(x, given)
+    assert all(torch.equal(skip, before) for skip, before in zip(encoded.skips, skips, strict=True))
+    blocks = sum(hasattr(module, "emb_layers") or hasattr(module, "temb_proj") for module in unet.modules())
+    assert blocks > 4
+    assert with_gradients.operations["aten.silu.default"] >= 2 * blocks
+    assert without.operations["aten.silu.default"] <= 1  # the network's end
+    assert without.operations["aten.silu_.default"] >= 2 * blocks
+    assert without.operations["aten.add_.Tensor"] >= blocks
 
 
 @pytest.mark.parametrize("architecture", [DDPM, ADM])
