@@ -13,21 +13,54 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from support.waiting import wait_for
 from support.whole_jobs import CONTENTS, STYLES, job_file, manifest, run_job
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = {"content": str(CONTENTS), "style": str(STYLES), "compute": {"tile_seconds": 0.1}}
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pipeline", *arguments]
+# The command, whose workers make the pairs of one batch and take very long over the next ones: however fast the machine
+# and its user are, the run is in the middle of its pairs when it is stopped.
+NEVER_DONE = """
+import functools, itertools, time
+from pipeline.cli.main import main
+from pipeline.workers import local, ray_workers
+
+def slow(load):
+    import diffstyle.sampling
+    inject, batches = diffstyle.sampling.inject, itertools.count()
+
+    def once(*values, **options):
+        time.sleep(600 if next(batches) else 0)
+        return inject(*values, **options)
+
+    diffstyle.sampling.inject = once
+    return load()
+
+for kind in (local.LocalWorkers, ray_workers.RayWorkers):
+    kind.__init__ = functools.partialmethod(kind.__init__, open_model=slow)
+main()
+"""
+
+
+def start(*arguments: str, code: str | None = None) -> subprocess.Popen[str]:
+    command = [sys.executable, *(["-m", "pipeline"] if code is None else ["-c", code]), *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, **pipes)
 
 
+def wait_for_pairs(process: subprocess.Popen[str], out: Path) -> None:
+    def committed() -> bool:
+        assert process.poll() is None, process.communicate()
+        return any((out / "manifest").glob("*.parquet"))
+
+    wait_for(committed, within=300)
+
+
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     try:
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=500)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -45,12 +78,8 @@ def uninterrupted(tmp_path_factory) -> Path:
 def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tmp_path, uninterrupted):
     file = job_file(tmp_path, **ALL)
     out = tmp_path / "out"
-    process = start("run", str(file))
-    waited = time.monotonic()
-    while not list((out / "manifest").glob("*.parquet")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() - waited < 200
-        time.sleep(0.02)
+    process = start("run", str(file), code=NEVER_DONE)
+    wait_for_pairs(process, out)
     process.send_signal(signal.SIGINT)  # to the command alone; a terminal's Ctrl-C goes to its workers as well
     code, said, err = ended(process)
     assert code == 4, err
@@ -79,12 +108,8 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tmp_path, uninterrupte
 def test_a_second_ctrl_c_does_not_change_how_a_local_run_ends(tmp_path, gap):
     """With torch loaded, the interpreter itself takes half a second to end; a signal may come then, too."""
     file = job_file(tmp_path, **ALL)
-    process = start("run", str(file), "--local", "--quiet")
-    waited = time.monotonic()
-    while not list((tmp_path / "out" / "manifest").glob("*.parquet")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() - waited < 200
-        time.sleep(0.02)
+    process = start("run", str(file), "--local", "--quiet", code=NEVER_DONE)
+    wait_for_pairs(process, tmp_path / "out")
     process.send_signal(signal.SIGINT)
     time.sleep(gap)
     process.send_signal(signal.SIGINT)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from support.waiting import wait_for
 from support.whole_jobs import CONTENTS, STYLES, job_file, manifest
 
 from pipeline.jobfile.load import load_job
@@ -136,22 +137,20 @@ def test_a_full_disk_stops_the_run_and_any_number_of_workers_goes_on_to_the_same
 
 
 def test_rays_endpoint_has_the_figures_of_a_run(ray_session, tmp_path, shards_and_banks):
-    import time
-
     pytest.importorskip("prometheus_client", reason="Ray serves its metrics only with what ray[default] installs")
     go(tmp_path, ["inject"], None, shards_and_banks, actors=1)
     node = ray_session.nodes()[0]
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    give_up = time.monotonic() + 40
-    text = ""
-    while time.monotonic() < give_up and "diffstyle_pairs_done" not in text:
-        time.sleep(1)
+    wanted = METRICS.keys() - {"diffstyle_pairs_failed"}  # none did
+
+    def all_are_there() -> bool:
         try:
-            text = urllib.request.urlopen(address, timeout=5).read().decode()
-        except OSError as error:
-            text = str(error)
-    for name in METRICS.keys() - {"diffstyle_pairs_failed"}:  # none did
-        assert name in text
+            text = urllib.request.urlopen(address, timeout=60).read().decode()
+        except OSError:  # its agent may be slow to start
+            return False
+        return all(name in text for name in wanted)
+
+    wait_for(all_are_there, within=300)
 
 
 def test_a_driver_whose_own_node_was_lost_stops_and_does_not_wait_for_ever(ray_session, monkeypatch):

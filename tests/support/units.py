@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from diffstyle.errors import CheckpointError, DiffStyleError
@@ -74,13 +75,13 @@ class Work:
         return "items " + ",".join(map(str, self.items))
 
     def _phase(self, which: int, name: str) -> tuple[float, float]:
-        begun = time.time()
+        begun = time.monotonic()  # one clock for all processes of a machine
         time.sleep(self.seconds[which])
         for item in self.items:
             phase, what = self.poison.get(item, ("", ""))
             if phase == name:
                 suffer(what)
-        return begun, time.time()
+        return begun, time.monotonic()
 
     def load(self) -> dict:
         return {"load": self._phase(0, "load")}
@@ -96,6 +97,54 @@ class Work:
         if not half:
             return []
         return [Work(part, self.seconds, self.poison) for part in (self.items[:half], self.items[half:])]
+
+
+@dataclass
+class Meeting(Work):
+    """A unit that leaves a mark in ``folder`` as each of its phases begins, ``compute 3`` for the one of item 3.
+
+    A phase that is in ``waits`` goes on once there is the mark that it names. So units of several processes, or of
+    several threads, meet on a machine of any speed; where they can't, one of them fails after a long time.
+    """
+
+    folder: str = ""
+    waits: dict[str, str] = field(default_factory=dict)
+
+    def _phase(self, which: int, name: str) -> tuple[float, float]:
+        Path(self.folder, f"{name} {self.items[0]}").touch()
+        if name in self.waits:
+            wait_for_file(Path(self.folder, self.waits[name]))
+        return super()._phase(which, name)
+
+
+@dataclass
+class Noticed(Work):
+    """Units of which the first to compute asks its own process to end, and goes on until the driver has heard of it.
+
+    Then there is a file ``leaving`` in ``folder``; the others compute without waiting.
+    """
+
+    folder: str = ""
+
+    def compute(self, context: Any, loaded: dict) -> dict:
+        try:
+            Path(self.folder, "asked").touch(exist_ok=False)
+            is_first = True
+        except FileExistsError:
+            is_first = False
+        if is_first:
+            os.kill(os.getpid(), signal.SIGTERM)
+            wait_for_file(Path(self.folder, "leaving"))
+        return super().compute(context, loaded) | {"is_first": is_first}
+
+
+def wait_for_file(file: Path) -> None:
+    """Until there is one; TimeoutError after a long time."""
+    give_up = time.monotonic() + 120
+    while not file.exists():
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"{file.name} has never come")
+        time.sleep(0.01)
 
 
 def blocks(n: int, size: int = 4, **options) -> list[Work]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import threading
-import time
+from collections.abc import Callable
 
 import pytest
 from support import units
 from support.stand_in_ray import stand_in_ray
-from support.units import Events, Work, check_each_once
+from support.units import Events, Noticed, Work, check_each_once
+from support.waiting import NEVER, wait_for
 
 from pipeline.workers import ray_actor, ray_pool
 from pipeline.workers.actor import Worker
@@ -34,21 +33,23 @@ def travelling(ray_session):
     assert sys.modules[units.__name__] is units
 
 
-def test_what_is_computed_is_finished_and_all_else_handed_back_after_sigterm(travelling):
+def test_what_is_computed_is_finished_and_all_else_handed_back_after_sigterm(travelling, tmp_path):
     """With one try for a unit: a death that counted would fail it."""
     events = Events()
-    with RayPool(1, None, SMALL, retries=0, on_event=events) as pool:
-        outcomes = pool.run([Work([0]), *(Work([n], seconds=(0, 1.0, 0)) for n in range(1, 6))])
-        first = next(outcomes)
-        time.sleep(0.5)  # three are under way: one computes
-        os.kill(first.result["pid"], signal.SIGTERM)
-        others = list(outcomes)
-    check_each_once([first, *others], 6)
+
+    def on_event(name: str, /, **fields: object) -> None:
+        events(name, **fields)
+        if name == "worker_leaving":
+            (tmp_path / "leaving").touch()
+
+    with RayPool(1, None, SMALL, retries=0, on_event=on_event) as pool:
+        outcomes = list(pool.run(Noticed([n], folder=str(tmp_path)) for n in range(6)))
+    check_each_once(outcomes, 6)
     (leaving,) = events.named("worker_leaving")
     assert "SIGTERM" in leaving["why"]
-    processes = {outcome.unit.items[0]: outcome.result["pid"] for outcome in others}
-    assert first.result["pid"] in processes.values()  # what it computed just then
-    assert first.result["pid"] not in [processes[n] for n in (3, 4, 5)]
+    (first,) = [outcome for outcome in outcomes if outcome.result["is_first"]]  # what it computed just then
+    others = [outcome.result["pid"] for outcome in outcomes if outcome is not first]
+    assert first.result["pid"] not in others
     assert len(events.named("worker_started")) == 2
     assert events.named("worker_died") == []
     unblamed(events)
@@ -65,14 +66,42 @@ def here(monkeypatch):
     return draining
 
 
+class Long(Work):
+    """A unit that computes until its worker is dead, the first time; ``computing`` says that it does."""
+
+    def __init__(self, items: list[int]) -> None:
+        super().__init__(items)
+        self.computing, self.dead = threading.Event(), threading.Event()
+
+    def compute(self, context, loaded):
+        self.computing.set()
+        self.dead.wait(NEVER)
+        return super().compute(context, loaded)
+
+    def killed_while_computing(self, actor, why: str, before: Callable[[], object] = lambda: None) -> None:
+        """Let the actor die while this unit is computed, once ``before`` has returned; returns at once."""
+
+        def kill() -> None:
+            self.computing.wait(NEVER)
+            before()
+            actor.die(sys.modules["ray"].exceptions.ActorDiedError(why))
+            self.dead.set()
+
+        threading.Thread(target=kill, daemon=True).start()
+
+
 def test_a_unit_that_takes_longer_than_the_grace_is_made_elsewhere(here):
-    events = Events()
+    events, long = Events(), Long([1])
     with RayPool(1, None, SMALL, retries=0, depth=1, on_event=events) as pool:
-        outcomes = pool.run([Work([0]), Work([1], seconds=(0, 2.0, 0)), Work([2])])
+        outcomes = pool.run([Work([0]), long, Work([2])])
         first = next(outcomes)
         actor = pool._slots[0].actor
-        threading.Timer(0.3, actor.made.leave).start()
-        threading.Timer(0.6, actor.die, [sys.modules["ray"].exceptions.ActorDiedError("ended itself")]).start()
+
+        def asked_to_end() -> None:
+            actor.made.leave()
+            wait_for(lambda: events.named("worker_leaving"))
+
+        long.killed_while_computing(actor, "ended itself", asked_to_end)
         others = list(outcomes)
     check_each_once([first, *others], 3)
     (died,) = events.named("worker_died")
@@ -82,11 +111,11 @@ def test_a_unit_that_takes_longer_than_the_grace_is_made_elsewhere(here):
 
 def test_a_death_without_a_notice_is_blamed(here):
     """The same without a notice: with one try, the unit has failed."""
+    long = Long([1])
     with RayPool(1, None, SMALL, retries=0, depth=1) as pool:
-        outcomes = pool.run([Work([0]), Work([1], seconds=(0, 2.0, 0)), Work([2])])
+        outcomes = pool.run([Work([0]), long, Work([2])])
         first = next(outcomes)
-        error = sys.modules["ray"].exceptions.ActorDiedError("killed")
-        threading.Timer(0.3, pool._slots[0].actor.die, [error]).start()
+        long.killed_while_computing(pool._slots[0].actor, "killed")
         check_each_once([first, *outcomes], 3, failed={1})
 
 
