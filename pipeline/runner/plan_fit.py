@@ -72,7 +72,7 @@ class TriedPlan:
         return plan_words(self.plan)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PlanFit:
     """What :func:`fit_plan` found. ``print`` shows what the command says at its end.
 
@@ -96,6 +96,10 @@ class PlanFit:
     def chosen(self) -> TriedPlan:
         """The shortest that is near enough."""
         return self.tried[-1]
+
+    def __repr__(self) -> str:
+        calls = count(self.chosen.network_calls, "network call")
+        return f"<PlanFit {self.chosen.words}: {calls}, {self.chosen.lowest:.1f} dB>"
 
     def __str__(self) -> str:
         chosen, own = self.chosen, self.own

@@ -53,6 +53,7 @@ def test_the_first_plan_that_is_near_enough_is_taken(tmp_path, monkeypatch):
     assert fit.chosen.network_calls < fit.own.network_calls < fit.reference_calls == 61
     assert all(row.lowest <= row.mean for row in fit.tried)
     assert len([line for line in lines if line.endswith("}")]) == len(fit.tried) + 1  # and the job's own
+    assert repr(fit) == f"<PlanFit {fit.chosen.words}: 16 network calls, {fit.chosen.lowest:.1f} dB>"
     # What it says is a part of a job file.
     words = str(fit)
     spec = yaml.safe_load(words[words.index("injection:") :])["injection"]["plan"]
