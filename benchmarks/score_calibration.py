@@ -1,31 +1,35 @@
 """How well each score tells a good result from a bad one, on held-out drawings whose true paintings are known.
 
     python benchmarks/score_calibration.py [--pairs N] [--network FILE] [--write docs/scores.md] [--choose]
+                                           [--precision bfloat16]
 
 Contents are injected at several gammas, every result is scored as `diffstyle score` does it, and each score is held
 against the distance to the true painting: Spearman's rank correlation over all results, and within one gamma; the area
 under the ROC curve for "among the nearest quarter"; over all styles and for each by itself; all with 95 % intervals
 over drawings. ``--network`` does the same for the scores of a network of the user's. ``--choose`` prints it for other
-noise levels and numbers of skips, which is how the fixed ones were chosen.
+noise levels and numbers of skips too, which is how the fixed ones were chosen. ``--precision`` is that in which
+pictures are inverted and made; they are scored in float32.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from diffstyle.networks.unet import UNet
 from pipeline.bench.bootstrap import Interval, interval
 from pipeline.bench.heldout import load_pairs
 from pipeline.bench.pages import publish
-from pipeline.bench.quality import Bench, one_setting
+from pipeline.bench.quality import Bench, Contents, one_setting
 from pipeline.jobfile.load import load_job
 from pipeline.measures import features, pixels
 from pipeline.measures.denoiser import denoiser_features
+from pipeline.models.accelerate import tuned
 from pipeline.models.config import load_model_config
 from pipeline.models.load import load_model
 from pipeline.models.network_spec import NetworkSpec, load_network_spec
@@ -39,10 +43,10 @@ GAMMAS = (0.3, 0.6, 1.0)
 FEWEST = 5
 
 
-def scores_of(bench: Bench, results: Tensor, timestep: int, skips: int) -> dict[str, np.ndarray]:
+def scores_of(judge: UNet, bench: Bench, results: Tensor, timestep: int, skips: int) -> dict[str, np.ndarray]:
     """name -> (N,), higher is better; those of which neither end is good by itself as they are."""
     content, style = bench.pairs.content, bench.pairs.style
-    own, of_content, of_style = (denoiser_features(bench.unet, x, timestep, skips) for x in (results, content, style))
+    own, of_content, of_style = (denoiser_features(judge, x, timestep, skips) for x in (results, content, style))
     usual = (pixels.contrast(content) + pixels.contrast(style)) / 2
     values = {
         "content_kept": features.position(own.h, of_style.h, of_content.h),
@@ -58,6 +62,29 @@ def scores_of(bench: Bench, results: Tensor, timestep: int, skips: int) -> dict[
         "dark": (pixels.dark(results) - pixels.dark(content).maximum(pixels.dark(style))).clamp_min(0),
     }
     return {name: (-value if SCORES[name][0] is False else value).numpy() for name, value in values.items()}
+
+
+def other_choices(
+    judge: UNet, bench: Bench, results: Sequence[Tensor], nearness: Sequence[np.ndarray]
+) -> Iterator[str]:
+    """A line for each noise level and number of skips: of three scores the correlation, and within one gamma."""
+    for timestep in (10, 20, 50, 100, 200, 500):
+        looks = [denoiser_features(judge, x, timestep, 6) for x in (bench.pairs.content, bench.pairs.style, *results)]
+        content, style, *made = looks
+        for skips in (1, 2, 4, 6):
+            scores = [
+                {
+                    "content_kept": features.position(own.h, style.h, content.h).numpy(),
+                    "content_cosine": features.cosine(own.h, content.h).numpy(),
+                    "style_gram": -features.gram_distance(own.skips[:skips], style.skips[:skips]).numpy(),
+                }
+                for own in made
+            ]
+            table = judged(scores, nearness, bench.pairs.drawings)
+            cells = (
+                f"{name} {over_all.value:+.2f} {within.value:+.2f}" for name, (over_all, within, _) in table.items()
+            )
+            yield f"t {timestep}, {skips} skips: {'; '.join(cells)}"
 
 
 def network_scores(spec: NetworkSpec, bench: Bench, results: Tensor) -> dict[str, np.ndarray]:
@@ -187,38 +214,33 @@ def main() -> None:
     parser.add_argument("--network", type=Path, action="append", default=[])
     parser.add_argument("--write", type=Path)
     parser.add_argument("--choose", action="store_true")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     arguments = parser.parse_args()
     job = load_job(TREE / "jobs" / "demo.yaml")
-    unet = load_model(load_model_config(job.model), job.weights)
+    config = load_model_config(job.model)
+    judge = load_model(config, job.weights)
+    unet = tuned(load_model(config, job.weights, "cpu", getattr(torch, arguments.precision)), "cpu")
     settings = one_setting(job.settings())
     specs = [load_network_spec(file) for file in arguments.network]
     better = {name: more for name, (more, _) in SCORES.items()}
     better |= {name: more for spec in specs for name, (more, _) in spec.columns().items()}
+    contents = Contents()
     lines: list[str] = []
     for unseen in (False, True):
         pairs = load_pairs(TREE / "demo" / "heldout.parquet", arguments.pairs, unet.image_size, unseen)
-        bench = Bench(unet, pairs, job.inversion.steps)
+        bench = Bench(unet, pairs, job.inversion.steps, contents)
         results = [bench.inject(settings.model_copy(update={"gamma": gamma})) for gamma in GAMMAS]
         nearness = [pixels.psnr(result, pairs.truth).numpy() for result in results]
         if arguments.choose:
-            for timestep in (10, 20, 50, 100, 200, 500):
-                for skips in (1, 2, 4, 6):
-                    found = judged(
-                        [scores_of(bench, result, timestep, skips) for result in results], nearness, pairs.drawings
-                    )
-                    cells = (
-                        f"{name} {found[name][0].value:+.2f} {found[name][1].value:+.2f}"
-                        for name in ("content_kept", "content_cosine", "style_gram")
-                    )
-                    print(f"t {timestep}, {skips} skips: {'; '.join(cells)}", flush=True)
-            continue
-        scores = [scores_of(bench, result, TIMESTEP, SKIPS) for result in results]
+            for line in other_choices(judge, bench, results, nearness):
+                print(f"unseen {unseen}, {line}", flush=True)
+        scores = [scores_of(judge, bench, result, TIMESTEP, SKIPS) for result in results]
         for spec in specs:
             scores = [one | network_scores(spec, bench, result) for one, result in zip(scores, results, strict=True)]
         kind = "paintings that training never saw" if unseen else "paintings that training saw"
         lines += [
             f"{arguments.pairs} pairs at gamma {', '.join(map(str, GAMMAS))}, {kind}; model "
-            f"{load_model_config(job.model).name}. Distance to the true painting in dB.",
+            f"{config.name}, made in {arguments.precision}. Distance to the true painting in dB.",
             "",
             *page(
                 judged(scores, nearness, pairs.drawings),
@@ -226,8 +248,7 @@ def main() -> None:
                 better,
             ),
         ]
-    if lines:
-        publish(lines, arguments.write, MARKERS)
+    publish(lines, arguments.write, MARKERS)
 
 
 if __name__ == "__main__":
