@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -32,10 +33,17 @@ class Head:
         return {**plain, "HOME": str(self.home), "RAY_USAGE_STATS_ENABLED": "0", **changes}
 
 
+#: Ports that neither Ray's workers take nor, as Linux is set up, the system gives to who asks for any.
+_PORTS = range(20_000, 32_000)
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that is free, and stays so until it is listened on."""
+    for port in random.sample(_PORTS, 1000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise RuntimeError("no port is free")
 
 
 @contextlib.contextmanager
@@ -58,7 +66,7 @@ def ray_head(home: Path, token: bool, *options: str) -> Iterator[Head]:
             env=head.environment(),
             check=True,
             capture_output=True,
-            timeout=180,
+            timeout=400,
         )
         yield head
     finally:
