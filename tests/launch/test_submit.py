@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -17,6 +18,7 @@ from support import small_jobs
 from support.places import DATA
 from support.ray_head import free_port, ray_head
 from support.scoring_networks import Embedding, network_file
+from support.waiting import wait_for
 from support.whole_jobs import CONTENTS, SIX_PAIRS, job_file, manifest
 
 import pipeline
@@ -27,6 +29,12 @@ from pipeline.launch import own_files
 from pipeline.launch.bundle import portable, write_bundle
 from pipeline.models.network_spec import load_network_spec
 from pipeline.models.session import ModelFacts, model_facts
+
+
+def is_listened_on(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
 
 
 def submit(*words: object, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -45,13 +53,14 @@ def test_a_job_is_sent_followed_and_its_exit_code_returned(tmp_path):
     model = small_jobs.model_file(tmp_path / "job", "mine", Path(weights))
     changes = {"output": str(tmp_path / "out"), "model": str(model), "content": str(contents)}
     job = job_file(tmp_path / "job", **SIX_PAIRS | changes)
-    port = free_port()
+    port, agent = free_port(), free_port()
     with ray_head(
         tmp_path / "home",
         True,
         *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}"),
-        *(f"--dashboard-agent-listen-port={free_port()}", "--metrics-export-port=0"),
+        *(f"--dashboard-agent-listen-port={agent}", "--metrics-export-port=0"),
     ) as head:
+        wait_for(lambda: is_listened_on(agent))  # the job server waits for it for ten seconds, a slow machine for more
         url = f"http://127.0.0.1:{port}"
         refused = submit(job, "--address", url, environment=head.environment(HOME=str(tmp_path)))
         assert refused.returncode == 2
@@ -73,10 +82,10 @@ def test_a_job_is_sent_followed_and_its_exit_code_returned(tmp_path):
 
 
 def test_nobody_at_the_address(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    done = submit(job_file(tmp_path), "--address", url, environment=dict(os.environ))
+    with socket.socket() as mute:  # bound and not listening: nobody else takes the port meanwhile
+        mute.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        done = submit(job_file(tmp_path), "--address", url, environment=dict(os.environ))
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: --address {url}: no Ray job server there")
     assert len(done.stderr.splitlines()) == 1
