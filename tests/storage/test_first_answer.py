@@ -24,16 +24,16 @@ from pipeline.storage.place import Place
 @pytest.fixture
 def nobody(monkeypatch) -> str:
     """The address of a store that refuses connections."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{free.getsockname()[1]}"
-    for name, value in {**_SETTINGS, "AWS_ENDPOINT_URL": address}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
-    monkeypatch.delitem(place_module._FILE_SYSTEMS, "s3", raising=False)
-    monkeypatch.setattr(first_answer, "PATIENCE", 1.0)
-    monkeypatch.setattr(first_answer, "TOLD_AFTER", 0.2)
-    yield address
+    with socket.socket() as mute:  # bound and not listening: nobody else takes the port meanwhile
+        mute.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        for name, value in {**_SETTINGS, "AWS_ENDPOINT_URL": address}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+        monkeypatch.delitem(place_module._FILE_SYSTEMS, "s3", raising=False)
+        monkeypatch.setattr(first_answer, "PATIENCE", 1.0)
+        monkeypatch.setattr(first_answer, "TOLD_AFTER", 0.2)
+        yield address
     place_module._FILE_SYSTEMS.pop("s3", None)
 
 
