@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from diffstyle.errors import ConfigError
-from pipeline.storage.errors import headline
+from pipeline.storage.errors import Stopped, headline
 from pipeline.workers import ray_watcher
 from pipeline.workers.local import cores
 from pipeline.workers.ray_address import check_here, no_cluster, resolved, set_authentication, wants_token
@@ -38,6 +38,10 @@ def start_ray(address: str | None = None) -> bool:
     """Start an embedded Ray (``address`` None) or join the cluster at ``address``, and return True.
 
     Where one is connected already, nothing is done, and False is returned.
+
+    Raises:
+        ConfigError: There is no cluster at ``address``, or Ray can't start here.
+        Stopped: The machine is so busy that Ray gave up.
     """
     # Ray would otherwise hide the GPUs of workers that ask for none, and warn about the coming change on every start.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -59,6 +63,15 @@ def start_ray(address: str | None = None) -> bool:
     except OSError as error:
         raise ConfigError(
             f"Ray can't start: {error.strerror} ({error.filename}); set TMPDIR and HOME to folders that can be written"
+        ) from error
+    except Exception as error:
+        # Ray has no class of its own for this, and no setting for its limit of 30 s.
+        if type(error) is not Exception or "timed out during startup" not in str(error):
+            raise
+        stop_ray()  # what had come up
+        raise Stopped(
+            "Ray was not up within its own limit of 30 s: this machine has too much to do. "
+            "Run the job again later, or with --local, which needs no Ray"
         ) from error
     return True
 

@@ -17,6 +17,8 @@ import pytest
 from support.waiting import wait_for
 
 from diffstyle.errors import ConfigError
+from pipeline.storage.errors import Stopped
+from pipeline.workers import ray_cluster
 from pipeline.workers.ray_cluster import start_ray
 from pipeline.workers.ray_room import plan_workers
 from pipeline.workers.unit import Resources
@@ -153,6 +155,26 @@ def test_not_an_address():
         timeout=300,
     )
     assert done.stderr.splitlines()[-1].startswith("diffstyle.errors.ConfigError: --address nonsense: no Ray cluster")
+
+
+def test_a_machine_too_busy_for_ray_is_told_in_one_line_and_leaves_nothing(monkeypatch):
+    import ray
+
+    folders = []
+
+    def too_slow(**options):
+        folders.append(Path(options["_temp_dir"]))
+        raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", too_slow)
+    # The Ray of the other tests stays as it is.
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray_cluster, "_EMBEDDED", {})
+    monkeypatch.setattr(ray_cluster, "_MODES_BEFORE", [])
+    with pytest.raises(Stopped, match="Run the job again later, or with --local"):
+        start_ray()
+    assert [folder.exists() for folder in folders] == [False]
 
 
 # ---- an embedded run from outside ----
