@@ -162,7 +162,7 @@ def test_the_largest_value_of_a_component_is_positive(tmp_path):
 def test_banks_without_directions_are_refused(tmp_path):
     h = some_h(4)
     bank = fill(tmp_path / "bank", h, label=lambda number: "dog")
-    with pytest.raises(BankError, match="column 'label' has 1 labels; differences need 2 to"):
+    with pytest.raises(BankError, match="column 'label' has 1 label; differences need 2 to"):
         find_directions(bank, 1, "label")
     with pytest.raises(BankError, match="column 'key' has 4 labels; differences need 2 to 3"):
         find_directions(bank, 1, "key", budget=3 * 8 * 3 * 36)
