@@ -359,7 +359,7 @@ def test_a_damaged_header_in_the_middle_is_no_end(tmp_path):
     file.write_bytes(data)
     pictures = read(str(file))
     assert [p.name for p in pictures if p.data] == ["a.png"]
-    assert "after 1 members" in pictures[-1].error
+    assert "after 1 member (" in pictures[-1].error
 
 
 def test_what_is_no_tar_is_one_clear_line(tmp_path):
