@@ -25,7 +25,7 @@ from diffstyle.networks.unet import UNet
 from pipeline.bench.bootstrap import Interval, interval
 from pipeline.bench.heldout import load_pairs
 from pipeline.bench.pages import publish
-from pipeline.bench.quality import Bench, Contents, one_setting
+from pipeline.bench.quality import Bench, Inverted, one_setting
 from pipeline.jobfile.load import load_job
 from pipeline.measures import features, pixels
 from pipeline.measures.denoiser import denoiser_features
@@ -224,7 +224,7 @@ def main() -> None:
     specs = [load_network_spec(file) for file in arguments.network]
     better = {name: more for name, (more, _) in SCORES.items()}
     better |= {name: more for spec in specs for name, (more, _) in spec.columns().items()}
-    contents = Contents()
+    contents = Inverted(unet, job.inversion.steps)
     lines: list[str] = []
     for unseen in (False, True):
         pairs = load_pairs(TREE / "demo" / "heldout.parquet", arguments.pairs, unet.image_size, unseen)

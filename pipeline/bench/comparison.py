@@ -84,13 +84,14 @@ def compare(pairs: Pairs, methods: Mapping[str, Tensor], vgg: VGGFeatures | None
         vgg: None leaves out the measures of features.
     """
     everything = {RETURN_B: pairs.style, **methods, TRUTH: pairs.truth}
+    # What is compared with has its features already.
+    known = {id(pairs.content): "a", id(pairs.style): "b", id(pairs.truth): "truth"}
 
     def one(i: Tensor) -> dict[str, dict[str, Tensor]]:
         with torch.inference_mode():
             a, b, truth = pairs.content[i], pairs.style[i], pairs.truth[i]
             scores = {}
             features = {} if vgg is None else {"a": vgg(a), "b": vgg(b), "truth": vgg(truth)}
-            known = {id(pairs.content): "a", id(pairs.style): "b", id(pairs.truth): "truth"}  # not computed twice
             for name, results in everything.items():
                 x = results[i]
                 scores[name] = {

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pipeline.storage.counts import count
 from pipeline.storage.system import processor
 
 
@@ -31,10 +32,9 @@ def machine(device: str) -> str:
     """What was measured on, with which versions, and how busy it was."""
     gpu = f"; {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}" if device == "cuda" else ""
     load = f"; load average {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
-    threads = torch.get_num_threads()
+    threads = count(torch.get_num_threads(), "thread")
     return (
-        f"{time.strftime('%Y-%m-%d')}. {processor()}, {os.cpu_count()} cores, "
-        f"{threads} thread{'s' if threads > 1 else ''}{gpu}; "
+        f"{time.strftime('%Y-%m-%d')}. {processor()}, {os.cpu_count()} cores, {threads}{gpu}; "
         f"Python {platform.python_version()}, torch {torch.__version__}{load}."
     )
 

@@ -60,24 +60,34 @@ class Quality:
         return all(target.reached for group in self.groups.values() for target in group.targets)
 
 
-class Contents:
-    """Inverted drawings: one is in several pairs, and in pairs of both groups, and is inverted once."""
+class Inverted:
+    """Inverted pictures: one is in several pairs, a drawing in pairs of both groups too, and each is inverted once.
 
-    def __init__(self) -> None:
+    Attributes:
+        x_T: (n, 3, S, S), of those met so far.
+        h: (n, timesteps, C, h, w); empty where it isn't kept.
+    """
+
+    def __init__(self, unet: UNet, steps: int, keeps_h: bool = True) -> None:
+        self._unet, self._plan, self._keeps_h = unet, Walk(steps).plan(), keeps_h
         self._numbers: dict[bytes, int] = {}
         self.x_T = self.h = torch.empty(0)
 
-    def numbers(self, unet: UNet, walk: Walk, pictures: Tensor) -> Tensor:
+    def numbers(self, pictures: Tensor) -> Tensor:
         """The rows of ``x_T`` and ``h`` that belong to N pictures, (N,); those not met before are inverted."""
         keys = [picture.numpy().tobytes() for picture in pictures]
         new = {key: n for n, key in enumerate(keys) if key not in self._numbers}
         if new:
-            chosen, plan = pictures[list(new.values())], walk.plan()
-            inverted = over_batches(lambda i: ddim_invert(unet, chosen[i], plan), len(chosen))
+            chosen = pictures[list(new.values())]
+            inverted = over_batches(lambda i: self._inverted(chosen[i]), len(chosen))
             x_T, h = (torch.cat(parts) for parts in zip(*inverted, strict=True))
             self._numbers |= {key: len(self._numbers) + n for n, key in enumerate(new)}
             self.x_T, self.h = torch.cat([self.x_T, x_T]), torch.cat([self.h, h])
         return torch.tensor([self._numbers[key] for key in keys])
+
+    def _inverted(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        x_T, h = ddim_invert(self._unet, pictures, self._plan)
+        return x_T, h if self._keeps_h else torch.empty(0)
 
 
 class Bench:
@@ -90,15 +100,16 @@ class Bench:
         contents: Drawings inverted before by the same model and steps; those that are missing are added.
     """
 
-    def __init__(self, unet: UNet, pairs: Pairs, inversion_steps: int, contents: Contents | None = None) -> None:
+    def __init__(self, unet: UNet, pairs: Pairs, inversion_steps: int, contents: Inverted | None = None) -> None:
         self.unet, self.pairs = unet, pairs
         self.walk = Walk(inversion_steps)
-        self.grid, plan = self.walk.grid, self.walk.plan()
-        contents = contents or Contents()
-        self._content = contents.numbers(unet, self.walk, pairs.content)
+        self.grid = self.walk.grid
+        contents = contents or Inverted(unet, inversion_steps)
+        self._content = contents.numbers(pairs.content)
         self._content_x_T, self._h = contents.x_T, contents.h
-        styles, self._style = _distinct(pairs.style)
-        self._style_x_T = torch.cat(over_batches(lambda i: ddim_invert(unet, styles[i], plan)[0], len(styles)))
+        styles = Inverted(unet, inversion_steps, keeps_h=False)
+        self._style = styles.numbers(pairs.style)
+        self._style_x_T = styles.x_T
 
     @cached_property
     def returns(self) -> Tensor:
@@ -122,12 +133,6 @@ class Bench:
             return inject(self.unet, x_T, h, self.grid, plan, gamma, omega=settings.omega, mask=mask, noise=noise)
 
         return torch.cat(over_batches(one, len(self.pairs) if count is None else count)).clamp(-1, 1)
-
-
-def _distinct(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct ones of N pictures, and for each of the N the number of its own among these, (N,)."""
-    flat, number = torch.unique(pictures.flatten(1), dim=0, return_inverse=True)
-    return flat.reshape(-1, *pictures.shape[1:]), number
 
 
 def measure(

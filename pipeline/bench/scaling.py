@@ -21,13 +21,17 @@ from pipeline.models.load import load_model, random_unet
 MODEL = "celebahq"
 
 
-def in_a_fresh_process(function: str, *arguments: object) -> tuple[float, str]:
-    """Seconds of a new Python that calls a function of this module, start and imports included, and what it printed."""
-    words = ", ".join(map(repr, arguments))
-    code = f"from pipeline.bench import scaling; scaling.{function}({words})"
+def _python(*words: str) -> tuple[float, str]:
+    """Seconds of a new Python, its start included, and what it printed."""
     begun = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, *words], check=True, stdout=subprocess.PIPE, text=True)
     return time.perf_counter() - begun, done.stdout
+
+
+def in_a_fresh_process(function: str, *arguments: object) -> tuple[float, str]:
+    """Seconds of a new Python that calls a function of this module, imports included, and what it printed."""
+    words = ", ".join(map(repr, arguments))
+    return _python("-c", f"from pipeline.bench import scaling; scaling.{function}({words})")
 
 
 def start_ray() -> None:
@@ -58,16 +62,12 @@ def one_call(model: str, batch: int, size: int) -> None:
 
 def start_up(device: str, model: str = MODEL) -> list[str]:
     """Seconds until work can begin, part by part, each in a fresh process."""
-    helps = []
-    for _ in range(3):
-        begun = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "pipeline", "--help"], check=True, stdout=subprocess.DEVNULL)
-        helps.append(time.perf_counter() - begun)
+    help_seconds = min(_python("-m", "pipeline", "--help")[0] for _ in range(3))
     started, built = in_a_fresh_process("start_ray")[0], in_a_fresh_process("build", model, device)[0]
     lines = [
         "| start-up | seconds | target |",
         "| --- " * 3 + "|",
-        f"| `diffstyle --help` | {min(helps):.2f} | 0.5 |",
+        f"| `diffstyle --help` | {help_seconds:.2f} | 0.5 |",
         f"| import torch and Ray, start Ray | {started:.1f} | |",
         f"| a worker: import torch, build the network of {model} with random weights | {built:.1f} | |",
         f"| together | {started + built:.1f} | 15 |",

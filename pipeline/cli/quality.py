@@ -62,7 +62,7 @@ def quality(
 
     from pipeline.bench.claims import try_settings
     from pipeline.bench.heldout import load_groups
-    from pipeline.bench.quality import Bench, Contents, Quality, measure, one_setting, timed, vgg_if_there
+    from pipeline.bench.quality import Bench, Inverted, Quality, measure, one_setting, timed, vgg_if_there
     from pipeline.bench.quality_page import plot, tables, write_page
     from pipeline.jobfile.load import load_job
     from pipeline.models.accelerate import tuned
@@ -76,7 +76,7 @@ def quality(
         unet = tuned(load_model(config, loaded.weights, "cpu", precision), "cpu")
         settings = one_setting(loaded.settings())
         vgg = vgg_if_there()
-        result, other_settings, contents = Quality(), None, Contents()
+        result, other_settings, contents = Quality(), None, Inverted(unet, loaded.inversion.steps)
         for n, (name, group) in enumerate(load_groups(data, pairs, unet.image_size).items()):
             with timed(result.seconds, "inversions"):
                 bench = Bench(unet, group, loaded.inversion.steps, contents)

@@ -204,7 +204,7 @@ def test_a_drawing_in_many_pairs_is_inverted_once(heldout, monkeypatch):
     monkeypatch.setattr(quality, "ddim_invert", counted)
     unet = load_unet(DATA / "tiny-ddpm.safetensors", None)
     pairs = load_pairs(heldout, 16, 32)
-    contents = quality.Contents()
+    contents = quality.Inverted(unet, 4)
     bench = quality.Bench(unet, pairs, 4, contents)
     styles = len({picture.numpy().tobytes() for picture in pairs.style})
     assert sum(inverted) == 8 + styles
