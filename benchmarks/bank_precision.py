@@ -26,9 +26,10 @@ from PIL import Image
 
 from diffstyle.checkpoint import load_unet
 from diffstyle.images import prepare, to_tensor, to_uint8
+from diffstyle.injection import Injection, aligned_plan, event_timesteps, grid_plan
 from diffstyle.networks.architecture import architecture_from_dict
 from diffstyle.networks.unet import UNet
-from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan, inversion_plan
+from diffstyle.plan import Plan, inversion_plan
 from diffstyle.sampling import ddim_invert, inject
 from diffstyle.schedule import timesteps
 from pipeline.banks.description import BankDescription, entry_of

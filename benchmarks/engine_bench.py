@@ -25,7 +25,7 @@ from unittest import mock
 import numpy as np
 
 from diffstyle.errors import ConfigError
-from diffstyle.plan import Injection, grid_plan
+from diffstyle.injection import Injection, grid_plan
 from pipeline.bench.pages import publish
 from pipeline.bench.peak import peak_mib
 from pipeline.jobfile.injection import InjectionSettings

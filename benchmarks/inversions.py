@@ -24,9 +24,10 @@ import torch
 from preset_settings import Pairs, cases, lowest_psnr, option_parser
 from torch import Tensor
 
+from diffstyle.injection import Injection, aligned_plan, event_timesteps
 from diffstyle.networks.unet import UNet
 from diffstyle.noise import seeded_noise
-from diffstyle.plan import Injection, aligned_plan, event_timesteps, inversion_plan, sampling_plan
+from diffstyle.plan import inversion_plan, sampling_plan
 from diffstyle.sampling import ddim_invert, ddim_sample, inject
 from diffstyle.schedule import a_at, sigma_at, timesteps
 from pipeline.bench.pages import publish

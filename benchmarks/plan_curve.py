@@ -15,7 +15,8 @@ import torch
 from PIL import Image, ImageDraw
 from preset_settings import REFERENCE, cases, lowest_psnr, option_parser, settings_of
 
-from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan, inversion_plan
+from diffstyle.injection import Injection, aligned_plan, event_timesteps, grid_plan
+from diffstyle.plan import Plan, inversion_plan
 from diffstyle.sampling import inject
 from pipeline.bench.pages import publish
 

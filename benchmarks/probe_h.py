@@ -31,10 +31,11 @@ from torch import Tensor
 from diffstyle.checkpoint import load_unet
 from diffstyle.extensions import channel_histograms, match_histograms, start_from_content
 from diffstyle.images import to_tensor, to_uint8
+from diffstyle.injection import Injection, event_timesteps, grid_plan
 from diffstyle.networks.architecture import architecture_from_dict
 from diffstyle.networks.build import build_unet
 from diffstyle.networks.unet import UNet
-from diffstyle.plan import Injection, event_timesteps, grid_plan, inversion_plan, sampling_plan
+from diffstyle.plan import inversion_plan, sampling_plan
 from diffstyle.sampling import ddim_invert, ddim_sample, inject
 from pipeline.bench.heldout import load_pairs
 from pipeline.measures.pixels import colour_distance, edge_correlation, psnr

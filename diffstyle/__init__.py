@@ -17,20 +17,12 @@ if TYPE_CHECKING:
     from diffstyle.errors import CheckpointError, ConfigError, DiffStyleError
     from diffstyle.gamma import GammaSchedule
     from diffstyle.images import prepare, to_tensor, to_uint8
+    from diffstyle.injection import Injection, aligned_plan, event_timesteps, grid_plan
     from diffstyle.masks import rectangle_mask, reference_mask, to_h_grid
     from diffstyle.networks.architecture import ADMArchitecture, DDPMArchitecture
     from diffstyle.networks.unet import UNet
     from diffstyle.noise import seeded_noise
-    from diffstyle.plan import (
-        Injection,
-        Plan,
-        Step,
-        aligned_plan,
-        event_timesteps,
-        grid_plan,
-        inversion_plan,
-        sampling_plan,
-    )
+    from diffstyle.plan import Plan, Step, inversion_plan, sampling_plan
     from diffstyle.sampling import ddim_invert, ddim_sample, inject
 
 __version__ = "0.1.0"
@@ -43,15 +35,15 @@ _WHERE = {
     "DDPMArchitecture": "diffstyle.networks.architecture",
     "DiffStyleError": "diffstyle.errors",
     "GammaSchedule": "diffstyle.gamma",
-    "Injection": "diffstyle.plan",
+    "Injection": "diffstyle.injection",
     "Plan": "diffstyle.plan",
     "Step": "diffstyle.plan",
     "UNet": "diffstyle.networks.unet",
-    "aligned_plan": "diffstyle.plan",
+    "aligned_plan": "diffstyle.injection",
     "ddim_invert": "diffstyle.sampling",
     "ddim_sample": "diffstyle.sampling",
-    "event_timesteps": "diffstyle.plan",
-    "grid_plan": "diffstyle.plan",
+    "event_timesteps": "diffstyle.injection",
+    "grid_plan": "diffstyle.injection",
     "inject": "diffstyle.sampling",
     "inversion_plan": "diffstyle.plan",
     "load_unet": "diffstyle.checkpoint",

@@ -6,13 +6,12 @@ timestep is written into its :class:`Step`, so that a plan can be printed, count
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
-from math import sqrt
 from typing import Any
 
-from diffstyle.schedule import N_TIMESTEPS, nearest, timesteps
+from diffstyle.schedule import N_TIMESTEPS, timesteps
 
 T_0 = N_TIMESTEPS - 1
 # Where a second-order inversion calls the network inside its first interval, in parts of it: evenly in sigma, nearly.
@@ -113,9 +112,6 @@ class Plan:
         return {"steps": [{k: v for k, v in step.items() if k not in usual or v != usual[k]} for step in steps]}
 
 
-# ---- inversion and plain sampling ----
-
-
 def inversion_plan(n_steps: int = 50, t_0: int = T_0, keep: Iterable[int] | None = None, *, order: int = 1) -> Plan:
     """The steps of an inversion, picture -> x_T, over seq(n_steps): n_steps - 1 network calls, none at ``t_0``.
 
@@ -156,236 +152,10 @@ def sampling_plan(n_steps: int = 50, t_0: int = T_0, keep: Iterable[int] = (), *
     wanted = set(keep)
     if wanted - set(grid):
         raise ValueError(f"sampling in {n_steps} steps does not visit timesteps {sorted(wanted - set(grid))}")
-    return Plan(tuple(Step(t, t_next, keep=t in wanted, order=order) for t, t_next in _downwards(grid)))
+    return Plan(tuple(Step(t, t_next, keep=t in wanted, order=order) for t, t_next in downwards(grid)))
 
 
-# ---- injection ----
-
-
-@dataclass(frozen=True)
-class Injection:
-    """The knobs of content injection that decide what happens at which timestep (METHOD: arXiv 2303.15403, section 4).
-
-    Attributes:
-        events: Timesteps at which the method acts, ascending; see :func:`event_timesteps`.
-        t_edit: Content is injected at events at or above it.
-        t_boost: Events at or below it draw noise (eta = 1); 0: none.
-        dt_lambda: Scale of the direction term at events at or above ``dt_end``.
-        dt_end: See ``dt_lambda``.
-        calibrate: Style calibration at injections (omega != 0); it replaces dt_lambda.
-    """
-
-    events: tuple[int, ...]
-    t_edit: int = 400
-    t_boost: int = 0
-    dt_lambda: float = 1.0
-    dt_end: int = 950
-    calibrate: bool = False
-
-    def calibrates_at(self, t: int) -> bool:
-        """Whether an event calibrates the style and, no noise being drawn there, makes a plain step.
-
-        Args:
-            t: the event's timestep, 0 to 999.
-        """
-        return self.calibrate and t >= self.t_edit and t > self.t_boost
-
-    def draws_at(self, t: int) -> bool:
-        """Whether an event draws noise.
-
-        Args:
-            t: the event's timestep, 0 to 999.
-        """
-        return 0 < t <= self.t_boost
-
-    def scales_at(self, t: int) -> bool:
-        """Whether an event scales the direction term by another value than 1.
-
-        Args:
-            t: the event's timestep, 0 to 999.
-        """
-        return self.dt_lambda != 1 and t >= self.dt_end and not self.calibrate
-
-    def acts_at(self, t: int) -> bool:
-        """Whether an event differs from a plain DDIM step.
-
-        Args:
-            t: the event's timestep, 0 to 999.
-        """
-        boosted = self.t_boost > 0 and t <= self.t_boost
-        return t >= self.t_edit or boosted or self.scales_at(t)
-
-
-def event_timesteps(n_events: int = 50, t_0: int = T_0) -> tuple[int, ...]:
-    """The injection events: seq(n_events), the reference's ``content_replace_step``.
-
-    Args:
-        n_events: how many, 2 to 1000.
-        t_0: the noisiest timestep, 1 to 999.
-
-    Returns:
-        Their timesteps, ascending.
-    """
-    return timesteps(n_events, t_0)
-
-
-def grid_plan(injection: Injection, kept: Sequence[int], n_steps: int = 1000, t_0: int = T_0) -> Plan:
-    """The reference's walk over seq(n_steps), with every event in it.
-
-    In the reference an event fires only where the grid happens to contain it; here the grid is joined with the events.
-
-    Args:
-        injection: What happens at which timestep.
-        kept: The timesteps whose h the content's inversion kept; each injection reads the nearest.
-        n_steps: Timesteps of the grid, 2 to t_0 + 1.
-        t_0: The timestep of x_T, 999 at most.
-
-    Raises:
-        ValueError: ``kept`` is empty, or there are not so many steps.
-    """
-    return _marked(sorted(set(timesteps(n_steps, t_0)) | set(injection.events)), injection, kept)
-
-
-def aligned_plan(
-    injection: Injection,
-    kept: Sequence[int],
-    between: int = 2,
-    tail: int = 20,
-    t_0: int = T_0,
-    *,
-    order: int = 2,
-    measured: int | None = None,
-    doubled: int = 0,
-) -> Plan:
-    """The event-aligned short grid: near the 1000-step result in a tenth of the calls or less.
-
-    What an event does to the picture does not depend on its step's length, so each event that acts stays a step of
-    length 1, as on the 1000-step grid, and only the plain steps grow longer. Those below the last injection are spaced
-    quadratically (Song et al. 2020, arXiv 2010.02502, appendix D.2), since sigma changes fastest near the picture;
-    docs/speed.md has what that is worth. A calibrated event calls the network once more after its change, so its own
-    step is a plain one already and counts as the first of those over its gap.
-
-    An event makes e jump, by nearly as much as the event before. With ``measured`` the network is called after so many
-    of the injections only, and the jump is carried over the others (``trend.CarryingTrend``). Two kinds of events are
-    measured always, since their jumps are their own: those that draw noise and those that scale the direction.
-
-    Args:
-        injection: What happens at which timestep.
-        kept: The timesteps whose h the content's inversion kept; each injection reads the nearest.
-        between: Plain steps over each gap between injections.
-        tail: Plain steps, about so many, from the last injection down to the picture.
-        t_0: The timestep of x_T, 999 at most.
-        order: Of the plain steps: 1 is DDIM, 2 follows the trend of e as well.
-        measured: After how many injections the network is called again, 2 or more; None: after each.
-        doubled: Over how many of the first gaps, where sigma changes fastest, two steps are taken in place of
-            ``between``, the first of which is corrected. All of these are measured, and so are the next; the jumps
-            carried are the mean of the last two.
-
-    Raises:
-        ValueError: ``kept`` is empty, jumps are to be carried or steps doubled by steps of order 1, or ``measured`` is
-            not at least three more than ``doubled``.
-    """
-    if measured is not None and (order < 2 or measured < 2):
-        raise ValueError(
-            f"measured is {measured} with order {order}: jumps are carried by order 2, from 2 measured ones"
-        )
-    if doubled and (measured is None or measured < doubled + 3):
-        raise ValueError(f"measured is {measured} with doubled {doubled}: it takes at least {doubled + 3}")
-    acting = [t for t in sorted(injection.events, reverse=True) if injection.acts_at(t)]
-    carried = _carried(acting, injection, measured, doubled)
-    twice = set(_alike(acting, injection)[:doubled])
-    corrected = set()
-    # A call at 0 is worth nothing where calls are counted: sigma is 0.01 there.
-    visited = {t_0} if carried else {t_0, 0}
-    last_injection = min((t for t in acting if t >= injection.t_edit), default=t_0 + 1)
-    tail_density = tail / sqrt(last_injection + 1)  # steps for a unit of sqrt(t + 1)
-    # The stretches of plain steps: from just below one acting event (or the top) to the next acting event (or -1).
-    starts = ([] if acting and acting[0] == t_0 else [t_0]) + [t - (not injection.calibrates_at(t)) for t in acting]
-    ends = ([acting[0]] if acting and acting[0] != t_0 else []) + acting[1:] + [-1]
-    for start, end in zip(starts, ends, strict=True):
-        gap = start - end
-        if gap <= 0:
-            continue
-        if end >= last_injection:
-            event = start + (not injection.calibrates_at(start))
-            n = min(2 if event in twice else between, gap)
-            steps = [start - round(gap * k / n) for k in range(int(start + 1 in carried), n)]
-            visited.update(steps)
-            if event in twice:
-                # Of the first gap both: its first slope is known only at its second call.
-                corrected.update(steps if event == t_0 else steps[:1])
-        else:
-            above, below = sqrt(start + 1), sqrt(end + 1)
-            n = max(1, round(tail_density * (above - below)))
-            visited |= {max(end + 1, round((above + (below - above) * k / n) ** 2 - 1)) for k in range(n)}
-    return _marked(sorted(visited | set(acting)), injection, kept, order, carried, corrected, 2 if doubled else 1)
-
-
-def _alike(acting: Sequence[int], injection: Injection) -> list[int]:
-    """The injections whose jumps are alike, of the acting events, descending."""
-    return [t for t in acting if t >= injection.t_edit and not injection.draws_at(t) and not injection.scales_at(t)]
-
-
-def _carried(acting: Sequence[int], injection: Injection, measured: int | None, doubled: int = 0) -> set[int]:
-    """The injections after which the network is not called, of the acting events, descending.
-
-    Those measured lie quadratically, the first and the last among them: sigma changes fastest at the noisiest. With
-    ``doubled``, those are measured, the last two, and between them less steeply.
-    """
-    if measured is None:
-        return set()
-    alike = _alike(acting, injection)
-    kept = {round((len(alike) - 1) * (k / (measured - 1)) ** 2) for k in range(measured)}
-    if doubled:
-        between = measured - doubled - 2  # intervals from the first after those doubled to the last but one
-        width = max(0, len(alike) - 2 - doubled)
-        spaced = {doubled + round(width * (k / between) ** 1.7) for k in range(between + 1)}
-        kept = {*range(doubled), *spaced, len(alike) - 1}
-    following = dict(pairwise(acting))
-    return {
-        t
-        for n, t in enumerate(alike)
-        # An event that is followed at once by another has no call between them that could be left out.
-        if n not in kept and (injection.calibrate or t - following[t] > 1)
-    }
-
-
-def _downwards(ascending: Sequence[int]) -> list[tuple[int, int]]:
+def downwards(ascending: Sequence[int]) -> list[tuple[int, int]]:
+    """(t, t_next) of each step of a walk from the last of some timesteps down to the picture, -1."""
     down = sorted(ascending, reverse=True)
     return list(zip(down, [*down[1:], -1], strict=True))
-
-
-def _marked(
-    grid: Sequence[int],
-    injection: Injection,
-    kept: Sequence[int],
-    order: int = 1,
-    carried: Collection[int] = (),
-    corrected: Collection[int] = (),
-    mean_of: int = 1,
-) -> Plan:
-    """Write into each step of a walk what the injection does there.
-
-    ``order``: of the steps that do not jump. ``carried``: the injections whose jump is carried, as the mean of
-    ``mean_of``; these lead further. ``corrected``: where steps begin that the next call corrects.
-    """
-    events = set(injection.events)
-    if not kept:
-        raise ValueError("no kept timesteps: the content bank holds no h")
-    steps = []
-    for t, t_next in _downwards(grid):
-        event = t in events
-        injects = event and t >= injection.t_edit
-        step = Step(
-            t,
-            t_next,
-            content_t=nearest(t, kept) if injects else None,
-            noise=event and injection.draws_at(t),
-            calibrate=injects and injection.calibrate,
-            direction=injection.dt_lambda if event and injection.scales_at(t) else 1.0,
-            carry=t in carried,
-            mean_of=mean_of if t in carried else 1,
-            correct=t in corrected,
-        )
-        steps.append(replace(step, order=order) if step.carry or not step.jumps else step)
-    return Plan(tuple(steps))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffstyle.masks import rectangle_mask, to_h_grid
+from diffstyle.plan import T_0
 from pipeline.bench.bootstrap import Interval, mean_interval
 from pipeline.bench.comparison import METHOD, Comparison, compare
 from pipeline.bench.quality import Bench
@@ -66,7 +67,9 @@ def try_settings(bench: Bench, settings: InjectionSettings, vgg: VGGFeatures | N
     gammas = {gamma: name if name in swept else METHOD for name, gamma in names.items()}
     methods = {name: swept.get(name, results) for name in [*gammas.values(), METHOD]}
     for t_edit in (settings.t_edit // 2, settings.t_edit * 2):
-        methods[f"t_edit {t_edit}"] = changed(t_edit=min(t_edit, 999))
+        methods[f"t_edit {t_edit}"] = changed(t_edit=min(t_edit, settings.t_start))
+    if settings.t_start < T_0:
+        methods[f"t_start {T_0}, the paper's"] = changed(t_start=T_0)
     methods["omega 0.5"] = changed(omega=0.5)
     methods["its colours then made B's"] = matched_colours(results, pairs.style)
     for part in STARTS:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from diffstyle.blend import blend
+from diffstyle.injection import Injection, event_timesteps
 from diffstyle.networks.unet import UNet
-from diffstyle.plan import Injection, Plan, event_timesteps, inversion_plan
+from diffstyle.plan import Plan, inversion_plan
 from diffstyle.sampling import ddim_invert, ddim_step, inject, predicted_picture
 from pipeline.bench.calls import Measured, use_plain_norms
 from pipeline.bench.machine import allow_tf32

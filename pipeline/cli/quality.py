@@ -88,6 +88,8 @@ def quality(
     plan = {name: value for name, value in values["plan"].items() if value is not None}
     words = f"gamma {values['gamma']:g}, t_edit {values['t_edit']}, {values['events']} events, plan {plan}"
     words += f", {loaded.compute.precision}"
+    if "t_start" in values:
+        words += f"; content is injected from t_start {values['t_start']} down"
     text = tables(result, other_settings, config.name, words)
     click.echo(text)
     if page:

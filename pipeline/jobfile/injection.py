@@ -181,6 +181,7 @@ class InjectionSettings(Strict):
 
     gamma: Gamma
     t_edit: Timestep
+    t_start: Timestep = T_MAX
     t_boost: Timestep
     events: Events
     dt_lambda: Number
@@ -204,6 +205,8 @@ class InjectionSettings(Strict):
         for name in ("start_from_content", "match_colours"):
             if not values[name]:
                 del values[name]
+        if values["t_start"] == T_MAX:
+            del values["t_start"]
         aligned = values["plan"].get("aligned")
         if aligned and aligned["measured"] is None:
             del aligned["measured"]
@@ -222,6 +225,11 @@ class Injection(Strict):
     t_edit: Timestep = 400
     """content is injected at events from this timestep up, 0 to 999. 400 is for pictures of 256 px, 260 for 128 px, 160
     for 64 px, 80 for 32 px ([why](demo-training.md#what-it-says))"""
+    t_start: Timestep = T_MAX
+    """**beyond the paper**: content is injected at events from this timestep down to `t_edit`; 999, the paper's, is
+    all of them. Where the noisiest events bring the content's colours and little of its layout, as with the demo's
+    model, a lower one keeps more of the style, and costs fewer network calls
+    ([measured](demo-training.md#more-places-for-h-more-palettes))"""
     t_boost: Timestep = 0
     """events from this timestep down draw fresh noise (quality boosting); 0 switches it off. The paper takes 200
     inside the trained domain, 0 outside"""
@@ -259,6 +267,11 @@ class Injection(Strict):
         if self.events == "every" and self.plan_spec.grid is None:
             raise ValueError(
                 "events: every needs a grid plan (plan: reference); the others are made around single events"
+            )
+        if self.t_start < self.t_edit:
+            raise ValueError(
+                f"t_start is {self.t_start}, below t_edit {self.t_edit}: content is injected from t_start down to "
+                "t_edit"
             )
         return self
 

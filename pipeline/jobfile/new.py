@@ -33,6 +33,7 @@ _COMMENTS = {
     "compute": "On what it runs; all of it is found out where nothing is said.",
     "injection.gamma": "how strongly content is blended in, 0 to 1",
     "injection.t_edit": "inject at timesteps from here up to 999: 400 for 256 px, 160 for 64 px, 80 for 32 px",
+    "injection.t_start": "and no further up than this; beyond the paper, whose events go up to 999",
     "injection.t_boost": "fresh noise below this timestep: crisper detail inside the trained domain; 0 is none",
     "injection.plan": "fast is for looking; leave it out for the data set itself (docs/speed.md)",
     "injection.mask": "where content goes: null, reference, {rectangle: [top, left, bottom, right]}, {picture: FILE}",

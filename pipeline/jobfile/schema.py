@@ -271,7 +271,9 @@ class Job(ModelChoice):
         """The sweep: every combination of the listed values, each once, in the lists' order, seed varying fastest."""
         injection = self.injection
         seeds: tuple[int | None, ...] = self.seed if injection.t_boost > 0 else (None,)
-        shared = {name: getattr(injection, name) for name in ("t_edit", "t_boost", "events", "dt_lambda", "dt_end")}
+        shared = {
+            name: getattr(injection, name) for name in ("t_edit", "t_start", "t_boost", "events", "dt_lambda", "dt_end")
+        }
         swept: dict[str, tuple[Any, ...]] = {
             "gamma": injection.gamma,
             "omega": injection.omega,

@@ -47,6 +47,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("gamma", pa.float64()),  # null where gamma is a schedule
         ("gamma_schedule", pa.string()),  # JSON
         ("t_edit", pa.int32()),
+        ("t_start", pa.int32()),  # null where it is off
         ("t_boost", pa.int32()),
         ("events", pa.string()),
         ("dt_lambda", pa.float64()),

@@ -19,7 +19,19 @@ from pipeline.storage.pair_ids import PairIds, packed
 COLUMNS = (
     *("status", "picture", "picture_hash", "width", *NAMING),
     *("content_key", "content_image", "style_key", "style_image"),
-    *("t_edit", "t_boost", "events", "dt_lambda", "dt_end", "plan", "inversion", "precision", "model", "format"),
+    *(
+        "t_edit",
+        "t_start",
+        "t_boost",
+        "events",
+        "dt_lambda",
+        "dt_end",
+        "plan",
+        "inversion",
+        "precision",
+        "model",
+        "format",
+    ),
 )
 
 # A sheet is to be looked at, not to hold everything.

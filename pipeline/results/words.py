@@ -12,8 +12,9 @@ from pipeline.storage.identity import source_stem
 
 #: The manifest's columns that say how a pair was made. The page of a report shows them all.
 PARAMETERS = (
-    *("gamma", "gamma_schedule", "t_edit", "t_boost", "events", "dt_lambda", "dt_end", "omega", "mask", "edit"),
+    *("gamma", "gamma_schedule", "t_edit", "t_start", "t_boost", "events", "dt_lambda", "dt_end", "omega", "mask"),
     *(
+        "edit",
         "start_from_content",
         "match_colours",
         "plan",
@@ -29,10 +30,10 @@ PARAMETERS = (
 )
 #: Those that tell one point of a sweep from another, after gamma, in the order in which they are said.
 _TELLING = (
-    *("t_edit", "t_boost", "events", "dt_lambda", "dt_end", "omega", "mask", "edit", "start_from_content"),
+    *("t_edit", "t_start", "t_boost", "events", "dt_lambda", "dt_end", "omega", "mask", "edit", "start_from_content"),
     *("match_colours", "plan", "inversion", "precision", "model", "model_fingerprint", "format"),
 )
-_ALWAYS = ("t_edit", "omega", "mask", "edit", "start_from_content", "match_colours")
+_ALWAYS = ("t_edit", "t_start", "omega", "mask", "edit", "start_from_content", "match_colours")
 
 
 def setting_words(settings: Sequence[Mapping[str, Any]], all_of_one: bool = False) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from diffstyle.gamma import GammaSchedule
 from diffstyle.plan import Plan, Step
 from pipeline.banks.reader import LatentBank
+from pipeline.jobfile.fields import T_MAX
 from pipeline.jobfile.injection import InjectionSettings, gamma_schedule
 from pipeline.jobfile.schema import BankSpec, Job, SampleSpec
 from pipeline.models.config import load_model_config
@@ -57,6 +58,8 @@ def explain_job(job: Job) -> Explanation:
     lines += ["parameters", *_indented(_parameters(job, points, next(iter(plans))))]
     lanes = [(_title(plan, some[0], len(plans) > 1), plan) for plan, some in plans.items()][:_LANES]
     marks = [("t_edit", job.injection.t_edit)]
+    if job.injection.t_start < T_MAX:
+        marks.insert(0, ("t_start", job.injection.t_start))
     if job.injection.t_boost:
         marks.append(("t_boost", job.injection.t_boost))
     return Explanation(tuple(lines), plan_picture(lanes, marks))
@@ -126,6 +129,7 @@ def _parameters(job: Job, points: Sequence[InjectionSettings], plan: Plan) -> li
     injection = job.injection
     events = "every step" if injection.events == "every" else count(int(injection.events), "timestep")
     n = len(plan.injections)
+    limited = injection.t_start < T_MAX
     noise = len(plan.noise_timesteps)
     scaled = sum(step.direction != 1 for step in plan.steps)
     values = [
@@ -140,8 +144,10 @@ def _parameters(job: Job, points: Sequence[InjectionSettings], plan: Plan) -> li
         (
             "injection.t_edit",
             injection.t_edit,
-            f"of these, {n} at or above it inject; lower brings more of the content",
+            f"of these, {n} {f'from {injection.t_start} down to it' if limited else 'at or above it'} inject; "
+            "lower brings more of the content",
         ),
+        *([("injection.t_start", injection.t_start, "beyond the paper: no event above it injects")] if limited else ()),
         (
             "injection.t_boost",
             injection.t_boost,
@@ -205,7 +211,7 @@ def _words(value: object) -> str:
 
 def _gamma(schedule: GammaSchedule, plan: Plan) -> str:
     if not plan.injections:
-        return "nothing is injected: no event is at or above t_edit"
+        return "nothing is injected: no event lies between t_edit and t_start"
     at = schedule.at(plan.injections)
     if len(set(at)) == 1:
         return f"h goes {at[0]:.0%} of the way from the style's to the content's, at each injection"

@@ -182,6 +182,7 @@ def manifest_columns(job: Job, facts: ModelFacts, recipe: Recipe, content: Laten
         "events": str(values["events"]),
         "mask": None if values["mask"] is None else as_json(values["mask"]),
         "edit": as_json(values["edit"]) if "edit" in values else None,
+        "t_start": values.get("t_start"),
         "start_from_content": values.get("start_from_content"),
         "match_colours": values.get("match_colours"),
         "plan": as_json({name: value for name, value in values["plan"].items() if value is not None}),

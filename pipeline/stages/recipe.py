@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from diffstyle.errors import ConfigError
-from diffstyle.plan import T_0, Injection, Plan, aligned_plan, event_timesteps, grid_plan
+from diffstyle.injection import Injection, aligned_plan, event_timesteps, grid_plan
+from diffstyle.plan import T_0, Plan
 from diffstyle.schedule import timesteps
 from pipeline.banks.directions import Directions
 from pipeline.banks.fit import missing_timesteps
@@ -49,6 +50,7 @@ def injection_plan(settings: InjectionSettings, walk: Walk) -> Plan:
         settings.dt_lambda,
         settings.dt_end,
         calibrate=settings.omega != 0,
+        t_start=settings.t_start,
     )
     return steps_of(spec, injection, walk.grid, t_0)
 

@@ -10,7 +10,8 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-from diffstyle.plan import Injection, event_timesteps, grid_plan, inversion_plan
+from diffstyle.injection import Injection, event_timesteps, grid_plan
+from diffstyle.plan import inversion_plan
 from diffstyle.sampling import ddim_invert, inject
 from pipeline.bench import calls, pairs, scaling, speed
 from pipeline.bench.pages import write_between

@@ -107,6 +107,7 @@ def test_exactly_the_three_ready_jobs_are_shipped():
         ("injection: {plan: fastest}", "job.yaml:5: injection.plan: unknown plan 'fastest'; did you mean 'fast'?"),
         ("injection: {plan: {aligned: {betwen: 2}}}", "job.yaml:5: injection.plan.aligned.betwen: unknown field"),
         ("injection: {plan: {aligned: {}}, events: every}", "injection: events: every needs a grid plan"),
+        ("injection: {t_start: 300}", "injection: t_start is 300, below t_edit 400: content is injected from t_start"),
         ("inversion: {steps: 50, t_0: 20}", "inversion: steps is 50, but there are only 21 timesteps"),
         ("pairs: al", "job.yaml:5: pairs: must be all, zip, {random: k} or {list: FILE}, not 'al'"),
         ("pairs: {random: 0}", "job.yaml:5: pairs.random: must be at least 1, not 0"),

@@ -12,9 +12,10 @@ from PIL import Image
 
 from diffstyle.checkpoint import load_unet
 from diffstyle.images import prepare, to_tensor
+from diffstyle.injection import Injection, event_timesteps, grid_plan
 from diffstyle.masks import reference_mask
 from diffstyle.networks.architecture import architecture_from_dict
-from diffstyle.plan import Injection, event_timesteps, grid_plan, inversion_plan
+from diffstyle.plan import inversion_plan
 from diffstyle.sampling import ddim_invert, inject
 from diffstyle.schedule import timesteps
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import log2
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffstyle.plan import Injection, aligned_plan, event_timesteps, grid_plan, inversion_plan, sampling_plan
-from diffstyle.schedule import a_at, alphas_cumprod, nearest, timesteps
+from diffstyle.injection import Injection, aligned_plan, event_timesteps, grid_plan
+from diffstyle.plan import inversion_plan, sampling_plan
+from diffstyle.schedule import a_at, alphas_cumprod, nearest, sigma_at, timesteps
 
 KEPT = inversion_plan(50).kept
 
@@ -80,6 +82,7 @@ injections = st.builds(
     Injection,
     st.integers(2, 120).map(event_timesteps),
     t_edit=st.integers(0, 999),
+    t_start=st.just(999) | st.integers(0, 999),
     t_boost=st.integers(0, 999),
     dt_lambda=st.sampled_from([1.0, 0.9985]),
     calibrate=st.booleans(),
@@ -92,7 +95,7 @@ def test_every_event_fires_on_every_grid(injection, n):
     walk_is_whole(plan)
     visited = {step.t for step in plan.steps}
     assert set(injection.events) <= visited
-    assert set(plan.injections) == {t for t in injection.events if t >= injection.t_edit}
+    assert set(plan.injections) == {t for t in injection.events if injection.t_edit <= t <= injection.t_start}
     assert set(plan.noise_timesteps) == {t for t in injection.events if 0 < t <= injection.t_boost}
     assert plan.decodes - plan.encodes == len(plan.injections)
     assert set(plan.content_timesteps) <= set(KEPT)
@@ -158,6 +161,20 @@ def test_doubled_gaps_change_nothing_that_happens(injection, between, tail, doub
     alike = [step.t for step in every.steps if step.content_t is not None and not step.noise and step.direction == 1]
     assert not {*alike[: doubled + 1], *alike[-2:]} & set(plan.carried)
     assert all(step.mean_of == (2 if step.carry else 1) for step in plan.steps)
+
+
+def test_above_where_injection_starts_the_signal_to_noise_ratio_grows_evenly():
+    late = Injection(event_timesteps(50), t_edit=160, t_start=500)
+    for between in (1, 2):
+        plan = aligned_plan(late, KEPT, between)
+        above = [step for step in plan.steps if step.t > plan.injections[0]]
+        assert all(step.content_t is None and step.order == 2 for step in above)
+        doublings = [2 * log2(sigma_at(step.t) / sigma_at(step.t_next)) for step in above]
+        assert all(0.85 / between < grown < 1.1 / between for grown in doublings)
+    # The gaps between its injections are those of any other plan.
+    below = [step.t for step in plan.steps if step.t <= plan.injections[0]]
+    whole = aligned_plan(Injection(event_timesteps(50), t_edit=160), KEPT, 2)
+    assert below == [step.t for step in whole.steps if step.t <= plan.injections[0]]
 
 
 def test_where_gaps_are_doubled():

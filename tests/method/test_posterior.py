@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffstyle.plan import Injection, aligned_plan, event_timesteps, grid_plan
+from diffstyle.injection import Injection, aligned_plan, event_timesteps, grid_plan
 from diffstyle.sampling import ancestral_step, ddim_step, predicted_picture, with_std_of
 from diffstyle.schedule import a_at, nearest, sigma_at, timesteps
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from support import by_the_book
 
+from diffstyle.injection import Injection, aligned_plan, event_timesteps, grid_plan
 from diffstyle.networks.architecture import DDPMArchitecture
 from diffstyle.networks.build import build_unet
 from diffstyle.networks.unet import Encoded
 from diffstyle.noise import seeded_noise
-from diffstyle.plan import Injection, Plan, aligned_plan, event_timesteps, grid_plan, inversion_plan, sampling_plan
+from diffstyle.plan import Plan, inversion_plan, sampling_plan
 from diffstyle.sampling import ddim_invert, ddim_sample, ddim_walk, inject
 from diffstyle.schedule import a_at
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from diffstyle.errors import ConfigError
+from diffstyle.injection import Injection, aligned_plan, event_timesteps
 from diffstyle.networks.unet import GroupNorm
-from diffstyle.plan import Injection, aligned_plan, event_timesteps, inversion_plan
+from diffstyle.plan import inversion_plan
 from diffstyle.sampling import ddim_invert, inject
 from pipeline.models.accelerate import compiles, speed_up_halves, tuned
 from pipeline.models.cuda_graphs import GraphedHalves

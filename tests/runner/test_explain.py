@@ -71,6 +71,13 @@ def test_every_parameter_is_explained_with_its_value(tmp_path: Path) -> None:
     assert "8 settings in all" in text  # seeds count as one
 
 
+def test_where_injection_starts_is_explained_only_where_it_is_not_at_the_top(tmp_path: Path) -> None:
+    text = str(explain_job(load_job(job_file(tmp_path, injection={"t_edit": 200, "t_start": 500, "events": 50}))))
+    assert re.search(r"injection\.t_edit +200 +of these, 15 from 500 down to it inject", text)
+    assert re.search(r"injection\.t_start +500 +beyond the paper", text)
+    assert "t_start" not in str(explain_job(load_job(job_file(tmp_path))))
+
+
 def test_a_sweep_of_the_extensions_names_all_its_values_and_what_banks_keep_for_them(tmp_path: Path) -> None:
     injection = {"start_from_content": [0, 0.4], "match_colours": [None, "histogram"]}
     text = str(explain_job(load_job(job_file(tmp_path, injection=injection))))

@@ -12,8 +12,8 @@ from PIL import Image
 from support.whole_jobs import CONTENTS, MODEL, STYLES, manifest, run_job
 
 from diffstyle.images import to_uint8
+from diffstyle.injection import Injection, event_timesteps, grid_plan
 from diffstyle.noise import seeded_noise
-from diffstyle.plan import Injection, event_timesteps, grid_plan
 from diffstyle.sampling import inject
 from pipeline.banks.reader import LatentBank
 from pipeline.models.config import load_model_config

@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.places import DATA
 
-from diffstyle.plan import Injection, grid_plan
+from diffstyle.injection import Injection, grid_plan
 from diffstyle.sampling import inject
 from pipeline.models.config import load_model_config
 from pipeline.models.load import load_model

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from diffstyle.plan import Injection, aligned_plan, event_timesteps, grid_plan
+from diffstyle.injection import Injection, aligned_plan, event_timesteps, grid_plan
 from diffstyle.schedule import timesteps
 from pipeline.jobfile.schema import Job
 from pipeline.stages.recipe import injection_plan, needed_h
 from pipeline.stages.walk import Walk
 
 WALK = Walk(60, t_0=900)
-KNOBS = {"t_edit": 500, "t_boost": 150, "dt_lambda": 0.99, "dt_end": 700}
+KNOBS = {"t_edit": 500, "t_start": 800, "t_boost": 150, "dt_lambda": 0.99, "dt_end": 700}
 
 
 def job(plan, walk=WALK, **changes) -> Job:
@@ -24,7 +24,7 @@ def planned(plan, **changes):
 
 
 def injection(events, calibrate=False) -> Injection:
-    return Injection(events, 500, 150, 0.99, 700, calibrate=calibrate)
+    return Injection(events, 500, 150, 0.99, 700, calibrate=calibrate, t_start=800)
 
 
 EVENTS = event_timesteps(20, 900)

@@ -36,6 +36,7 @@ def test_the_kept_grid_of_inversion_and_sampling():
 def test_a_bank_keeps_what_the_sweep_needs():
     assert len(needed_h(job(), WALK)) == 29  # events from 400 up; the one at 999 reads the one below
     assert needed_h(job(injection={"t_edit": 900}), WALK) == (917, 937, 958, 978)
+    assert needed_h(job(injection={"t_start": 450}), WALK) == (407, 428, 448)
     assert needed_h(job(bank={"keep": "all"}), WALK) == WALK.grid
     wanted = needed_h(job(injection={"gamma": [0.1, 0.2], "omega": [0, 1]}), WALK)
     assert wanted == needed_h(job(), WALK)
@@ -71,10 +72,13 @@ def test_names_of_folders():
 def test_what_identifies_results():
     """Equal however written, and different wherever a pixel may differ."""
     same = [recipe(), recipe(gamma=0.30, plan={"grid": 1000}), recipe(omega=[0], events=50), recipe(seed=3)]
+    same.append(recipe(t_start=999))
     assert len({one.digest for one in same}) == 1
     others = [
         recipe(gamma=0.31),
         recipe(t_edit=401),
+        recipe(t_start=500),
+        recipe(t_start=600),
         recipe(t_boost=10),
         recipe(omega=0.1),
         recipe(omega=0.2),  # two positive ones, whose plans are the same

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffstyle.injection import Injection, aligned_plan, grid_plan
 from diffstyle.networks.architecture import ADMArchitecture, DDPMArchitecture
 from diffstyle.networks.unet import UNet
-from diffstyle.plan import Injection, Plan, aligned_plan, grid_plan, inversion_plan
+from diffstyle.plan import Plan, inversion_plan
 from pipeline.models.load import random_unet
 from support import by_the_book, networks_by_the_book
 
