@@ -124,8 +124,8 @@ def aligned_plan(
     docs/speed.md has what that is worth. A calibrated event calls the network once more after its change, so its own
     step is a plain one already and counts as the first of those over its gap.
 
-    Where events above the first injection do nothing (``t_start``), ``between`` plain steps are taken for each doubling
-    of 1 / sigma^2, the signal-to-noise ratio, which grows by the same factor over each of them.
+    Where events above the first injection do nothing (``t_start``), sigma falls by the same factor over each plain step,
+    three times ``between`` of them for each halving. The first has no slope yet, and is corrected.
 
     An event makes e jump, by nearly as much as the event before. With ``measured`` the network is called after so many
     of the injections only, and the jump is carried over the others (``trend.CarryingTrend``). Two kinds of events are
@@ -134,7 +134,7 @@ def aligned_plan(
     Args:
         injection: What happens at which timestep.
         kept: The timesteps whose h the content's inversion kept; each injection reads the nearest.
-        between: Plain steps over each gap between injections, and above them for each doubling of 1 / sigma^2.
+        between: Plain steps over each gap between injections, and a third of those over a halving of sigma above them.
         tail: Plain steps, about so many, from the last injection down to the picture.
         t_0: The timestep of x_T, 999 at most.
         order: Of the plain steps: 1 is DDIM, 2 follows the trend of e as well.
@@ -168,8 +168,9 @@ def aligned_plan(
         gap = start - end
         if gap <= 0:
             continue
-        if end >= last_injection and any(end < t < start for t in injection.events):
-            visited |= _even_in_ratio(start, end, between)
+        if end >= last_injection and any(end < t <= start and not injection.acts_at(t) for t in injection.events):
+            visited |= _even_in_ratio(start, end, 3 * between)
+            corrected |= {t_0} & {start} if order > 1 else set()
         elif end >= last_injection:
             event = start + (not injection.calibrates_at(start))
             n = min(2 if event in twice else between, gap)
@@ -185,12 +186,12 @@ def aligned_plan(
     return _marked(sorted(visited | set(acting)), injection, kept, order, carried, corrected, 2 if doubled else 1)
 
 
-def _even_in_ratio(start: int, end: int, per_doubling: int) -> set[int]:
-    """Timesteps from ``start`` down to above ``end``, between which 1 / sigma^2 grows by the same factor, nearly."""
-    levels = {t: -2 * log2(sigma_at(t)) for t in range(end, start + 1)}
-    low, high = levels[start], levels[end]
-    n = max(1, ceil(per_doubling * (high - low)))
-    return {min(levels, key=lambda t: abs(levels[t] - low - (high - low) * k / n)) for k in range(n)} - {end}
+def _even_in_ratio(start: int, end: int, per_halving: int) -> set[int]:
+    """Timesteps from ``start`` down to above ``end``, between which sigma falls by the same factor, nearly."""
+    levels = {t: log2(sigma_at(t)) for t in range(end, start + 1)}
+    fall = levels[start] - levels[end]
+    n = max(1, ceil(per_halving * fall))
+    return {min(levels, key=lambda t: abs(levels[t] - levels[start] + fall * k / n)) for k in range(n)} - {end}
 
 
 def _alike(acting: Sequence[int], injection: Injection) -> list[int]:
