@@ -59,6 +59,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"mask": {"rectangle": [0, 0, 1, 0.5]}},
     {"dt_lambda": 0.9985},  # the paper's, for local style mixing
     {"events": 100},
+    {"gamma": 1, "t_edit": 200, "t_start": 500},
 ]
 MARKERS = ("<!-- presets: begin -->", "<!-- presets: end -->")
 REFERENCE = "reference"

@@ -124,8 +124,8 @@ def aligned_plan(
     docs/speed.md has what that is worth. A calibrated event calls the network once more after its change, so its own
     step is a plain one already and counts as the first of those over its gap.
 
-    Where events above the first injection do nothing (``t_start``), sigma falls by the same factor over each plain step,
-    three times ``between`` of them for each halving. The first has no slope yet, and is corrected.
+    Where events above the first injection do nothing (``t_start``), sigma falls by one factor over each plain step, and
+    halves over three times ``between`` of them. The first has no slope yet, and is corrected.
 
     An event makes e jump, by nearly as much as the event before. With ``measured`` the network is called after so many
     of the injections only, and the jump is carried over the others (``trend.CarryingTrend``). Two kinds of events are
