@@ -80,6 +80,7 @@ def _described(config: ModelConfig, address: str | None = None) -> dict[str, Any
         "paper": config.paper,
         "repository": config.repository,
         "architecture": config.architecture,
+        "injection": config.injection or None,
         "weights": weights if "hub" in weights else {k: v for k, v in weights.items() if k != "revision"},
     }
 

@@ -68,14 +68,14 @@ def _asked(given: dict[str, Any]) -> dict[str, Any]:
     while True:
         model = given["model"] or click.prompt("model (`diffstyle models` lists them)", DEMO_MODEL, err=True)
         try:
-            size = load_model_config(model).size
+            config = load_model_config(model)
             break
         except ConfigError as error:
             if given["model"]:
                 raise
             click.echo(f"  {error}", err=True)
     answers = given | {"model": model}
-    gamma = f"{starting_injection(size)['gamma']:g}"
+    gamma = f"{starting_injection(config)['gamma']:g}"
     for name, question, default in (
         ("content", "pictures whose content is wanted", "contents"),
         ("style", "pictures whose style is wanted", "styles"),

@@ -85,8 +85,7 @@ def new_job(
         if values[name] == default:
             values[name] = str(folder / default)
     only_model = [one for one in overrides if one.partition("=")[0].strip() in ("model", "weights")]
-    size = load_model_config(make_job(values, "new", only_model, inputs=False).model).size
-    injection = starting_injection(size)
+    injection = starting_injection(load_model_config(make_job(values, "new", only_model, inputs=False).model))
     if gamma is not None:
         given = numbers(gamma, "gamma")
         injection["gamma"] = given[0] if len(given) == 1 else given

@@ -1,4 +1,4 @@
-"""Settings to begin with, where a job does not say any: those that suit a model's size of pictures."""
+"""Settings to begin with, where a job does not say any: those that suit a model, or its size of pictures."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffstyle.errors import ConfigError
+from pipeline.jobfile.fields import Strict
+from pipeline.jobfile.injection import Injection
+from pipeline.models.config import ModelConfig
+from pipeline.storage.yamlfile import Document
 
 #: The model that needs no download: it comes with the code.
 DEMO_MODEL = "shipped:demo/model/demo-64.yaml"
@@ -18,15 +22,27 @@ _T_EDIT = {32: 80, 64: 160, 128: 260}
 SMALL = 64
 
 
-def starting_injection(image_size: int) -> dict[str, Any]:
-    """The fields of ``injection`` to begin with.
+class _Suited(Strict):
+    """What a model's config says of jobs."""
+
+    injection: Injection
+
+
+def starting_injection(model: ModelConfig) -> dict[str, Any]:
+    """The fields of ``injection`` to begin with: what the model's config says, all else by the size of its pictures.
 
     Args:
-        image_size: The side of the model's pictures, in pixels.
+        model: The config of the job's model.
+
+    Raises:
+        ConfigError: What the config says is no ``injection`` of a job; names the model and the field.
     """
-    t_edit = next((t for size, t in _T_EDIT.items() if image_size <= size), 400)
-    # What docs/speed.md advises to begin with, whatever the size.
-    return {"gamma": 1.0 if image_size <= SMALL else 0.3, "t_edit": t_edit, "plan": "fast"}
+    t_edit = next((t for size, t in _T_EDIT.items() if model.size <= size), 400)
+    # The plan is what docs/speed.md advises to begin with, whatever the size.
+    by_size = {"gamma": 1.0 if model.size <= SMALL else 0.3, "t_edit": t_edit, "plan": "fast"}
+    injection = by_size | model.injection
+    Document(f"model {model.name}", {"injection": injection}).validate(_Suited, {})
+    return injection
 
 
 def starting_gammas(image_size: int) -> tuple[float, ...]:

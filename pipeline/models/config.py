@@ -109,6 +109,7 @@ class ModelConfig(BaseModel):
     dataset: str | None = None
     architecture: AnyMapping
     weights: Weights
+    injection: AnyMapping = {}
     licence: str | None = None
     paper: str | None = None
     repository: str | None = None

@@ -142,8 +142,8 @@ def _job(content: Any, style: Any, gamma: Any, mask: Any, model: Any, overrides:
         "style": os.fspath(style),
     }
     plain = make_job(values, "try", [one for one in overrides if one.partition("=")[0].strip() in ("model", "weights")])
-    size = load_model_config(plain.model).size
-    injection = starting_injection(size) | {"gamma": list(starting_gammas(size))}
+    config = load_model_config(plain.model)
+    injection = starting_injection(config) | {"gamma": list(starting_gammas(config.size))}
     if gamma is not None:
         injection["gamma"] = numbers(gamma, "gamma")
     if mask is not None:
@@ -207,4 +207,5 @@ def _masked(job: Job, pixels: np.ndarray, place: Place) -> list[tuple[str, np.nd
 
 def _settings(job: Job, row: Mapping[str, Any]) -> str:
     plan = f" (plan {job.injection.plan})" if isinstance(job.injection.plan, str) else ""
-    return f"{row['model']}, t_edit {row['t_edit']}, {count(row['network_calls'], 'network call')} a result{plan}"
+    timesteps = ", ".join(f"{name} {row[name]}" for name in ("t_edit", "t_start") if row[name] is not None)
+    return f"{row['model']}, {timesteps}, {count(row['network_calls'], 'network call')} a result{plan}"

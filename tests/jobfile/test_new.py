@@ -166,3 +166,20 @@ def test_ready_jobs_are_listed_with_a_sentence(tmp_path: Path, monkeypatch: pyte
     place.write_bytes(b"weights")
     listed = {one["job"]: one for one in json.loads(CliRunner().invoke(main, ["jobs", "--json"]).output)}
     assert listed["harmonization"]["needs"] == "pictures, weights of celebahq (here)"
+
+
+def test_a_job_begins_with_what_suits_its_model(tmp_path: Path) -> None:
+    """What the model's own file says of jobs, and all else by the size of its pictures."""
+    model = tmp_path / "mine.yaml"
+    about = {"name": "mine", "architecture": {"family": "adm", "image_size": 128}, "weights": {"path": "mine.pt"}}
+    model.write_text(json.dumps({**about, "injection": {"gamma": 0.8, "t_start": 600, "omega": [0, 0.5]}}))
+    assert invoke(tmp_path / "a", "--model", model).exit_code == 0
+    begun = load_job(tmp_path / "a" / "job.yaml").injection
+    assert (begun.gamma, begun.t_edit, begun.t_start, begun.omega, begun.plan) == ((0.8,), 260, 600, (0, 0.5), "fast")
+    assert invoke(tmp_path / "b", "--model", model, "--gamma", "0.2", "--set", "injection.t_start=700").exit_code == 0
+    begun = load_job(tmp_path / "b" / "job.yaml").injection
+    assert (begun.gamma, begun.t_start) == ((0.2,), 700)
+    model.write_text(json.dumps({**about, "injection": {"gama": 0.8}}))
+    refused = invoke(tmp_path / "c", "--model", model)
+    assert refused.output == "error: model mine: injection.gama: unknown field 'gama'; did you mean 'gamma'?\n"
+    assert refused.exit_code == 2
