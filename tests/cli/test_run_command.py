@@ -133,6 +133,7 @@ def test_a_dry_run_writes_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_real_architecture_at_256_px(tmp_path, shared):
     """AFHQ's U-Net with random weights, as few steps as there can be: banks, picture, manifest."""

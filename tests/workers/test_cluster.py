@@ -254,7 +254,10 @@ def start(what: str) -> subprocess.Popen:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
 @pytest.mark.slow
-@pytest.mark.parametrize("whole_group", [True, False], ids=["as a terminal does", "the driver alone"])
+@pytest.mark.parametrize(
+    "whole_group",
+    [pytest.param(True, id="as a terminal does"), pytest.param(False, id="the driver alone", marks=pytest.mark.long)],
+)
 def test_a_run_is_quiet_and_ctrl_c_ends_it_with_all_its_processes(whole_group):
     process = start("sleep")
     try:

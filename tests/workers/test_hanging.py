@@ -44,7 +44,7 @@ def by_value(request):
     ("items", "phase", "what"),
     [
         ([0, 1], "compute", "hang"),
-        ([1], "save", "freeze"),
+        pytest.param([1], "save", "freeze", marks=pytest.mark.long),
         pytest.param([0, 1], "load", "hang", marks=pytest.mark.long),
     ],
 )
