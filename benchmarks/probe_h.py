@@ -41,7 +41,7 @@ from pipeline.bench.heldout import load_pairs
 from pipeline.measures.pixels import colour_distance, edge_correlation, psnr
 
 DEFAULT: dict[str, Any] = {
-    **{"gamma": 1.0, "t_edit": 200, "events": 50, "steps": 50, "omega": 0.0, "top": 999},
+    **{"gamma": 1.0, "t_edit": 200, "events": 50, "steps": 50, "omega": 0.0, "t_start": 999},
     **{"within": "", "equal": 0, "start": 0.0, "match": 0},
 }
 
@@ -108,11 +108,9 @@ def injected(pairs: Inverted, setting: dict[str, Any]) -> Tensor:
     """The results of the pairs at one setting, (N, 3, S, S)."""
     ranges = [tuple(map(int, part.split("-"))) for part in filter(None, setting["within"].split("+"))]
     events = tuple(
-        t
-        for t in event_timesteps(setting["events"])
-        if t <= setting["top"] and (not ranges or any(low <= t < high for low, high in ranges))
+        t for t in event_timesteps(setting["events"]) if not ranges or any(low <= t < high for low, high in ranges)
     )
-    injection = Injection(events, setting["t_edit"], calibrate=setting["omega"] != 0)
+    injection = Injection(events, setting["t_edit"], t_start=setting["t_start"], calibrate=setting["omega"] != 0)
     plan = grid_plan(injection, pairs.kept, setting["steps"])
     gamma: float | Tensor = setting["gamma"]
     if setting["equal"]:
