@@ -170,7 +170,7 @@ def load_model_config(name_or_path: str | os.PathLike[str]) -> ModelConfig:
             return _read(shipped[text])
         demo = {config.name: config for config in shipped_model_configs().values()}
         if text not in demo:
-            raise ConfigError(f"{unknown('model', text, [*shipped, *demo])}; or give the path of a model's YAML file")
+            raise ConfigError(f"{unknown('model', text, [*shipped, *demo])} (or give the path of a model's YAML file)")
         return demo[text]
     file = expand_home(text)
     return _of_checkpoint(file) if text.endswith(_CHECKPOINTS) and not file.is_dir() else _read(file)

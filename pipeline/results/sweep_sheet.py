@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +26,7 @@ from pipeline.results.contact_sheets import (
 )
 from pipeline.results.sheet_rows import MAX_COLUMNS, MAX_ROWS, SheetRows
 from pipeline.results.source_pictures import SourcePictures
-from pipeline.results.words import setting_words, shared_words, short_name
+from pipeline.results.words import setting_words, settings_order, shared_words, short_name
 from pipeline.storage.counts import count
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Entry, Place
@@ -63,9 +62,8 @@ def sweep_sheet(output: Place, shown: SheetRows, shards: Sequence[Place], banks:
     first: dict[str, Mapping[str, Any]] = {}
     for one in chosen:
         first.setdefault(one["settings"], one)
-    slugs = {identifier: slug for slug, identifier in settings.items()}
-    gammas = {one: math.inf if row["gamma"] is None else row["gamma"] for one, row in first.items()}
-    order = sorted(first, key=lambda one: (gammas[one], slugs[one]))
+    rows_of_settings = list(first.values())
+    order = [rows_of_settings[n] for n in settings_order(rows_of_settings)]
     extent = [
         f"{shown} of {all_of_them} {name}"
         for name, shown, all_of_them in (
@@ -74,7 +72,7 @@ def sweep_sheet(output: Place, shown: SheetRows, shards: Sequence[Place], banks:
         )
         if shown < all_of_them
     ]
-    drawn = [first[one] for one in order[:MAX_COLUMNS]]
+    drawn = order[:MAX_COLUMNS]
     pictures = {(one["content_image"], one["style_image"], one["settings"]): one for one in chosen}
     known = SourcePictures(shards, banks).of({image for pair in pairs for image in pair})
     stream = io.BytesIO()

@@ -31,7 +31,7 @@ PARAMETERS = (
 #: Those that tell one point of a sweep from another, after gamma, in the order in which they are said.
 _TELLING = (
     *("t_edit", "t_start", "t_boost", "events", "dt_lambda", "dt_end", "omega", "mask", "edit", "start_from_content"),
-    *("match_colours", "plan", "inversion", "precision", "model", "model_fingerprint", "format"),
+    *("match_colours", "plan", "inversion", "precision", "model", "model_fingerprint", "format", "seed"),
 )
 _ALWAYS = ("t_edit", "t_start", "omega", "mask", "edit", "start_from_content", "match_colours")
 
@@ -68,6 +68,34 @@ def setting_words(settings: Sequence[Mapping[str, Any]], all_of_one: bool = Fals
         f"{text}, settings {row['settings'][:8]}" if len(digests[text]) > 1 and row.get("settings") else text
         for text, row in zip(texts, settings, strict=True)
     ]
+
+
+def settings_order(settings: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The places of some settings in the order in which people look at them.
+
+    By gamma, then by the fields that tell them apart, numbers by size; what is off comes before what is on, so no mask
+    before a mask.
+
+    Args:
+        settings: A row of the manifest for each setting; columns that are missing count as off.
+    """
+    return sorted(range(len(settings)), key=lambda n: _rank(settings[n]))
+
+
+def _rank(row: Mapping[str, Any]) -> list[tuple[int, float, str]]:
+    fields = [row.get(name) for name in (*_TELLING, "settings")]
+    gamma = row.get("gamma")
+    by_gamma = (1, 0.0, str(row.get("gamma_schedule"))) if gamma is None else (0, float(gamma), "")
+    return [by_gamma, *map(_field_rank, fields)]
+
+
+def _field_rank(value: Any) -> tuple[int, float, str]:
+    if _is_off(value):
+        return 0, 0.0, ""
+    try:
+        return 1, float(value), ""
+    except ValueError:
+        return 2, 0.0, str(value)
 
 
 def _is_off(value: Any) -> bool:

@@ -219,11 +219,11 @@ def picture_costs(job: Job, sides: Sequence[Side], size: int) -> PictureCosts:
     if results:
         n = len(results)
         seconds = (time.perf_counter() - begun) / n
-        basis = f"judged by {n} of the sources"
+        basis = f"sizes judged by {n} of the sources"
         return PictureCosts(sum(prepared) / n, sum(results) / n, sum(drawn) / n, seconds, basis)
     raw = size**2 * _BYTES_A_PIXEL["png"]
     each = size**2 * _BYTES_A_PIXEL[job.pictures.format] + _AROUND[job.pictures.to]
-    return PictureCosts(raw + _AROUND_PREPARED, each, raw, 0.0, "as photographs usually take")
+    return PictureCosts(raw + _AROUND_PREPARED, each, raw, 0.0, "sizes as photographs usually take")
 
 
 def shards_bytes(n: int, costs: PictureCosts) -> float:

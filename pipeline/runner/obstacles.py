@@ -15,6 +15,7 @@ from pipeline.models.store_download import object_mark
 from pipeline.models.weights import missing_weights, remote_weights, weights_place
 from pipeline.runner.check import check_job
 from pipeline.runner.sides import Side
+from pipeline.storage.counts import data_size
 from pipeline.storage.lock import holder_of
 from pipeline.storage.place import Place
 from pipeline.workers.local import require_device
@@ -68,8 +69,8 @@ def of_disk(output: Place, bytes_to_write: float) -> str | None:
     if free is None or free >= bytes_to_write:
         return None
     return (
-        f"the disk of {output} has {free / 1e9:.1f} GB free, and about {bytes_to_write / 1e9:.1f} GB would be "
-        "written; free some space, or give another output"
+        f"the disk of {output} has {data_size(free)} free, and about {data_size(bytes_to_write)} would be written; "
+        "free some space, or give another output"
     )
 
 

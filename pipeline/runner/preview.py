@@ -18,6 +18,7 @@ from pipeline.models.session import ModelFacts, model_facts
 from pipeline.models.weights import remote_weights, weights_place
 from pipeline.monitoring.progress import duration
 from pipeline.results.manifest import Manifest
+from pipeline.results.words import setting_words
 from pipeline.runner import estimate, obstacles
 from pipeline.runner.dropping import would_drop
 from pipeline.runner.estimate import Duration, Portion, Work
@@ -25,7 +26,7 @@ from pipeline.runner.remaining import PairsState, SideCounts, SideState, pairs_s
 from pipeline.runner.sides import PlannedBank, Side, bank_description, check_apart, plan_bank, sides
 from pipeline.shards.decode import preparation
 from pipeline.shards.store import ShardStore
-from pipeline.stages.inject import too_short_plan
+from pipeline.stages.inject import settings_columns, too_short_plan
 from pipeline.stages.recipe import edit_of, injection_plan, open_directions
 from pipeline.stages.walk import Walk
 from pipeline.storage.counts import count, data_size
@@ -88,20 +89,19 @@ class PreviewSettings:
     """A point of the sweep: the steps of its walk, what one pair takes of the network, and how many pairs are left."""
 
     gamma: Any
+    words: str  # gamma and the other main fields, those that tell it from the others among them
     steps: int
     network_calls: int
     decodes: int
     injections: int
-    more: str = ""  # what else is on: the direction that is added to h, and the extensions beyond the paper
     pairs: PairsState = field(default=PairsState(0))
 
     def __str__(self) -> str:
-        more = f", {self.more}" if self.more else ""
         state = self.pairs
         before = f"; {state.done} of {count(state.wanted, 'pair')} made already" if state.done else ""
         failed = f"; {state.failed} failed" if state.failed else ""
         return (
-            f"gamma {self.gamma}{more}: {count(self.steps, 'step')}, {count(self.network_calls, 'network call')}, "
+            f"{self.words}: {count(self.steps, 'step')}, {count(self.network_calls, 'network call')}, "
             f"{count(self.decodes, 'decode')}, {count(self.injections, 'injection')} a pair{before}{failed}"
         )
 
@@ -356,19 +356,15 @@ def _points(job: Job, walk: Walk, facts: ModelFacts, pairs: list[PairsState]) ->
     """The sweep. Raises ConfigError for settings that make no sense together."""
     points = []
     directions = open_directions(job, facts.h_shape, None)
-    for settings, state in zip(job.settings(), pairs, strict=True):
+    sweep = job.settings()
+    words = setting_words([settings_columns(settings) for settings in sweep], all_of_one=True)
+    for settings, own_words, state in zip(sweep, words, pairs, strict=True):
         plan = injection_plan(settings, walk)
         edit = settings.edit
         if edit is not None:
             edit_of(edit, directions[edit.directions], plan)  # or a ConfigError
         calls = len(plan.steps), plan.encodes, plan.decodes, len(plan.injections)
-        gamma = settings.to_dict()["gamma"]
-        more = [] if edit is None else [str(edit)]
-        if settings.start_from_content:
-            more.append(f"start_from_content {settings.start_from_content:g}")
-        if settings.match_colours:
-            more.append(f"match_colours {settings.match_colours}")
-        points.append(PreviewSettings(gamma, *calls, ", ".join(more), state))
+        points.append(PreviewSettings(settings.to_dict()["gamma"], own_words, *calls, state))
     return points
 
 

@@ -14,6 +14,7 @@ from diffstyle.schedule import N_TIMESTEPS
 from pipeline.banks.description import BankDescription
 from pipeline.banks.reader import LatentBank
 from pipeline.banks.tensors import COLOURS, BankError
+from pipeline.jobfile.injection import InjectionSettings
 from pipeline.jobfile.schema import Job, Pictures
 from pipeline.models.session import ModelFacts
 from pipeline.results.manifest import KnownPairs, Manifest
@@ -170,12 +171,24 @@ def _bank_identity(description: BankDescription, tensor: str) -> dict[str, Any]:
 
 def manifest_columns(job: Job, facts: ModelFacts, recipe: Recipe, content: LatentBank) -> dict[str, Any]:
     """The columns that all rows of a recipe share."""
-    settings = recipe.settings
-    number = settings.gamma if isinstance(settings.gamma, int | float) else None
-    values = settings.to_dict()
     return {
         "settings": recipe.digest,
         "recipe": recipe.identity,
+        **settings_columns(recipe.settings),
+        "network_calls": recipe.plan.encodes,
+        "inversion": as_json(content.description.inversion),
+        "precision": job.compute.precision,
+        "model": facts.name,
+        "model_fingerprint": facts.fingerprint,
+        "algorithm": ALGORITHM_VERSION,
+    }
+
+
+def settings_columns(settings: InjectionSettings) -> dict[str, Any]:
+    """The columns of the manifest that a point of the sweep says by itself."""
+    number = settings.gamma if isinstance(settings.gamma, int | float) else None
+    values = settings.to_dict()
+    return {
         "gamma": number,
         "gamma_schedule": None if number is not None else as_json(values["gamma"]),
         **{name: values[name] for name in ("t_edit", "t_boost", "dt_lambda", "dt_end", "omega")},
@@ -186,13 +199,7 @@ def manifest_columns(job: Job, facts: ModelFacts, recipe: Recipe, content: Laten
         "start_from_content": values.get("start_from_content"),
         "match_colours": values.get("match_colours"),
         "plan": as_json({name: value for name, value in values["plan"].items() if value is not None}),
-        "network_calls": recipe.plan.encodes,
         "seed": settings.seed,
-        "inversion": as_json(content.description.inversion),
-        "precision": job.compute.precision,
-        "model": facts.name,
-        "model_fingerprint": facts.fingerprint,
-        "algorithm": ALGORITHM_VERSION,
     }
 
 

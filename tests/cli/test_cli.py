@@ -44,6 +44,16 @@ def raising(error):
     return go
 
 
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [(["rnu", "job.yaml"], "Did you mean 'run'?"), (["Score"], "Did you mean 'score'?"), (["bank", "inof"], "'info'")],
+)
+def test_a_misspelt_command_is_told_the_nearest(words, nearest):
+    result = CliRunner().invoke(main.main, words)
+    assert result.exit_code == 2
+    assert nearest in result.output, result.output
+
+
 def test_help_is_quick_since_it_imports_next_to_nothing():
     """Seconds say how fast the machine is; 121 modules of Python, click and ours were a tenth of one."""
     probe = (

@@ -79,7 +79,7 @@ def test_what_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--where", "content_kep > 1"], 'Referenced column "content_kep" not found'),
+        (["--where", "content_kep > 1"], "unknown column 'content_kep'; did you mean 'content_kept'?"),
         (["--licence", " , "], "--licence: names no licence"),
         (["--splits", "train=1,test=1"], "--splits: the shares make up 2"),
         (["--overwrite"], "--overwrite: there is no --out"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.results.words import name_words, setting_words, shared_words
+from pipeline.results.words import name_words, setting_words, settings_order, shared_words
 
 
 def test_the_edits_of_a_sweep_are_told_apart():
@@ -66,3 +66,18 @@ def test_settings_in_words_and_in_names(row, said, named):
     row = {"gamma": 0.3, **row}
     assert said in setting_words([row], all_of_one=True)[0]
     assert name_words(row) == named
+
+
+def test_settings_are_in_the_order_of_their_numbers_and_what_is_off_comes_first():
+    plain = {"gamma": 1.0, "t_edit": 160, "omega": 0.0, "mask": None, "seed": None}
+    ordered = [
+        {**plain, "gamma": 0.6, "omega": 2.0},
+        {**plain, "gamma": 0.6, "omega": 10.0},
+        plain,
+        {**plain, "seed": 2},
+        {**plain, "seed": 10},
+        {**plain, "mask": MASK},
+        {**plain, "gamma": None, "gamma_schedule": '{"linear":[0,1]}'},
+    ]
+    jumbled = [ordered[n] for n in (5, 3, 0, 6, 4, 2, 1)]
+    assert [jumbled[n] for n in settings_order(jumbled)] == ordered

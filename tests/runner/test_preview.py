@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def test_the_lines_a_person_reads(tmp_path):
     assert lines[2].startswith("  bank     2 x 5 network calls, h at 3 timesteps; ")
     assert lines[3] == f"style      2 pictures in {STYLES}"
     assert lines[5] == "pairs      2 (1 random style for each content) x 1 setting"
-    assert lines[6] == "  gamma 0.6: 6 steps, 6 network calls, 10 decodes, 4 injections a pair"
+    assert lines[6] == "  gamma 0.6, t_edit 200: 6 steps, 6 network calls, 10 decodes, 4 injections a pair"
     assert lines[-1] == f"output     {tmp_path}/out"
 
 
@@ -129,7 +130,7 @@ def test_banks_and_samples_have_no_pictures_to_judge_by(tmp_path):
     text = str(planned(tmp_path, content={"sample": 3}, style={"sample": 2}))
     assert "content    3 samples of the model" in text
     assert "pictures 8.9 kB, " in text
-    assert "results as png (as photographs usually take)" in text
+    assert "results as png (sizes as photographs usually take)" in text
 
 
 # ---- what is done already ----
@@ -231,7 +232,16 @@ def test_a_disk_that_is_too_small(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     code, text = planned_by_command(tmp_path)
     assert code == 2
-    assert "has 0.0 GB free" in text
+    assert re.search(r"the disk of .* has 1.0 kB free, and about [\d.]+ [km]B would be written", text, re.IGNORECASE)
+
+
+def test_each_line_of_a_sweep_says_what_tells_it_from_the_others(tmp_path):
+    lower = {"rectangle": [0.5, 0, 1, 1]}
+    swept = {"gamma": 0.6, "events": 4, "omega": [0, 0.5], "mask": [None, lower], "t_boost": 500, "plan": {"grid": 4}}
+    lines = list(map(str, planned(tmp_path, injection=swept, seed=[1, 2]).settings))
+    told = {line.partition(":")[0] for line in lines}
+    assert len(told) == len(lines) == 8
+    assert "gamma 0.6, t_edit 200, omega 0.5, mask rectangle 0.5, 0, 1, 1, seed 2" in told
 
 
 def test_banks_that_do_not_serve_the_job_are_no_obstacle(tmp_path):

@@ -121,8 +121,8 @@ def test_the_preview_says_what_is_added_and_refuses_what_the_run_would(made):
     file = str(made / "directions.safetensors")
     text = str(api.preview(edited(made, "p", {"directions": file, "component": 1, "strength": [0, -1.5]})))
     assert "x 2 settings" in text
-    assert "  gamma 0.5, component 1 x -1.5 of directions.safetensors: 4 steps" in text
-    assert "  gamma 0.5: 4 steps" in text
+    assert "edit component 1 x -1.5 of directions.safetensors: 4 steps" in text
+    assert "no edit: 4 steps" in text
     assert api.preview(edited(made, "p", {"directions": file, "component": 1})).obstacles == ()
     with pytest.raises(ConfigError, match=r"injection.edit.component: in .* there is no component 2; there are 2"):
         api.preview(edited(made, "p", {"directions": file, "component": 2}))

@@ -242,7 +242,7 @@ def test_words_names_and_what_a_job_may_say(out, tmp_path):
     assert load_job(tmp_path / "again.yaml") == loaded
     assert yaml.safe_load(loaded.to_yaml())["injection"]["match_colours"] == [None, "histogram"]
     text = str(api.preview(loaded))
-    assert "gamma 0.6, start_from_content 0.2, match_colours histogram: " in text
+    assert "start_from_content 0.2, match_colours histogram: " in text
     for override, said in (
         ("injection.start_from_content=1.5", "must be at most 1, not 1.5"),
         ("injection.match_colours=mean", "must be null or histogram, not 'mean'"),

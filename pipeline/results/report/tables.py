@@ -17,7 +17,7 @@ from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
 from pipeline.results.network_scores import networks_of
 from pipeline.results.scores import ScoreColumn
 from pipeline.results.source_pictures import run_banks
-from pipeline.results.words import PARAMETERS, setting_words, short_name
+from pipeline.results.words import PARAMETERS, setting_words, settings_order, short_name
 from pipeline.shards.store import ShardStore, open_shards
 from pipeline.storage.counts import count
 from pipeline.storage.identity import source_parts
@@ -152,17 +152,14 @@ def _ranks(column: pa.ChunkedArray, ranks: Mapping[str, int]) -> np.ndarray:
 
 
 def _settings(manifest: Manifest) -> tuple[list[dict[str, Any]], dict[str, int], list[str]]:
-    """The settings by gamma, the place of each among them, and the parameters that differ within one."""
+    """The settings in order, the place of each among them, and the parameters that differ within one."""
     by_settings: dict[str, list[dict[str, Any]]] = {}
     for row in _distinct(manifest, ["settings", *PARAMETERS]):
         by_settings.setdefault(row["settings"] or "", []).append(row)
     own = [name for name in PARAMETERS if any(len({row[name] for row in one}) > 1 for one in by_settings.values())]
     rows = [one[0] for one in by_settings.values()]
-    words = setting_words([{name: row[name] for name in (*PARAMETERS, "settings") if name not in own} for row in rows])
-    order = sorted(
-        range(len(rows)),
-        key=lambda n: (rows[n]["gamma"] is None, rows[n]["gamma"] or 0, words[n], rows[n]["settings"]),
-    )
+    shared = [{name: row[name] for name in (*PARAMETERS, "settings") if name not in own} for row in rows]
+    words = setting_words(shared)
     settings = [
         {
             "id": rows[n]["settings"],
@@ -170,7 +167,7 @@ def _settings(manifest: Manifest) -> tuple[list[dict[str, Any]], dict[str, int],
             "gamma": rows[n]["gamma"],
             "parameters": {name: rows[n][name] for name in PARAMETERS if name not in own},
         }
-        for n in order
+        for n in settings_order(shared)
     ]
     return settings, {one["id"] or "": rank for rank, one in enumerate(settings)}, own
 

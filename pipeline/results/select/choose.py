@@ -157,7 +157,7 @@ def choose(run: Place, rules: Rules, whole: bool = True) -> Choice:
         left_out.append(LeftOut(rule, before - len(table), why if before > len(table) else ""))
 
     if rules.where is not None:
-        fitting = PairIds(packed(matching(table, rules.where, pairs.words())))
+        fitting = PairIds(packed(matching(table, rules.where, pairs.unknown)))
         keep(pa.array(fitting.contains(packed(table["pair"]))), "--where")
     table = table.sort_by("pair").combine_chunks()
     if rules.keep is not None:

@@ -6,7 +6,7 @@ A million rows of all columns are a gigabyte and take seconds to read, so only t
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +16,7 @@ from pipeline.results.all_scores import AllScores
 from pipeline.results.manifest import MANIFEST_SCHEMA, Manifest
 from pipeline.results.scores import SCORES, ScoreColumn
 from pipeline.results.select.licences import rights_of
+from pipeline.storage.mistakes import unknown
 from pipeline.storage.pair_ids import PairIds, packed
 from pipeline.storage.place import Place
 
@@ -81,21 +82,30 @@ class RunPairs:
         schema = pa.schema([fields[name] for name in wanted])
         return pa.Table.from_arrays([columns[name] for name in wanted], schema=schema)
 
-    def words(self) -> str:
-        """The names for a message, with a word on scores where there are none."""
-        names = self.names if self.scored else [*self.names, "and no scores (`diffstyle score RUN` makes them)"]
-        return ", ".join(names)
+    def unknown(self, name: str, among: Sequence[str] | None = None) -> str:
+        """``unknown column 'edge'; did you mean 'edges'?``, with a word on scores where there are none.
+
+        Args:
+            name: The unknown one.
+            among: The columns that may be in its place; None: all.
+        """
+        words = unknown("column", name, self.names if among is None else among)
+        return words if self.scored else f"{words}; this run has no scores yet, `diffstyle score RUN` makes them"
 
     def number(self, name: str, option: str) -> None:
         """Raise ConfigError, naming the option, where ``name`` is no column of numbers."""
+        kinds = dict.fromkeys(self.names, pa.string())
+        kinds |= {field.name: field.type for field in (*MANIFEST_SCHEMA, *self._scores.fields)}
         if name not in self.names:
             if name in SCORES and not self.scored:
                 raise ConfigError(f"{option} {name}: this run has no scores yet; `diffstyle score RUN` makes them")
-            raise ConfigError(f"{option} {name}: no such column; the columns are {self.words()}")
-        fields = {field.name: field for field in (*MANIFEST_SCHEMA, *self._scores.fields)}
-        kind = fields[name].type if name in fields else pa.string()
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-            raise ConfigError(f"{option} {name}: a column of {kind}, which is no number")
+            raise ConfigError(f"{option}: {self.unknown(name, [one for one in self.names if _is_number(kinds[one])])}")
+        if not _is_number(kinds[name]):
+            raise ConfigError(f"{option} {name}: a column of {kinds[name]}, which is no number")
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 # How a condition may mean a column without naming it: `*` that is no product, `#1`, COLUMNS(...), whole rows, and
@@ -117,7 +127,7 @@ def columns_of(condition: str, names: Sequence[str]) -> set[str]:
     return {name for name in names if name.lower() in words}
 
 
-def matching(table: pa.Table, condition: str, names: str) -> pa.Array:
+def matching(table: pa.Table, condition: str, unknown_column: Callable[[str], str]) -> pa.Array:
     """The ids of the pairs for which an SQL condition is true.
 
     The condition is one DuckDB expression over the table's columns; a subquery may name the table ``pairs``. It can
@@ -126,11 +136,11 @@ def matching(table: pa.Table, condition: str, names: str) -> pa.Array:
     Args:
         table: As :meth:`RunPairs.table` gives it, with ``columns_of`` the condition.
         condition: For example ``content_kept > 0.5 AND style_label = 'oil'``.
-        names: The columns that there are, for a message.
+        unknown_column: What to say of a name that is no column.
 
     Raises:
-        ConfigError: The condition is wrong; the line has DuckDB's own message and the columns that there are. Or DuckDB
-            is not installed.
+        ConfigError: The condition is wrong; the line has DuckDB's own message, or the nearest column. Or DuckDB is not
+            installed.
     """
     try:
         import duckdb
@@ -149,7 +159,11 @@ def matching(table: pa.Table, condition: str, names: str) -> pa.Array:
             # As an expression and not as text inside a query, which a bracket too many could leave.
             chosen = connection.view("pairs").filter(condition).project("pair").to_arrow_table()
         except duckdb.Error as error:
-            raise ConfigError(f"--where: {_first_line(error)}; the columns are {names}") from error
+            missing = re.search(r'Referenced column "([^"]+)" not found', str(error))
+            if missing:
+                raise ConfigError(f"--where: {unknown_column(missing[1])}") from error
+            example = "a condition is SQL over the columns, as content_kept > 0.5 AND style_label = 'oil'"
+            raise ConfigError(f"--where: {_first_line(error)}; {example}") from error
     return chosen["pair"].combine_chunks()
 
 
