@@ -20,15 +20,11 @@ def report(run: str, out: Path | None, quiet: bool) -> None:
     RUN is the output folder (or an address on S3 or GCS, with --out), or the job file that names it. The page needs no
     network and no server. Run it again to show what was made since; choices made in the page are kept by the browser.
     """
+    from pipeline.monitoring.status import output_of
     from pipeline.results.report.write import write_report
     from pipeline.results.scores import NO_SOURCES
-    from pipeline.storage.place import Place
 
-    place = Place.parse(run)
-    if place.is_local and place.is_file():
-        from pipeline.jobfile.load import load_job
-
-        place = Place.parse(load_job(run).output)
+    place = output_of(run)
     with if_stopped("the report is not whole, and the same command writes it again"):
         written = write_report(place, out, (lambda line: None) if quiet else lambda line: click.echo(line, err=True))
     if written.unreadable:

@@ -72,17 +72,14 @@ def select(context: click.Context, run: str, out: str | None, **given: Any) -> N
     order of the options here, and how many pairs each left out is said. See docs/select.md.
     """
     from diffstyle.errors import ConfigError
+    from pipeline.monitoring.status import output_of
     from pipeline.results.select.choose import Rules, choose
     from pipeline.results.select.dataset import check_target, write_dataset
     from pipeline.results.select.licences import allowed_list
     from pipeline.results.select.splits import parse_splits
     from pipeline.storage.place import Place
 
-    place = Place.parse(run)
-    if place.is_local and place.is_file():
-        from pipeline.jobfile.load import load_job
-
-        place = Place.parse(load_job(run).output)
+    place = output_of(run)
     rules = Rules(
         where=given["where"],
         keep=Path(given["keep"]) if given["keep"] is not None else None,

@@ -22,16 +22,12 @@ def verify(run: str, repair: bool, quiet: bool) -> int:
     """
     from contextlib import nullcontext
 
+    from pipeline.monitoring.status import output_of
     from pipeline.runner.verify import repair_run, verify_run
     from pipeline.storage.lock import OutputLock, holder_of
-    from pipeline.storage.place import Place
     from pipeline.storage.visible import on_one_line
 
-    place = Place.parse(run)
-    if place.is_local and place.is_file():
-        from pipeline.jobfile.load import load_job
-
-        place = Place.parse(load_job(run).output)
+    place = output_of(run)
     if not repair and (holder := holder_of(place)) is not None:
         click.echo(f"note: in use by {holder}; what it is writing may look broken")
     with (

@@ -12,9 +12,11 @@ from diffstyle.errors import ConfigError
 from pipeline.jobfile.schema import Job
 from pipeline.models.config import load_model_config
 from pipeline.storage.address import BASE, CHECK_INPUTS
+from pipeline.storage.layout import OutputLayout
 from pipeline.storage.masking import masking_errors
 from pipeline.storage.mistakes import Loc, unknown
 from pipeline.storage.paths import expand_home
+from pipeline.storage.place import Place
 from pipeline.storage.shipped import is_shipped_job, shipped_files
 from pipeline.storage.yamlfile import Document, MistakesError, parse_yaml, read_yaml
 
@@ -31,7 +33,8 @@ def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = (), check_
     the code.
 
     Args:
-        path: the file, or the name of a ready job that comes with the project.
+        path: the file, a folder with a ``job.yaml`` as ``diffstyle new`` writes it, or the name of a ready job that
+            comes with the project.
         overrides: assignments like ``injection.gamma=0.4``; see :meth:`Document.override` for what a value may be.
         check_inputs: also require that the local files and folders which the job reads are there.
 
@@ -105,6 +108,13 @@ def _find(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     name = os.fspath(path)
     if name in ready and not os.path.isfile(name):  # noqa: PTH113 - a folder `demo` does not hide the ready job
         return ready[name], Path.cwd()
+    if os.path.isdir(file):  # noqa: PTH112 - as below
+        own = OutputLayout.own_job(Place.parse(file))
+        if own is None:
+            left = OutputLayout(Place.parse(file)).job
+            cure = f"give {left} for the job as it was last run" if left.is_file() else "give the job file itself"
+            raise ConfigError(f"{path}: is a folder without a job file of yours; {cure}")
+        file = Path(own.path)
     if os.path.exists(file):  # noqa: PTH110 - a name that no file can have is no file, and no OSError
         return file, Path.cwd() if is_shipped_job(file) else file.absolute().parent
     if file.suffix or len(file.parts) > 1:

@@ -206,17 +206,18 @@ def status(output: str | os.PathLike[str] | Place | Job) -> Status:
 
 
 def output_of(run: str | os.PathLike[str] | Place | Job) -> Place:
-    """The output folder of a run, given as that folder, its address, a job or a job file that names it.
+    """The output folder of a run, given as that folder, its address, a job, a job file that names it or its folder.
 
     Raises:
         DiffStyleError: The job file can't be read.
     """
     address: Any = getattr(run, "output", run)  # of a job, without importing what a job is
     place = Place.parse(address)
-    if place.is_local and place.is_file():
+    file = place if place.is_local and place.is_file() else OutputLayout.own_job(place)
+    if file is not None:
         from pipeline.jobfile.load import load_job  # with pydantic, which a folder has no need of
 
-        place = Place.parse(load_job(place.path).output)
+        place = Place.parse(load_job(file.path).output)
     return place
 
 

@@ -233,8 +233,9 @@ def job_of(run: str | os.PathLike[str]) -> Job:
         NoRunError: No job was run there.
     """
     place = Place.parse(run)
-    if place.is_local and place.is_file():
-        return load_job(place.path, check_inputs=True)
+    file = place if place.is_local and place.is_file() else OutputLayout.own_job(place)
+    if file is not None:
+        return load_job(file.path, check_inputs=True)
     left = OutputLayout(place).job
     if not left.is_local:
         raise ConfigError(f"{place}: give the job file that names this output; only local folders can be given alone")

@@ -21,6 +21,7 @@ from pipeline.stages.pairs import check_zip, read_list
 from pipeline.stages.recipe import check_timesteps, edit_of, injection_plan, open_directions
 from pipeline.stages.score import scores_identity
 from pipeline.stages.walk import Walk
+from pipeline.storage.layout import OutputLayout
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 
@@ -40,6 +41,11 @@ def check_job(job: Job, sides: Sequence[Side], stages: Sequence[str], facts: Mod
         DiffStyleError: As the stages do.
     """
     output = Place.parse(job.output)
+    if (own := OutputLayout.own_job(output)) is not None:
+        raise ConfigError(
+            f"output: {own} is a job file of yours, and a run keeps its own job.yaml there; give another folder, as "
+            f"{output}/results"
+        )
     manifest = Manifest(output)
     manifest.check()
     if facts is not None and job.compute.batch == "auto":

@@ -19,7 +19,7 @@ _BANK = re.compile(rf"(?P<side>{'|'.join(SIDES)})(?:-[0-9a-f]{{{_DIGITS}}})?")
 
 @dataclass(frozen=True)
 class OutputLayout:
-    """The files and folders of the output at ``root``; only :meth:`banks` looks whether they are there."""
+    """The files and folders of the output at ``root``; only :meth:`banks` and :meth:`own_job` look what is there."""
 
     root: Place
 
@@ -56,6 +56,23 @@ class OutputLayout:
     def job(self) -> Place:
         """The job as it was last run, resolved."""
         return self.root / "job.yaml"
+
+    @classmethod
+    def own_job(cls, folder: Place) -> Place | None:
+        """The job file that a user keeps in a folder, as ``diffstyle new FOLDER`` writes it.
+
+        Args:
+            folder: A folder or anything else.
+
+        Returns:
+            None where there is none, and for an output, whose ``job.yaml`` a run has written: nothing else of a run is
+            beside a user's own.
+        """
+        layout = cls(folder)
+        if not (folder.is_local and layout.job.is_file()):
+            return None
+        of_a_run = (layout.events, layout.plan, folder / cls.DESCRIPTION, layout.manifest, folder / cls._BANKS)
+        return None if any(one.exists() for one in (*of_a_run, folder / "shards", folder / ".lock")) else layout.job
 
     @property
     def plan(self) -> Place:

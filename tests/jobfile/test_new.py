@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.places import ROOT
-from support.whole_jobs import MODEL
+from support.whole_jobs import CONTENTS, MODEL, STYLES
 
 from diffstyle.errors import ConfigError
 from pipeline.cli import new as command
@@ -142,6 +142,40 @@ def test_on_a_terminal_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (job.model, job.injection.gamma, job.injection.t_edit) == ("celebahq", (0.2, 0.4), 400)
     assert job.style.addresses == (f"{tmp_path}/art",)
     assert job.output == f"{tmp_path}/results"
+
+
+def test_the_folder_of_a_new_job_stands_for_it(tmp_path: Path) -> None:
+    """`diffstyle new mine` is followed by `diffstyle run mine`, and its results are looked at by the same name."""
+    folder = tmp_path / "mine"
+    done = invoke(folder, "--content", CONTENTS, "--style", STYLES, "--model", MODEL)
+    assert done.exit_code == 0, done.output
+    assert load_job(folder) == load_job(folder / "job.yaml")
+    # Nothing was run yet, so none of them says that all is well.
+    for name in ("status", "failures", "verify", "report", "select", "score"):
+        done = CliRunner().invoke(main, [name, str(folder)])
+        assert (done.exit_code, done.output.count("\n")) == (2, 1), done.output
+        assert f"{folder}/results: " in done.output
+    small = ["content.limit=1", "style.limit=1", "injection.events=2", "injection.plan={grid: 2}", "inversion.steps=3"]
+    sets = [word for one in small for word in ("--set", one)]
+    done = CliRunner().invoke(main, ["run", str(folder), "--local", "--quiet", *sets])
+    assert done.exit_code == 0, done.output
+    assert "1 pair (" in CliRunner().invoke(main, ["verify", str(folder)]).output
+    assert "1 wanted: 1 done (100 %)" in CliRunner().invoke(main, ["status", str(folder)]).output
+    done = CliRunner().invoke(main, ["run", str(folder / "results"), "--dry-run"])
+    assert done.exit_code == 2
+    assert f"give {folder}/results/job.yaml for the job as it was last run" in done.output
+
+
+def test_a_run_never_writes_over_the_job_file_of_a_user(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    assert invoke(folder, "--content", CONTENTS, "--style", STYLES, "--output", folder).exit_code == 0
+    text = (folder / "job.yaml").read_text()
+    for options in (["--dry-run"], ["--local"]):
+        done = CliRunner().invoke(main, ["run", str(folder), *options])
+        assert done.exit_code == 2
+        assert f"output: {folder}/job.yaml is a job file of yours" in done.output
+    assert (folder / "job.yaml").read_text() == text
+    assert [one.name for one in folder.iterdir()] == ["job.yaml"]
 
 
 def test_a_job_may_call_the_demos_model_by_its_name(tmp_path: Path) -> None:
