@@ -15,6 +15,9 @@ from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
 from pipeline.storage.counts import count, data_size
 from pipeline.storage.masking import unescaped
 
+# Items of a list above which its ends are shown.
+_LONG = 8
+
 if TYPE_CHECKING:
     from pipeline.banks.description import Latents
     from pipeline.banks.reader import LatentBank
@@ -32,7 +35,8 @@ def info(path: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(summary, indent=2))
         return
-    print_values(summary, _short)
+    sizes = {name: data_size(summary[name]) for name in ("bytes", "bytes_per_image")}
+    print_values({name: value for name, value in (summary | sizes).items() if value != {}}, _short)
 
 
 def _summary(opened: LatentBank) -> dict[str, Any]:
@@ -77,8 +81,16 @@ def _columns(opened: LatentBank, images: set[str]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 160 else f"{text[:150]} ... ({len(value)} in all)"
+    return value if isinstance(value, str) else json.dumps(_brief(value))
+
+
+def _brief(value: Any) -> Any:
+    """A value in which long lists, as of timesteps, are their ends and their length."""
+    if isinstance(value, dict):
+        return {name: _brief(inner) for name, inner in value.items()}
+    if isinstance(value, list) and len(value) > _LONG:
+        return f"{value[0]} ... {value[-1]} ({len(value)} in all)"
+    return value
 
 
 @click.command()

@@ -15,8 +15,10 @@ from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
 @click.command()
 @click.argument("target", metavar="[FOLDER|FILE.yaml]", default=".")
 @click.option("--model", help="A model's name, YAML file or .safetensors. Default: the demo's small model.")
-@click.option("--content", metavar="PATH", help="The pictures whose content is injected. Default: contents beside it.")
-@click.option("--style", metavar="PATH", help="The pictures that give the style. Default: styles beside the file.")
+@click.option(
+    "--content", metavar="PATH", help="Pictures whose content is injected. Default: contents beside the file."
+)
+@click.option("--style", metavar="PATH", help="Pictures that give the style. Default: styles beside the file.")
 @click.option("--output", metavar="FOLDER", help="Where results go. Default: results beside the file.")
 @click.option(
     "--gamma", metavar="LIST", help="How strongly content is blended in, 0 to 1: 0.3, or 0.2,0.4 to try both."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,18 @@ def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = (), check_
     if not isinstance(path, str | os.PathLike):
         raise ConfigError(f"{path!r}: give a job, the path of a job file or the name of a ready job")
     file, base = _find(path)
-    return _validated(read_yaml(file), overrides, base, check_inputs)
+    try:
+        return _validated(read_yaml(file), overrides, base, check_inputs)
+    except MistakesError as error:
+        if not is_shipped_job(file):
+            raise
+        raise MistakesError([_with_cure(line) for line in error.mistakes]) from None
+
+
+def _with_cure(mistake: str) -> str:
+    """A mistake of a ready job, whose pictures the user has to bring, with how to name them."""
+    missing = re.search(r": (content|style): .*: no such file or folder$", mistake)
+    return mistake if missing is None else f"{mistake}; name yours by --set {missing[1]}=FOLDER"
 
 
 def make_job(

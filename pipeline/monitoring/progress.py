@@ -123,7 +123,7 @@ class Progress:
     def figures(self) -> str:
         """``120/400 pairs (30 %), 2 failed, 4.1 pairs/s, 1 min 8 s left``"""
         if self.total is None:
-            parts = [count(self.done, self._unit)]
+            parts = [count(self.done, self._unit) if self.done else "looking at what is there"]
         else:
             share = f" ({100 * self.done // self.total} %)" if self.total else ""
             parts = [f"{self.done}/{count(self.total, self._unit)}{share}"]

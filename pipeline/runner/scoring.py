@@ -155,8 +155,9 @@ def _style_returns(
         why = ""
     if rows and why:
         log.warning(
-            f"style_returns is empty for {count(len(rows), 'style')}: {why}; `diffstyle reconstruct {place}`, then "
-            f"`diffstyle score {run.output}` fills it in"
+            f"the score style_returns, how near a style's inversion comes back to it, is left empty for "
+            f"{count(len(rows), 'style')}: {why}; `diffstyle reconstruct {place}`, then `diffstyle score {run.output}` "
+            "fills it in"
         )
     elif rows:
         with run.stage("reconstruct styles", len(rows), "picture", lambda: None) as on_done:

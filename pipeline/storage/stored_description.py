@@ -9,6 +9,7 @@ from diffstyle.errors import DiffStyleError
 from pipeline.storage.conditional import create
 from pipeline.storage.differences import differences
 from pipeline.storage.identity import digest_of
+from pipeline.storage.layout import SIDES, OutputLayout
 from pipeline.storage.place import Place
 
 _USUAL = "description.json"
@@ -55,7 +56,11 @@ class StoredDescription:
                 raise ValueError("it was changed since it was written")
             return stored
         except FileNotFoundError:
-            raise DescriptionError(f"{self._root}: no {self.place.name} here; is this the right folder?") from None
+            banks = [str(bank) for side in SIDES for bank in OutputLayout(self._root).banks(side)]
+            cure = "is this the right folder?"
+            if banks:
+                cure = f"this is a run's output; give one of its banks, {' or '.join(banks)}"
+            raise DescriptionError(f"{self._root}: no {self.place.name} here; {cure}") from None
         except NotADirectoryError:
             raise DescriptionError(
                 f"{self._root}: this is a file; give the folder that holds {self.place.name}"

@@ -54,7 +54,24 @@ def test_info(root):
     text = run("info", root)
     assert "entries: 11" in text
     assert "tensors:" in text
+    assert "bytes: " in text
+    assert str(summary["bytes"]) not in text  # as 12.3 kB, for people
     run("info", root / "nowhere", fails="no description.json here")
+
+
+def test_info_shows_the_ends_of_long_lists(tmp_path):
+    timesteps = tuple(range(120, 920, 20))
+    fill(tmp_path / "out" / "banks" / "content", describe(h_timesteps=timesteps), range(1))
+    text = run("info", tmp_path / "out" / "banks" / "content")
+    assert "(40 in all)" in text
+    assert "(1 in all)" not in text
+    assert "columns:" not in text  # there are none
+
+
+def test_an_output_in_the_place_of_a_bank_is_told_its_banks(tmp_path):
+    bank = tmp_path / "out" / "banks" / "content"
+    fill(bank, describe(), range(1))
+    run("info", tmp_path / "out", fails=f"this is a run's output; give one of its banks, {bank}")
 
 
 def test_the_help_cuts_no_line():

@@ -144,3 +144,12 @@ def test_a_build_without_the_demo_says_so(tmp_path, monkeypatch):
     assert len(caught.value.mistakes) == 4
     for mistake in caught.value.mistakes:
         assert "this build of DiffStyle carries no folder 'demo'; install it from its source tree" in mistake
+
+
+def test_a_ready_job_that_needs_pictures_says_how_to_name_them():
+    """Its own default, a folder here, is no mistake of the user's file."""
+    with pytest.raises(MistakesError) as caught:
+        load_job("harmonization", check_inputs=True)
+    assert len(caught.value.mistakes) == 2
+    for side, line in zip(("content", "style"), caught.value.mistakes, strict=True):
+        assert line.endswith(f": no such file or folder; name yours by --set {side}=FOLDER")

@@ -125,7 +125,8 @@ def test_an_unknown_total(stream, clock):
         clock.now += 40
         progress.advance(80)
         assert progress.seconds_left is None
-    assert stream.getvalue().splitlines()[1:] == [
+    assert stream.getvalue().splitlines() == [
+        "inject: looking at what is there",
         "inject: 80 pairs, 2 pairs/s",
         "inject: done, 80 pairs, 40 s, 2 pairs/s",
     ]
