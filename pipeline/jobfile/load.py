@@ -65,7 +65,6 @@ def _with_cure(mistake: str) -> str:
 
 def make_job(
     values: Mapping[str, Any],
-    name: str,
     overrides: Sequence[str] = (),
     origins: Mapping[Loc, str] | None = None,
     inputs: bool = True,
@@ -74,7 +73,6 @@ def make_job(
 
     Args:
         values: the fields, as a job file has them.
-        name: what messages call it in a file's place.
         overrides: as for :func:`load_job`.
         origins: of a field, the option that gave it, for messages.
         inputs: whether what it reads must be there.
@@ -82,7 +80,7 @@ def make_job(
     Raises:
         ConfigError: as :func:`load_job`.
     """
-    document = Document(name, copy.deepcopy(dict(values)), sets=dict(origins or {}))
+    document = Document("", copy.deepcopy(dict(values)), sets=dict(origins or {}))
     return _validated(document, overrides, Path.cwd(), inputs)
 
 

@@ -85,12 +85,12 @@ def new_job(
         if values[name] == default:
             values[name] = str(folder / default)
     only_model = [one for one in overrides if one.partition("=")[0].strip() in ("model", "weights")]
-    injection = starting_injection(load_model_config(make_job(values, "new", only_model, inputs=False).model))
+    injection = starting_injection(load_model_config(make_job(values, only_model, inputs=False).model))
     if gamma is not None:
         given = numbers(gamma, "gamma")
         injection["gamma"] = given[0] if len(given) == 1 else given
     injection["mask"] = mask_field(mask)
-    job = make_job({**values, "injection": injection, "pairs": "all"}, "new", overrides, inputs=False)
+    job = make_job({**values, "injection": injection, "pairs": "all"}, overrides, inputs=False)
     fields = job.model_dump(mode="json", by_alias=True, exclude_unset=True, context={AS_WRITTEN: True})
     for side in ("content", "style"):
         if list(fields[side]) == ["any"]:

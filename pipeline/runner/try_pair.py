@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -104,7 +105,7 @@ def try_pair(
         model: A name that ``diffstyle models`` lists, a model's YAML file, or a checkpoint that says its architecture.
             Default: the demo's small model, of cartoon faces at 64 px.
         overrides: Other fields of the job, as ``injection.t_edit=200``.
-        quiet: Show no progress. Default: show it for models of more than 64 px, which take longer.
+        quiet: Show no progress. Default: a line for models of up to 64 px, and more for larger ones, which take longer.
 
     Returns:
         The pictures, and the strip of them.
@@ -119,6 +120,9 @@ def try_pair(
         size = load_model_config(job.model).size
         places = {side: _place(getattr(job, side), side) for side in ("content", "style")}
         pictures = {side: _prepared(place, size) for side, place in places.items()}
+        if quiet is None and size <= SMALL:
+            n = count(len(job.settings()), "result")
+            print(f"making {n} at {size} px: some seconds each on a CPU", file=sys.stderr, flush=True)
         result = run(job, local=True, quiet=size <= SMALL if quiet is None else quiet, stages=STAGES[:3])
         for failure in result.failures:
             raise ConfigError(f"{failure.name}: {failure.error}")
@@ -141,7 +145,7 @@ def _job(content: Any, style: Any, gamma: Any, mask: Any, model: Any, overrides:
         "content": os.fspath(content),
         "style": os.fspath(style),
     }
-    plain = make_job(values, "try", [one for one in overrides if one.partition("=")[0].strip() in ("model", "weights")])
+    plain = make_job(values, [one for one in overrides if one.partition("=")[0].strip() in ("model", "weights")])
     config = load_model_config(plain.model)
     injection = starting_injection(config) | {"gamma": list(starting_gammas(config.size))}
     if gamma is not None:
@@ -152,7 +156,7 @@ def _job(content: Any, style: Any, gamma: Any, mask: Any, model: Any, overrides:
     compute = {"batch": 1, "compile": False}
     values |= {"injection": injection, "compute": compute}
     origins: dict[Loc, str] = {("injection", "gamma"): "gamma", ("injection", "mask"): "mask"}
-    job = make_job(values, "try", overrides, origins)
+    job = make_job(values, overrides, origins)
     if len(job.settings()) > MOST:
         raise ConfigError(
             f"{count(len(job.settings()), 'setting')}: a strip shows at most {MOST}; give fewer, or run a job"

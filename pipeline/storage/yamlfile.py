@@ -39,6 +39,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _QUOTED = re.compile(r"'(?:[^']|'')*'")
 _HOW_TO_QUOTE = "between single quotes, write '' for each single quote"
+_MISSING = "is required"
 
 
 class MistakesError(ConfigError):
@@ -55,7 +56,7 @@ class MistakesError(ConfigError):
 
 @dataclass
 class Document:
-    """A YAML file's plain value and where each part of it was written."""
+    """A YAML file's plain value and where each part of it was written; ``name`` is empty where there is no file."""
 
     name: str
     value: Any
@@ -74,7 +75,8 @@ class Document:
     def mistake(self, loc: Loc, message: str) -> str:
         """The line that reports a mistake at ``loc``."""
         where, path = self.where(loc), dotted(loc)
-        return masked(f"{where}: {message}" if not path or where == f"--set {path}" else f"{where}: {path}: {message}")
+        pieces = [where, "" if where == f"--set {path}" else path, message]
+        return masked(": ".join(filter(None, pieces)))
 
     def get(self, loc: Loc) -> Any:
         """The value at ``loc``, or None where there is none."""
@@ -141,12 +143,21 @@ class Document:
             return model.model_validate(self.value, context=dict(context or {}))
         except ValidationError as error:
             mistakes = [self._explained(model, item) for item in error.errors(include_url=False)]
-        # One message for a place: of several about one value the first is the nearest to what was meant.
-        raise MistakesError(self.report(dict(reversed(mistakes))))
+        first: dict[Loc, str] = {}  # one for a place: of several about one value the first is nearest to what was meant
+        for loc, message in mistakes:
+            first.setdefault(loc, message)
+        raise MistakesError(self.report(first))
 
     def report(self, mistakes: Mapping[Loc, str]) -> list[str]:
-        """The line for each mistake, in the order of the file; those without a place in it come last."""
-        order = sorted(mistakes, key=lambda loc: (loc not in self.lines, self.lines.get(loc, 0)))
+        """The line for each mistake, in the order of the file; those without a place in it come last.
+
+        What is missing comes after what is wrong: a misspelt field is often both.
+        """
+
+        def place(loc: Loc) -> tuple[bool, int, bool]:
+            return loc not in self.lines, self.lines.get(loc, 0), mistakes[loc] == _MISSING
+
+        order = sorted(mistakes, key=place)
         return [self.mistake(loc, mistakes[loc]) for loc in order]
 
     def _explained(self, model: type[BaseModel], item: Any) -> tuple[Loc, str]:
@@ -156,7 +167,7 @@ class Document:
             if (isinstance(inside, dict) and step in inside) or (isinstance(inside, list) and isinstance(step, int)):
                 loc = (*loc, step)
         if item["type"] == "missing":
-            return (*loc, item["loc"][-1]), "is required"
+            return (*loc, item["loc"][-1]), _MISSING
         if item["type"] == "extra_forbidden":
             around = item["loc"][:-1]
             paths = sorted(field_paths(model), key=lambda path: path.count("."))

@@ -103,6 +103,13 @@ def test_a_name_that_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert {file.name for file in tmp_path.iterdir()} == {"me.png", "art.png", "try-me-art.png", "try-me-art-2.png"}
 
 
+def test_it_says_that_it_is_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pair takes half a minute on a busy machine: long, for a command that says nothing."""
+    monkeypatch.chdir(tmp_path)
+    lines = tried(CONTENT, STYLE, "--gamma", "0.5,1").output.splitlines()
+    assert lines[0] == "making 2 results at 32 px: some seconds each on a CPU"
+
+
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     words = tmp_path / "words.png"
     words.write_text("words")
@@ -125,6 +132,9 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         (line,) = done.output.splitlines()
         assert line.startswith("error: ")
         assert message in line
+    both = tried(tmp_path / "none.png", tmp_path / "nor.png").output.splitlines()
+    named = zip(("content", "style"), ("none.png", "nor.png"), strict=True)
+    assert both == [f"error: {side}: {tmp_path / name}: no such file or folder" for side, name in named]
     with pytest.raises(DiffStyleError, match="unknown model 'celebhq'; did you mean 'celebahq'"):
         pipeline.try_pair(CONTENT, STYLE, model="celebhq")
 
@@ -161,7 +171,7 @@ def test_the_demos_model_without_ray_in_few_calls(tmp_path: Path) -> None:
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", COUNTED, *args], cwd=tmp_path, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert done.stderr == "making 3 results at 64 px: some seconds each on a CPU\n"
     ray, encodes, decodes = done.stdout.split()[-3:]
     assert ray == "False"
     assert 0 < int(encodes) <= 2 * 50 + 3 * 60
