@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from support.report_runs import WHEN, key, made_up_picture, made_up_run, with_frechet
+from support.synthetic_runs import pair_row, synthetic_run
 from support.whole_jobs import CONTENTS, manifest, psnr, run_job
 
 from diffstyle.errors import ConfigError
@@ -292,3 +293,20 @@ def test_more_pairs_than_a_page_can_show_are_refused_before_anything_is_written(
 def test_a_report_of_a_store_needs_a_folder(monkeypatch):
     with pytest.raises(ConfigError, match="name a folder of its disk by --out"):
         write.write_report(Place.parse("s3://bucket/run"))
+
+
+def test_settings_come_in_order_and_the_plain_one_opens_first(tmp_path):
+    """The page shows its first setting: without a mask before with one, and omega 2 before 10."""
+    mask = '{"rectangle":[0.5,0.0,1.0,1.0]}'
+    varied = [{"mask": mask}, {"omega": 10.0}, {"omega": 2.0}, {}]
+    rows = [
+        {**pair_row("a", "x"), "pair": f"{n}" * 32, "settings": f"{9 - n}" * 32, "omega": 0.0, "mask": None, **one}
+        for n, one in enumerate(varied)
+    ]
+    words = [one["words"] for one in tables.read_tables(synthetic_run(tmp_path, rows)).settings]
+    assert words == [
+        "omega 0, no mask",
+        "omega 0, mask rectangle 0.5, 0, 1, 1",
+        "omega 2, no mask",
+        "omega 10, no mask",
+    ]
