@@ -37,13 +37,17 @@ class PassedOver(Counter[str]):
         self.examples.clear()
 
     def line(self) -> str | None:
-        """``passed over 12: 8 files of unknown suffix (.xmp, .db), 4 side-cars without a picture``; None for none."""
+        """``passed over 12: 8 files of unknown suffix (.xmp, .db), 4 side-cars without a picture``; None for none.
+
+        Without the total where there is one reason: ``passed over 1 side-car without a picture (notes.txt)``.
+        """
         phrases = [
             f"{n} {_singular(reason) if n == 1 else reason}{_listed(self.examples.get(reason, ()))}"
             for reason, n in sorted(self.items(), key=lambda item: (-item[1], item[0]))
             if n
         ]
-        return f"passed over {self.total()}: {', '.join(phrases)}" if phrases else None
+        total = f"{self.total()}: " if len(phrases) > 1 else ""
+        return f"passed over {total}{', '.join(phrases)}" if phrases else None
 
 
 def _singular(reason: str) -> str:

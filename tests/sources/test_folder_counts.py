@@ -108,7 +108,7 @@ def test_links_out_of_the_folder_are_not_followed_unless_they_may(tmp_path):
     assert names(pictures) == ["a.png", "again.png"]
     assert pictures[0].caption is None
     assert source.passed_over.line() == (
-        "passed over 3: 3 links that lead out of the data set, which allow_outside: true follows (a.txt, b.png, more)"
+        "passed over 3 links that lead out of the data set, which allow_outside: true follows (a.txt, b.png, more)"
     )
     _, pictures = opened({"folder": str(inside), "allow_outside": True})
     assert names(pictures) == ["a.png", "again.png", "b.png", "b.png"]
