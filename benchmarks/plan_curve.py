@@ -26,7 +26,7 @@ KEPT = inversion_plan(50).kept
 SHAPES = [(1, 4), (1, 6), (1, 8), (1, 12), (1, 20), (2, 10), (2, 20), (4, 40)]
 # The same, and after how many injections the network is called again; then, over how many of the first gaps twice.
 CARRIED = [(1, 8, 6), (1, 9, 6), (1, 8, 8), (1, 9, 8), (1, 10, 12)]
-DOUBLED = [(1, 17, 15, 4)]
+DOUBLED = [(1, 17, 14, 5)]
 # Kinds of plans and their colours in the plot.
 PLAIN, SECOND, CARRYING, DOUBLING = "order 1", "order 2", "order 2, carried jumps", "the same, first gaps doubled"
 COLOURS = {PLAIN: "grey", SECOND: "blue", CARRYING: "red", DOUBLING: "green"}

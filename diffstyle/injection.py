@@ -8,7 +8,12 @@ from itertools import pairwise
 from math import ceil, log2, sqrt
 
 from diffstyle.plan import T_0, Plan, Step, downwards
-from diffstyle.schedule import nearest, sigma_at, timesteps
+from diffstyle.schedule import N_TIMESTEPS, nearest, sigma_at, timesteps
+
+# Half of the width of a gap between 50 events, in timesteps.
+_HALF_GAP = N_TIMESTEPS / 98
+# So many timesteps below the first injection measured jumps are spread over: down to t_edit, as it is by itself.
+_SPREAD = 600
 
 
 @dataclass(frozen=True)
@@ -140,8 +145,9 @@ def aligned_plan(
         order: Of the plain steps: 1 is DDIM, 2 follows the trend of e as well.
         measured: After how many injections the network is called again, 2 or more; None: after each.
         doubled: Over how many of the first gaps, where sigma changes fastest, two steps are taken in place of
-            ``between``, the first of which is corrected. All of these are measured, and so are the next; the jumps
-            carried are the mean of the last two.
+            ``between``, both corrected. All of these are measured, and so are the next; the jumps carried are the mean
+            of the last two. It counts gaps as wide as those of 50 events: with 100 events, one step is taken over each
+            of twice as many, and so many more are measured.
 
     Raises:
         ValueError: ``kept`` is empty, jumps are to be carried or steps doubled by steps of order 1, or ``measured`` is
@@ -154,8 +160,9 @@ def aligned_plan(
     if doubled and (measured is None or measured < doubled + 3):
         raise ValueError(f"measured is {measured} with doubled {doubled}: it takes at least {doubled + 3}")
     acting = [t for t in sorted(injection.events, reverse=True) if injection.acts_at(t)]
-    carried = _carried(acting, injection, measured, doubled)
-    twice = set(_alike(acting, injection)[:doubled])
+    alike = [t for t in acting if injection.injects_at(t) and not injection.draws_at(t) and not injection.scales_at(t)]
+    dense = _dense(alike, doubled)
+    carried = _carried(acting, alike, injection, measured and measured - doubled, len(dense))
     corrected = set()
     # A call at 0 is worth nothing where calls are counted: sigma is 0.01 there.
     visited = {t_0} if carried else {t_0, 0}
@@ -173,12 +180,10 @@ def aligned_plan(
             corrected |= {t_0} & {start} if order > 1 else set()
         elif end >= last_injection:
             event = start + (not injection.calibrates_at(start))
-            n = min(2 if event in twice else between, gap)
+            n = min(dense.get(event, between), gap)
             steps = [start - round(gap * k / n) for k in range(int(start + 1 in carried), n)]
             visited.update(steps)
-            if event in twice:
-                # Of the first gap both: its first slope is known only at its second call.
-                corrected.update(steps if event == t_0 else steps[:1])
+            corrected.update(steps if event in dense else ())
         else:
             above, below = sqrt(start + 1), sqrt(end + 1)
             n = max(1, round(tail_density * (above - below)))
@@ -194,26 +199,36 @@ def _even_in_ratio(start: int, end: int, per_halving: int) -> set[int]:
     return {min(levels, key=lambda t: abs(levels[t] - levels[start] + fall * k / n)) for k in range(n)} - {end}
 
 
-def _alike(acting: Sequence[int], injection: Injection) -> list[int]:
-    """The injections whose jumps are alike, of the acting events, descending."""
-    return [t for t in acting if injection.injects_at(t) and not injection.draws_at(t) and not injection.scales_at(t)]
+def _dense(alike: Sequence[int], doubled: int) -> dict[int, int]:
+    """Injection -> how many steps are taken over the gap below it, for the first gaps: ``doubled`` of 50 events' width.
+
+    ``alike``: the injections whose jumps are alike, descending.
+    """
+    return {
+        t: max(1, min(2 * doubled, round((t - following) / _HALF_GAP)))
+        for t, following in pairwise(alike)
+        if alike[0] - t < (2 * doubled - 0.5) * _HALF_GAP
+    }
 
 
-def _carried(acting: Sequence[int], injection: Injection, measured: int | None, doubled: int = 0) -> set[int]:
-    """The injections after which the network is not called, of the acting events, descending.
+def _carried(
+    acting: Sequence[int], alike: Sequence[int], injection: Injection, measured: int | None, n_dense: int
+) -> set[int]:
+    """The injections after which the network is not called, of the acting events, descending, and those alike.
 
-    Those measured lie quadratically, the first and the last among them: sigma changes fastest at the noisiest. With
-    ``doubled``, those are measured, the last two, and between them less steeply.
+    Those measured lie quadratically, the first and the last among them: sigma changes fastest at the noisiest. However
+    far down content is injected, all but the last lie in the first 600 timesteps. Behind ``n_dense`` gaps that are
+    measured besides they lie less steeply, and the last two among them.
     """
     if measured is None:
         return set()
-    alike = _alike(acting, injection)
-    kept = {round((len(alike) - 1) * (k / (measured - 1)) ** 2) for k in range(measured)}
-    if doubled:
-        between = measured - doubled - 2  # intervals from the first after those doubled to the last but one
-        width = max(0, len(alike) - 2 - doubled)
-        spaced = {doubled + round(width * (k / between) ** 1.7) for k in range(between + 1)}
-        kept = {*range(doubled), *spaced, len(alike) - 1}
+    spread = sum(alike[0] - t <= _SPREAD for t in alike) - 1
+    kept = {len(alike) - 1, *(round(spread * (k / (measured - 1)) ** 2) for k in range(measured - 1))}
+    if n_dense:
+        between = measured - 2  # intervals from the first after the dense gaps to the last but one
+        width = max(0, len(alike) - 2 - n_dense)
+        spaced = {n_dense + round(width * (k / between) ** 1.5) for k in range(between + 1)}
+        kept = {*range(n_dense), *spaced, len(alike) - 1}
     following = dict(pairwise(acting))
     return {
         t

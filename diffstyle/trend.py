@@ -72,7 +72,9 @@ class CarryingTrend(Trend):
     measured. Elsewhere it is taken to be the last known one (``jump``), and the next call tells what it was: e there is
     e before, plus the jump, plus slope times the change of sigma. A wrong slope would be taken for a jump, so the slope
     is carried along as a straight line through the last two measured ones. A first step that was taken before any slope
-    was known is corrected at the call that tells it, and so are others where the plan says so.
+    was known is corrected at the call that tells it, and so are others where the plan says so. A stretch whose steps
+    are all corrected gives one slope, that from its first call to its last: a line through two that lie close together
+    goes astray over a wider gap.
     """
 
     def __init__(self) -> None:
@@ -81,6 +83,9 @@ class CarryingTrend(Trend):
         self._before: _Point | None = None  # the last event's own call, until a call tells its jump
         self._jumps: list[Tensor] = []
         self._late: tuple[int, Tensor | None] | None = None  # where a step began that is to be corrected; its slope
+        # The first call of a stretch without events, while all of its steps are corrected; the slope known before it.
+        self._first: tuple[float, Tensor] | None = None
+        self._known: list[_Slope] = []
 
     def measure(self, x: Tensor, t: int, e: Tensor) -> Tensor:
         """A call at ``t`` gave ``e``, (B, 3, H, W). Returns the state ``x`` that the step there starts from."""
@@ -99,7 +104,10 @@ class CarryingTrend(Trend):
                 began, taken = self._late
                 x = _with_slope(x, began, t, slope if taken is None else slope - taken)
         self._late = None
+        begins = self._last is None
         self._last = sigma, e
+        if begins:
+            self._first, self._known = self._last, self._slopes[-1:]
         return x
 
     def jumped(self, alike: bool = True) -> None:
@@ -111,7 +119,11 @@ class CarryingTrend(Trend):
         self._before = _Point(*self._last) if alike and self._last is not None else None
         if not alike:
             self._jumps = []
-        self._last = None
+        if self._first is not None and self._last is not None and self._first is not self._last:
+            (first_sigma, first_e), (sigma, e) = self._first, self._last
+            slope = (e - first_e) / (sigma - first_sigma)
+            self._slopes = [*self._known, _Slope((sigma + first_sigma) / 2, slope)]
+        self._first = self._last = None
 
     def jump(self, t: int, t_after: int, mean_of: int = 1) -> Tensor:
         """By how much e changes at an event, (B, 3, H, W): its jump, and its change from ``t`` to ``t_after``.
@@ -131,6 +143,8 @@ class CarryingTrend(Trend):
         slope = self._slope_at(start + (end - start) / 3)
         if slope is None or correct:
             self._late = t, slope
+        if not correct:
+            self._first = None
         return x if slope is None else _with_slope(x, t, t_next, slope)
 
     def _slope_at(self, sigma: float) -> Tensor | None:

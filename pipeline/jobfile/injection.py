@@ -108,7 +108,8 @@ class Aligned(Strict):
     estimate is carried along ([how](notes/speed.md#how-so-few)). `null`: after each"""
     doubled: Annotated[Whole, Field(ge=0, le=T_MAX)] = 0
     """with `measured`, over how many of the first gaps, the noisiest, two steps are taken in place of `between`, and
-    corrected; `measured` is then at least three more"""
+    corrected; `measured` is then at least three more. It counts gaps as wide as those of 50 events: of 100, one step is
+    taken over each of twice as many"""
 
     @model_validator(mode="after")
     def _carries_by_second_order(self) -> Aligned:

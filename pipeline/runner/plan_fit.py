@@ -41,7 +41,7 @@ _REFERENCE = PLAN_PRESETS["reference"]
 # between, tail, measured and doubled of the short grids that are tried, beside grids of the paper's kind.
 _ALIGNED: tuple[tuple[int, int, int | None, int], ...] = (
     *((1, 6, 6, 0), (1, 8, 6, 0), (1, 9, 6, 0), (1, 9, 8, 0), (1, 11, 8, 0), (1, 12, 10, 0), (1, 12, 15, 0)),
-    *((1, 14, 15, 4), (1, 17, 15, 4), (1, 17, 20, 4), (1, 20, 20, 4), (1, 20, 24, 8)),
+    *((1, 14, 14, 4), (1, 17, 14, 5), (1, 17, 20, 5), (1, 20, 20, 5), (1, 20, 24, 8)),
     *((1, 10, None, 0), (1, 14, None, 0), (1, 20, None, 0)),
     *((between, tail, None, 0) for between, tail in ((2, 10), (2, 14), (2, 20), (2, 30), (3, 30), (4, 40), (6, 60))),
     *((between, tail, None, 0) for between, tail in ((8, 80), (12, 120))),

@@ -157,9 +157,13 @@ def test_doubled_gaps_change_nothing_that_happens(injection, between, tail, doub
 
     assert what_happens(plan) == what_happens(every)
     assert not any(step.jumps or step.carry or step.order < 2 for step in plan.steps if step.correct)
-    assert sum(step.correct for step in plan.steps) <= doubled + 1
     alike = [step.t for step in every.steps if step.content_t is not None and not step.noise and step.direction == 1]
-    assert not {*alike[: doubled + 1], *alike[-2:]} & set(plan.carried)
+    corrected = {step.t for step in plan.steps if step.correct and alike and step.t <= alike[0]}
+    dense = [t for t in alike if t > min(corrected, default=1000)]
+    assert not {*dense, *alike[-2:]} & set(plan.carried)
+    # From the first injection down all plain steps are corrected, until none is.
+    plain = [step.t for step in plan.steps if not step.jumps and alike and step.t <= alike[0]]
+    assert set(plain[: len(corrected)]) == corrected
     assert all(step.mean_of == (2 if step.carry else 1) for step in plan.steps)
 
 
@@ -180,16 +184,28 @@ def test_above_where_injection_starts_sigma_falls_by_one_factor_a_step():
 
 
 def test_where_gaps_are_doubled():
-    plan = aligned_plan(Injection(event_timesteps(50)), KEPT, between=1, tail=17, measured=15, doubled=4)
+    how = {"between": 1, "tail": 17, "measured": 14, "doubled": 5}
+    plan = aligned_plan(Injection(event_timesteps(50)), KEPT, **how)
     number = {t: n for n, t in enumerate(plan.injections)}
-    measured = {0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 24, 28, 29}
+    measured = {0, 1, 2, 3, 4, 5, 6, 9, 11, 15, 19, 23, 28, 29}
     assert set(range(30)) - {number[t] for t in plan.carried} == measured
     assert (plan.encodes, plan.decodes) == (65, 95)
-    # Over the first gap both steps are corrected, over the next three the first of the two.
-    assert [step.t for step in plan.steps if step.correct] == [998, 988, 977, 957, 936]
-    for how in ({"measured": 6, "doubled": 4}, {"doubled": 4}):
+    assert [step.t for step in plan.steps if step.correct] == [998, 988, 977, 967, 957, 947, 936, 926, 916, 906]
+    for bad in ({"measured": 6, "doubled": 4}, {"doubled": 4}):
         with pytest.raises(ValueError, match="at least 7"):
-            aligned_plan(Injection(event_timesteps(50)), KEPT, **how)
+            aligned_plan(Injection(event_timesteps(50)), KEPT, **bad)
+
+
+@pytest.mark.parametrize(("events", "each"), [(25, 4), (50, 2), (100, 1), (200, 1)])
+def test_doubled_gaps_reach_as_far_down_with_more_events(events, each):
+    plan = aligned_plan(Injection(event_timesteps(events)), KEPT, between=1, tail=17, measured=14, doubled=5)
+    steps = [step.t for step in plan.steps if step.correct]
+    assert 880 < min(steps) < 910
+    second_injection = plan.injections[1]
+    assert sum(t >= second_injection for t in steps) == each
+    if 50 <= events <= 100:
+        # As many calls beside those at the injections.
+        assert plan.encodes - len(plan.injections) == 35
 
 
 def test_where_the_jump_is_measured():
@@ -197,6 +213,11 @@ def test_where_the_jump_is_measured():
     number = {t: n for n, t in enumerate(plan.injections)}
     assert set(range(30)) - {number[t] for t in plan.carried} == {0, 1, 2, 5, 9, 15, 21, 29}
     assert (plan.encodes, plan.decodes) == (46, 76)
+    # Where content is injected further down, all but the last lie where they were.
+    lower = aligned_plan(Injection(event_timesteps(50), t_edit=160), KEPT, between=1, tail=9, measured=8)
+    number = {t: n for n, t in enumerate(lower.injections)}
+    assert set(range(42)) - {number[t] for t in lower.carried} == {0, 1, 2, 5, 9, 15, 21, 41}
+    assert lower.encodes == 58
     with pytest.raises(ValueError, match="carried by order 2"):
         aligned_plan(Injection(event_timesteps(50)), KEPT, order=1, measured=8)
     with pytest.raises(ValueError, match="from 2 measured"):

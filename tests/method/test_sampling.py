@@ -245,12 +245,12 @@ def test_a_short_second_order_plan_is_near_the_thousand_steps(knobs):
             (8, {"order": 1}),
             (8, {"order": 2}),
             (9, {"measured": 8}),
-            (17, {"measured": 15, "doubled": 4}),
+            (17, {"measured": 14, "doubled": 5}),
         )
     )
     assert second < first / 2.5
     assert carried < (1.6 if "dt_lambda" in knobs else 1.2) * second
-    assert doubled < carried / 1.3
+    assert doubled < carried / 1.2
 
 
 def test_a_carried_jump_is_the_one_that_was_measured():
@@ -274,7 +274,7 @@ def test_a_carried_jump_is_the_one_that_was_measured():
     h = torch.tensor([1.0, -1.0])[:, None, None].expand(1, 49, 2, 1, 1)
     results = [
         inject(Jumps(), x_T, h, kept, aligned_plan(Injection(event_timesteps(50)), kept, 1, 9, **how), 1.0)
-        for how in ({}, {"measured": 8}, {"measured": 15, "doubled": 4})
+        for how in ({}, {"measured": 8}, {"measured": 14, "doubled": 5})
     ]
     assert float(results[0].abs().max()) > 1
     for result in results[1:]:
@@ -293,14 +293,40 @@ def test_a_doubled_gap_is_corrected_by_the_slope_over_it(calibrate):
     generator = torch.Generator().manual_seed(3)
     x_T, h = torch.randn(1, 3, 8, 8, generator=generator), torch.randn(1, 49, 2, 1, 1, generator=generator)
     kept, injection = inversion_plan(50).kept, Injection(event_timesteps(50), calibrate=calibrate)
-    doubled = aligned_plan(injection, kept, 1, 40, measured=15, doubled=4)
+    doubled = aligned_plan(injection, kept, 1, 40, measured=14, doubled=5)
     plans = [
         aligned_plan(injection, kept, 20, 400),
         doubled,
         Plan(tuple(replace(step, correct=False) for step in doubled.steps)),
     ]
     exact, corrected, not_corrected = (inject(Parabola(), x_T, h, kept, plan, 0.5) for plan in plans)
-    assert (corrected - exact).abs().max() < (not_corrected - exact).abs().max() / 1.5
+    assert (corrected - exact).abs().max() < (not_corrected - exact).abs().max() / 1.2
+
+
+@pytest.mark.parametrize("calibrate", [False, True])
+def test_what_differs_from_call_to_call_averages_out_over_doubled_gaps(calibrate):
+    """Trained networks are uneven from one timestep to the next. Corrected steps weight all their calls alike.
+
+    Were only the first of two corrected, or the slope of the last step alone taken along, more of the unevenness would
+    be left than without corrections.
+    """
+
+    class Uneven(Gaussian):
+        def decode(self, h, skips, emb):
+            level = int(1e6 * float(emb))
+            return torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(level))
+
+    x_T, kept = torch.zeros(1, 3, 8, 8), inversion_plan(50).kept
+    h = torch.ones(1, 49, 2, 1, 1)
+    injection = Injection(event_timesteps(50), calibrate=calibrate)
+    doubled = aligned_plan(injection, kept, 1, 17, measured=14, doubled=5)
+    plans = [
+        grid_plan(injection, kept),
+        doubled,
+        Plan(tuple(replace(step, correct=False) for step in doubled.steps)),
+    ]
+    exact, corrected, not_corrected = (inject(Uneven(), x_T, h, kept, plan, 0.5) for plan in plans)
+    assert (corrected - exact).norm() < (not_corrected - exact).norm()
 
 
 def test_gammas_may_differ_within_a_batch_whose_jumps_are_carried(unet, latents):
