@@ -185,7 +185,7 @@ def test_the_whole_command_writes_its_page(heldout, tmp_path, monkeypatch):
         assert words in text
     assert text.count("| **DiffStyle** |") == 5  # measured and on the way, twice; and beside what was tried
     assert "missed by" in text
-    assert "plan {'grid': 4}, bfloat16. Taken" in text  # the job's precision, as its pictures would have
+    assert "plan {'grid': 4}, bfloat16; content is injected from t_start 400 down. Taken" in text  # the job's own words
     assert "nan" not in text
     assert "| start_from_content 0.2, colours then made B's |" in text
     page.write_text("no markers")
