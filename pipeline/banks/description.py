@@ -37,7 +37,8 @@ TEXT_COLUMNS = ("label", "caption", "meta")
 # a part: columns, and not metadata of the index file, since tables lose their metadata on the way through casts and
 # joins. Between them come the places of the tensors, NAME_offset and NAME_size, so that one ranged read fetches a
 # tensor in either format: for a tar the `.npy` member, for Parquet the value's raw bytes (rows are alone in their group
-# and uncompressed).
+# and uncompressed). NAME_crc is the CRC-32 of its values, so that such a read is checked too; null: of before there was
+# one.
 PAYLOAD_FIELDS = (
     ("data", pa.string()),
     ("row", pa.int32()),
@@ -85,7 +86,7 @@ class BankDescription:
         for one in self.tensors:
             names += [
                 one.name,
-                *(f"{one.name}_{column}" for column in ("offset", "size", "shape", "dtype", "timesteps")),
+                *(f"{one.name}_{column}" for column in ("offset", "size", "crc", "shape", "dtype", "timesteps")),
             ]
         clashes = sorted({name for name in names if names.count(name) > 1})
         if clashes:
@@ -135,8 +136,12 @@ class BankDescription:
     @functools.cached_property
     def place_columns(self) -> tuple[str, ...]:
         """The columns of the index that say where the tensors are."""
-        places = (name for one in self.tensors for name in (f"{one.name}_offset", f"{one.name}_size"))
+        places = (name for one in self.tensors for name in self._places_of(one.name))
         return ("data", "row", *places, "data_size", "data_hash")
+
+    @staticmethod
+    def _places_of(name: str) -> tuple[str, str, str]:
+        return f"{name}_offset", f"{name}_size", f"{name}_crc"
 
     @functools.cached_property
     def index_schema(self) -> pa.Schema:

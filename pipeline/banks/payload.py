@@ -15,7 +15,7 @@ import pyarrow as pa
 from diffstyle.errors import one_line
 from pipeline.banks import payload_parquet, payload_tar
 from pipeline.banks.description import BankDescription, Latents
-from pipeline.banks.tensors import BankError, TensorSpec
+from pipeline.banks.tensors import BankError, TensorSpec, checksum
 from pipeline.storage.counts import count
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
@@ -80,7 +80,10 @@ class Payloads:
             )
         data = self._files.read(place, offset - payload.LEAD, size + payload.LEAD, file_size)
         try:
-            return payload.decode(data, spec)
+            tensor: np.ndarray = payload.decode(data, spec)
+            if row.get(f"{spec.name}_crc") not in (None, checksum(tensor)):
+                raise ValueError("these are not the values that were written")
+            return tensor
         except (ValueError, SyntaxError) as error:
             reason = one_line(error)
             raise BankError(f"{place}: {spec.name} of {row['key']}: {reason}; run `diffstyle bank repair`") from error

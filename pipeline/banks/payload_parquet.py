@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from diffstyle.errors import one_line
 from pipeline.banks.description import BankDescription, Latents, stored_tensors
-from pipeline.banks.tensors import BankError, TensorSpec
+from pipeline.banks.tensors import BankError, TensorSpec, checksum
 from pipeline.storage.place import Place
 
 EXTENSION = "parquet"
@@ -42,11 +42,12 @@ def schema(description: BankDescription) -> pa.Schema:
 
 
 def write(stream: BinaryIO, description: BankDescription, items: Sequence[Latents]) -> list[dict[str, Any]]:
-    """Write a payload; returns for each item where its tensors lie: row, and NAME_offset and NAME_size of each tensor.
+    """Write a payload; returns for each item its row, and NAME_offset, NAME_size and NAME_crc of each tensor.
 
     The same items give the same bytes under the same pyarrow. Raises BankError as ``stored_tensors`` does.
     """
     columns = schema(description)
+    checksums = []
     sink = pa.PythonFile(stream, mode="w")  # keeps the writer from closing the stream, which is the caller's
     with pq.ParquetWriter(
         sink, columns, compression="NONE", use_dictionary=False, write_statistics=False, write_page_checksum=True
@@ -54,6 +55,7 @@ def write(stream: BinaryIO, description: BankDescription, items: Sequence[Latent
         for item in items:
             values: dict[str, Any] = {"image": item.image, "key": item.key}
             tensors = stored_tensors(item, description)
+            checksums.append({f"{name}_crc": checksum(tensor) for name, tensor in tensors.items()})
             for one in description.tensors:
                 values[one.name] = _one_binary(tensors[one.name])
                 values[f"{one.name}_shape"] = list(one.stored_shape)
@@ -61,7 +63,8 @@ def write(stream: BinaryIO, description: BankDescription, items: Sequence[Latent
                 values[f"{one.name}_timesteps"] = one.timesteps
             row = [_column(values[column.name], column.type) for column in columns]
             writer.write_table(pa.Table.from_arrays(row, schema=columns), row_group_size=1)
-    return _places(writer.writer.metadata, description, len(items))
+    places = _places(writer.writer.metadata, description, len(items))
+    return [{**place, **sums} for place, sums in zip(places, checksums, strict=True)]
 
 
 def _one_binary(tensor: np.ndarray) -> pa.Array:

@@ -17,7 +17,7 @@ import numpy as np
 
 from diffstyle.errors import one_line
 from pipeline.banks.description import PICTURE_COLUMNS, BankDescription, Latents, stored_tensors
-from pipeline.banks.tensors import BankError, TensorSpec
+from pipeline.banks.tensors import BankError, TensorSpec, checksum
 from pipeline.storage.place import Place
 from pipeline.storage.tar import TarWriter
 
@@ -27,7 +27,7 @@ _BLOCK = tarfile.BLOCKSIZE
 
 
 def write(stream: BinaryIO, description: BankDescription, items: Sequence[Latents]) -> list[dict[str, Any]]:
-    """Write a payload; returns for each item where its tensors lie: row, and NAME_offset and NAME_size of each tensor.
+    """Write a payload; returns for each item its row, and NAME_offset, NAME_size and NAME_crc of each tensor.
 
     Offsets and sizes are those of the whole ``.npy`` members. Raises BankError as ``stored_tensors`` does.
     """
@@ -36,6 +36,7 @@ def write(stream: BinaryIO, description: BankDescription, items: Sequence[Latent
     for row, item in enumerate(items):
         place: dict[str, Any] = {"row": row}
         for name, tensor in stored_tensors(item, description).items():
+            place[f"{name}_crc"] = checksum(tensor)
             place[f"{name}_offset"], place[f"{name}_size"] = tar.add(f"{item.image}.{name}.npy", *_npy(tensor))
         sample = {name: item.row.get(name) for name in PICTURE_COLUMNS}
         sample.update(key=item.key, image=item.image)

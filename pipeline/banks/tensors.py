@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,11 @@ _WORD = re.compile(r"[a-z][a-z0-9_]*")
 
 class BankError(DiffStyleError):
     """A bank that is missing, broken, of another version, or asked for what it does not hold."""
+
+
+def checksum(tensor: np.ndarray) -> int:
+    """CRC-32 of a tensor's values as a bank stores them: contiguous, little-endian."""
+    return zlib.crc32(tensor.reshape(-1).view(np.uint8).data)
 
 
 def _integers(values: Any) -> tuple[int, ...]:

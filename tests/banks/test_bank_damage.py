@@ -176,6 +176,44 @@ def test_pages_of_a_payload_carry_checksums(tmp_path):
 
 
 @pytest.mark.parametrize("format", FORMATS)
+def test_a_flipped_bit_in_a_tensor_is_no_other_number(tmp_path, format):
+    """Reading one tensor of one entry notices it; nothing else of the file need be read."""
+    fill(tmp_path, describe(format), range(3))
+    row = LatentBank.open(tmp_path)[0].row
+    (file,) = (tmp_path / "data").iterdir()
+    whole = file.read_bytes()
+    for name, other in (("x_t", "h"), ("h", "x_t")):
+        file.write_bytes(flipped(whole, row[f"{name}_offset"] + row[f"{name}_size"] - 5))
+        bank = LatentBank.open(tmp_path)
+        for read in (lambda: bank.get_many([0], [name]), lambda: bank[0], lambda: list(bank.batches(2))):  # noqa: B023
+            with pytest.raises(
+                BankError, match=f"{name} of .*: these are not the values .*; run `diffstyle bank repair`"
+            ):
+                read()
+        with pytest.raises(BankError, match="not the values that were written"):
+            export(tmp_path, tmp_path / f"copy-{name}", format=next(one for one in FORMATS if one != format))
+        assert bank.get_many([0], [other])
+        assert bank[1]
+
+
+def test_a_bank_of_before_its_tensors_had_checksums_reads_and_grows(tmp_path):
+    fill(tmp_path, describe(), range(2))
+    store = PartStore(Place.parse(tmp_path))
+    (part,) = store.parts()
+    table = BankIndex(store, describe()).part(part)
+    before = table.drop_columns([name for name in table.column_names if name.endswith("_crc")])
+    assert len(before.column_names) == len(table.column_names) - 2
+    with (store.index_folder / f"{part}.parquet").writer() as stream:
+        write_table(stream, before)
+    fill(tmp_path, describe(), range(2, 4))
+    assert verify(tmp_path).ok
+    assert [entry.row["h_crc"] is None for entry in sorted(LatentBank.open(tmp_path), key=lambda one: one.key)] == [
+        *(True, True),
+        *(False, False),
+    ]
+
+
+@pytest.mark.parametrize("format", FORMATS)
 def test_a_flipped_bit_anywhere_in_a_payload_is_found(tmp_path, format):
     fill(tmp_path, describe(format), range(2))
     (file,) = (tmp_path / "data").iterdir()
