@@ -13,6 +13,7 @@ An error that reaches the user, with the exit code of the command that it ends::
             UnknownKeyError    2  a key or image hash that the bank does not hold; also a KeyError
         DescriptionError       2  a store that was made with other settings, or whose description is missing
         DamagedError           2  a file that is not as it was written
+        OtherReleaseError      2  a table that another release of diffstyle wrote
         NoRunError             2  a folder in which no job was run
         LockedError            2  another run holds the output
         MissingExtraError      2  a package of an optional extra is not installed

@@ -24,7 +24,7 @@ from pipeline.banks.tensors import BankError
 from pipeline.storage.identity import digest
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
-from pipeline.storage.tables import DamagedError, read_table, write_table
+from pipeline.storage.tables import DamagedError, OtherReleaseError, read_table, write_table
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class BankIndex:
                 raise ValueError("it does not say which rows are of which part")
         except FileNotFoundError:
             return None
-        except (DamagedError, BankError, ValueError) as error:
+        except (DamagedError, OtherReleaseError, BankError, ValueError) as error:
             # Not needed for anything but speed. `bank verify` says it as well.
             log.warning("%s: not readable (%s), so the index is read part by part; delete it", place, error)
             return None

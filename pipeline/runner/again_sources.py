@@ -30,7 +30,7 @@ from pipeline.storage.layout import OutputLayout
 from pipeline.storage.parts import PartStore
 from pipeline.storage.place import Place
 from pipeline.storage.stored_description import DescriptionError
-from pipeline.storage.tables import DamagedError
+from pipeline.storage.tables import DamagedError, OtherReleaseError
 
 #: A network that computes in a precision.
 Load = Callable[[str], LoadedModel]
@@ -129,7 +129,7 @@ class SideSearch:
             ):
                 return None
             tensors = bank.get_many([self.image], self.description.names)[0].tensors
-        except (BankError, DescriptionError, DamagedError) as error:
+        except (BankError, DescriptionError, DamagedError, OtherReleaseError) as error:
             self.notes.append(f"not used: {error}")
             return None
         for wanted in self.description.tensors:
@@ -166,7 +166,7 @@ class SideSearch:
             rows = store.rows()
             rows = rows.filter(pc.equal(rows["image"], pa.scalar(self.image))).slice(0, 1).to_pylist()
             return store.read(rows[0]) if rows else None
-        except (ShardError, DescriptionError, DamagedError) as error:
+        except (ShardError, DescriptionError, DamagedError, OtherReleaseError) as error:
             self.notes.append(f"not used: {error}")
             return None
 

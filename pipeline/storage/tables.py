@@ -32,7 +32,11 @@ _MARK = _KEY.encode() + bytes([0x18, _DIGITS])
 
 
 class DamagedError(DiffStyleError):
-    """A file that is not what was written: cut, changed, or of another release. Says what to do about it."""
+    """A file that is not what was written: cut or changed. Says what to do about it."""
+
+
+class OtherReleaseError(DiffStyleError):
+    """A table that is whole, with columns that this release does not know. No damage: nothing may drop it."""
 
 
 def write_table(stream: BinaryIO, table: pa.Table, about: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -107,7 +111,8 @@ def read_table(
         data: The file's bytes, where they have been read already.
 
     Raises:
-        DamagedError: The file is not as it was written, or its columns are none of the schema's.
+        DamagedError: The file is not as it was written.
+        OtherReleaseError: It is, but has columns that are none of the schema's.
         FileNotFoundError: There is no such file.
     """
     data = place.read_bytes() if data is None else data
@@ -122,7 +127,10 @@ def read_table(
         names = list(schema.names if columns is None else columns)
         for field in stored_schema:
             if schema.get_field_index(field.name) < 0 or not schema.field(field.name).equals(field):
-                raise pa.ArrowInvalid(f"column {field.name!r} ({field.type}) is none of this release's")
+                raise OtherReleaseError(
+                    f"{place}: written by another release of diffstyle (column {field.name!r}, {field.type}, is none "
+                    "of this one's), and not damaged; use that release, or give the job another output folder"
+                )
         stored = file.read([name for name in names if stored_schema.get_field_index(name) >= 0], use_threads=False)
         if len(stored) != file.metadata.num_rows:
             raise pa.ArrowInvalid(f"{count(len(stored), 'row')} where the file says {file.metadata.num_rows}")

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -22,6 +23,7 @@ from pipeline.results.scores import Scores, score_rows
 from pipeline.runner.verify import repair_run, verify_run
 from pipeline.storage.lock import OutputLock
 from pipeline.storage.place import Place
+from pipeline.storage.tables import write_table
 
 FORMS: dict[str, dict[str, Any]] = {
     "files": {},
@@ -189,6 +191,32 @@ def test_scores_are_checked_too(job):
     assert verify_run(out).ok
     assert len(scores.table()) == 3
     assert (job / "out" / "plan.json").is_file()
+
+
+@pytest.mark.parametrize("kind", ["manifest", "shard index", "bank index", "scores"])
+def test_what_a_newer_release_wrote_is_never_dropped(job, kind):
+    """Its tables have a column that this one does not know: they are whole, and `--repair` would lose all of them."""
+    out = job / "out"
+    scores = Scores(Place.parse(out))
+    scores.open({})
+    pairs = Manifest(Place.parse(out)).table(["pair"])["pair"].to_pylist()
+    scores.commit("part-1", score_rows({"pair": pair, "edges": 0.5} for pair in pairs))
+    file = file_of(out, KINDS.get(kind, "scores/*.parquet"))
+    table = pq.read_table(file)
+    with file.open("wb") as stream:
+        write_table(stream, table.append_column("later", pa.array(["x"] * len(table))))
+    before = bytes_of(out)
+    for option, code in (("-q", 3), ("--repair", 3)):
+        said = command(out, option, code=code if kind.endswith("index") else 2)
+        (line,) = (line for line in said.splitlines() if str(file) in line)
+        assert "written by another release of diffstyle (column 'later', string" in line
+        assert "drops it" not in line
+    assert bytes_of(out) == before
+
+
+def bytes_of(out: Path) -> dict[Path, bytes]:
+    """Every file but those of the lock."""
+    return {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and ".lock" not in path.parts}
 
 
 def test_pictures_that_no_row_names(job):

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.storage.place import Place
-from pipeline.storage.tables import DamagedError, read_table, write_table
+from pipeline.storage.tables import DamagedError, OtherReleaseError, read_table, write_table
 
 SCHEMA = pa.schema(
     [("key", pa.string()), ("n", pa.int32()), ("x", pa.float64()), ("when", pa.timestamp("us", tz="UTC"))]
@@ -55,7 +55,7 @@ def test_columns_that_a_file_lacks_are_null_and_those_of_another_release_are_ref
     more = pa.schema([*SCHEMA, ("later", pa.string())])
     assert read_table(place, more, cure="")["later"].null_count == 30
     for schema in (SCHEMA.remove(0), SCHEMA.set(1, pa.field("n", pa.int64()))):
-        with pytest.raises(DamagedError, match="is none of this release's"):
+        with pytest.raises(OtherReleaseError, match="is none of this one's"):
             read_table(place, schema, cure="")
 
 
