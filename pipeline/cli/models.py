@@ -13,6 +13,7 @@ import click
 
 from pipeline.cli.options import WholeSentences, print_table, print_values
 from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
+from pipeline.jobfile.starting import starting_injection
 from pipeline.models.config import (
     ModelConfig,
     all_model_configs,
@@ -42,7 +43,8 @@ def show(name: str, as_json: bool) -> None:
     """Everything known about the model NAME (or the YAML file NAME)."""
     config = load_model_config(name)
     if not is_config_name(name):
-        _ = config.unet_architecture  # a mistake in a user's own file is told here; it takes importing torch
+        starting_injection(config)  # a mistake in a user's own file is told here
+        _ = config.unet_architecture  # which takes importing torch
     described = _described(config, None if is_config_name(name) else name)
     if as_json:
         click.echo(json.dumps(described, indent=2))
@@ -108,7 +110,7 @@ def _state(row: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, list | bool) else str(value)
+    return json.dumps(value) if isinstance(value, list | dict | bool) else str(value)
 
 
 @contextmanager

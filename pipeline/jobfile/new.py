@@ -89,7 +89,9 @@ def new_job(
     if gamma is not None:
         given = numbers(gamma, "gamma")
         injection["gamma"] = given[0] if len(given) == 1 else given
-    injection["mask"] = mask_field(mask)
+    if mask is not None:
+        injection["mask"] = mask_field(mask)
+    injection.setdefault("mask", None)
     job = make_job({**values, "injection": injection, "pairs": "all"}, overrides, inputs=False)
     fields = job.model_dump(mode="json", by_alias=True, exclude_unset=True, context={AS_WRITTEN: True})
     for side in ("content", "style"):

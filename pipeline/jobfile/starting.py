@@ -9,6 +9,7 @@ from diffstyle.errors import ConfigError
 from pipeline.jobfile.fields import Strict
 from pipeline.jobfile.injection import Injection
 from pipeline.models.config import ModelConfig
+from pipeline.storage.address import BASE
 from pipeline.storage.yamlfile import Document
 
 #: The model that needs no download: it comes with the code.
@@ -31,18 +32,22 @@ class _Suited(Strict):
 def starting_injection(model: ModelConfig) -> dict[str, Any]:
     """The fields of ``injection`` to begin with: what the model's config says, all else by the size of its pictures.
 
+    Paths in them are absolute; relative ones start at the config's folder.
+
     Args:
         model: The config of the job's model.
 
     Raises:
-        ConfigError: What the config says is no ``injection`` of a job; names the model and the field.
+        ConfigError: What the config says is no ``injection`` of a job; names the file, the line and the field.
     """
     t_edit = next((t for size, t in _T_EDIT.items() if model.size <= size), 400)
     # The plan is what docs/speed.md advises to begin with, whatever the size.
     by_size = {"gamma": 1.0 if model.size <= SMALL else 0.3, "t_edit": t_edit, "plan": "fast"}
-    injection = by_size | model.injection
-    Document(f"model {model.name}", {"injection": injection}).validate(_Suited, {})
-    return injection
+    stated, folder = model.stated_injection
+    lines = {loc: line for loc, line in stated.lines.items() if loc[:1] == ("injection",)}
+    document = Document(stated.name, {"injection": by_size | dict(stated.get(("injection",)) or {})}, lines)
+    suited = document.validate(_Suited, {BASE: folder}).injection
+    return suited.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 def starting_gammas(image_size: int) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from diffstyle.checkpoint_headers import refuse_impostors, stated_architecture
 from diffstyle.errors import CheckpointError, ConfigError
@@ -114,6 +114,19 @@ class ModelConfig(BaseModel):
     paper: str | None = None
     repository: str | None = None
 
+    _file: tuple[Document, Path] | None = PrivateAttr(default=None)
+
+    def of(self, document: Document, folder: Path) -> ModelConfig:
+        """Itself, knowing the file that it was read from, where that says of jobs what must be checked later."""
+        if self.injection:
+            self._file = document, folder
+        return self
+
+    @property
+    def stated_injection(self) -> tuple[Document, Path]:
+        """The file with what it says of ``injection``, and the folder where relative paths in it start."""
+        return self._file or (Document(f"model {self.name}", {"injection": self.injection}), Path.cwd())
+
     @field_validator("architecture")
     @classmethod
     def _sized(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -198,8 +211,8 @@ def _of_checkpoint(file: Path) -> ModelConfig:
 
 
 def _read(file: Path) -> ModelConfig:
-    document = read_yaml(file)
-    return document.validate(ModelConfig, {BASE: file.absolute().parent})
+    document, folder = read_yaml(file), file.absolute().parent
+    return document.validate(ModelConfig, {BASE: folder}).of(document, folder)
 
 
 def shipped_model_configs() -> dict[str, ModelConfig]:

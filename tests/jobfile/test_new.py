@@ -215,5 +215,26 @@ def test_a_job_begins_with_what_suits_its_model(tmp_path: Path) -> None:
     assert (begun.gamma, begun.t_start) == ((0.2,), 700)
     model.write_text(json.dumps({**about, "injection": {"gama": 0.8}}))
     refused = invoke(tmp_path / "c", "--model", model)
-    assert refused.output == "error: model mine: injection.gama: unknown field 'gama'; did you mean 'gamma'?\n"
+    assert refused.output == f"error: {model}:1: injection.gama: unknown field 'gama'; did you mean 'gamma'?\n"
     assert refused.exit_code == 2
+    shown = CliRunner().invoke(main, ["models", "show", str(model)])
+    assert refused.output in shown.output
+    assert shown.exit_code == 2
+
+
+def test_what_suits_a_model_may_name_files_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask and directions of the model's file are taken, and relative paths in it start at its folder."""
+    monkeypatch.setenv("MASKS", "masks")
+    folder = tmp_path / "models"
+    folder.mkdir()
+    model = folder / "mine.yaml"
+    model.write_text(
+        "name: mine\narchitecture: {family: adm, image_size: 128}\nweights: {path: mine.pt}\n"
+        "injection:\n  mask: {picture: '${MASKS}/eyes.png'}\n  edit: {directions: d.npz, component: 0, strength: 2}\n"
+    )
+    assert invoke(tmp_path / "a", "--model", model).exit_code == 0
+    begun = load_job(tmp_path / "a" / "job.yaml").injection
+    assert [mask and mask.picture for mask in begun.mask] == [str(folder / "masks" / "eyes.png")]
+    assert [edit and edit.directions for edit in begun.edit] == [str(folder / "d.npz")]
+    assert invoke(tmp_path / "b", "--model", model, "--mask", "reference").exit_code == 0
+    assert load_job(tmp_path / "b" / "job.yaml").injection.mask == ("reference",)
