@@ -18,7 +18,13 @@ from pipeline.sources import open_source
 from pipeline.stages.inject import check_banks
 from pipeline.stages.masks import load_masks
 from pipeline.stages.pairs import check_zip, read_list
-from pipeline.stages.recipe import check_timesteps, edit_of, injection_plan, open_directions
+from pipeline.stages.recipe import (
+    check_timesteps,
+    edit_of,
+    injection_plan,
+    open_directions,
+    require_injections,
+)
 from pipeline.stages.score import scores_identity
 from pipeline.stages.walk import Walk
 from pipeline.storage.layout import OutputLayout
@@ -100,6 +106,7 @@ def _check_injection(job: Job, facts: ModelFacts, content: PlannedBank, style: P
     directions = open_directions(job, facts.h_shape, facts.fingerprint)
     walk = Walk.of_bank(content.description)
     for settings in job.settings():
+        require_injections(settings, walk)
         plan = injection_plan(settings, walk)
         check_timesteps(plan, content.description.h_timesteps, content.place)
         if settings.edit is not None:

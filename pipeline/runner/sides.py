@@ -19,7 +19,7 @@ from pipeline.models.session import ModelFacts
 from pipeline.shards.decode import preparation
 from pipeline.sources import SourceError
 from pipeline.sources.addresses import resolve
-from pipeline.stages.recipe import needed_h, needed_tensors
+from pipeline.stages.recipe import needed_h, needed_tensors, require_injections
 from pipeline.stages.walk import Walk
 from pipeline.storage.counts import count
 from pipeline.storage.layout import OutputLayout
@@ -96,6 +96,10 @@ def bank_description(job: Job, side: Side, facts: ModelFacts) -> BankDescription
     # Contents that results start from keep their x_T too.
     both = job.bank.role == "both" or (side.role == "content" and "x_t" in needed["content"])
     role = "both" if both else side.role
+    if role == "style":
+        h_timesteps: tuple[int, ...] = ()
+    elif not (h_timesteps := needed_h(job, walk)):
+        require_injections(job.settings()[0], walk)
     return BankDescription(
         model_fingerprint=facts.fingerprint,
         model_name=facts.name,
@@ -107,7 +111,7 @@ def bank_description(job: Job, side: Side, facts: ModelFacts) -> BankDescription
             role,
             facts.image_size,
             facts.h_shape,
-            () if role == "style" else needed_h(job, walk),
+            h_timesteps,
             h_dtype=job.bank.h,
             x_t_dtype=job.bank.x_t,
             colours=side.role != "content" and "colours" in needed["style"],

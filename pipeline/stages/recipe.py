@@ -79,6 +79,21 @@ def needed_h(job: Job, walk: Walk) -> tuple[int, ...]:
     return tuple(sorted({t for plan in plans for t in plan.content_timesteps}))
 
 
+def require_injections(settings: InjectionSettings, walk: Walk) -> None:
+    """ConfigError where no event injects content: results would be the styles as they are."""
+    if injection_plan(settings, walk).injections:
+        return
+    n = settings.plan.grid if settings.events == "every" else settings.events
+    events = event_timesteps(min(int(n or 0), walk.t_0 + 1), walk.t_0)
+    below = max((t for t in events if t < settings.t_edit), default=None)
+    above = min((t for t in events if t > settings.t_start), default=None)
+    nearest = " and ".join(str(t) for t in (below, above) if t is not None)
+    raise ConfigError(
+        f"injection: no content would be injected, since no event lies from t_edit {settings.t_edit} to t_start "
+        f"{settings.t_start}; the nearest are at {nearest}, and injection.events says how many there are"
+    )
+
+
 def needed_tensors(points: Iterable[InjectionSettings]) -> dict[str, tuple[str, ...]]:
     """Side (``content``, ``style``) -> the tensors that injection reads of its bank, at any point of a sweep."""
     points = list(points)

@@ -117,6 +117,19 @@ def damaged_batches(folder: Path) -> dict:
     return {"compute": {"batch": "auto"}}
 
 
+@pytest.mark.parametrize("more", [{}, {"bank": {"keep": "all"}}, {"injection": {"events": "every"}}], ids=str)
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_job_that_injects_nothing(tmp_path: Path, more: dict, command: str) -> None:
+    """Its pictures would be the styles as they are; the line says which fields, and where events are."""
+    injection = {"t_edit": 410, "t_start": 500, **more.get("injection", {})}
+    file = job_file(tmp_path, **{**more, "injection": injection})
+    result = CliRunner().invoke(main, [command, str(file), *(["--local", "--quiet"] if command == "run" else [])])
+    (line,) = (line for line in result.output.splitlines() if "no content would be injected" in line)
+    assert "no event lies from t_edit 410 to t_start 500; the nearest are at 399 and 599" in line
+    assert result.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
 EARLY: dict[str, Callable[[Path], dict]] = {
     "an unknown field": lambda folder: {"injection": {"gama": 0.3}},
     "a data set that is missing": lambda folder: {"content": "./nowhere"},
