@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import click
 
 from diffstyle import __version__
-from diffstyle.errors import DiffStyleError
+from diffstyle.errors import DiffStyleError, cut
 from pipeline.cli.stopping import KEPT, CommandStopped
 from pipeline.storage.errors import EXIT_BUG, EXIT_DONE, EXIT_STOPPED, EXIT_WRONG_INPUT, BugError, fatal
 from pipeline.storage.masking import masked_output
@@ -259,6 +259,9 @@ def _leave(error: BaseException, verbose: bool) -> NoReturn:
     if isinstance(error, OSError) and isinstance(stop := fatal(error), DiffStyleError):  # of a store, or rights
         _say(f"error: {stop}")
         sys.exit(stop.exit_code)
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        _say(f"error: {cut(str(error.filename), 120)}: {error.strerror}; give another name")
+        sys.exit(EXIT_WRONG_INPUT)
     if isinstance(error, IsADirectoryError | NotADirectoryError | FileExistsError):
         _say(
             f"error: {error.filename or error}: a folder is where a file should be, or a file where a "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from diffstyle.errors import ConfigError
 from pipeline.jobfile.schema import Job, ListedPairs
@@ -47,6 +48,8 @@ def check_job(job: Job, sides: Sequence[Side], stages: Sequence[str], facts: Mod
         DiffStyleError: As the stages do.
     """
     output = Place.parse(job.output)
+    if (why := file_in_the_way(output)) is not None:
+        raise ConfigError(why)
     if (own := OutputLayout.own_job(output)) is not None:
         raise ConfigError(
             f"output: {own} is a job file of yours, and a run keeps its own job.yaml there; give another folder, as "
@@ -75,6 +78,17 @@ def check_job(job: Job, sides: Sequence[Side], stages: Sequence[str], facts: Mod
     if "inject" in stages:
         _check_pairs(job, sides)
         _check_injection(job, facts, banks[0], banks[-1])
+
+
+def file_in_the_way(output: Place) -> str | None:
+    """What is to be done where a file is at the output's place, or at that of a folder above it."""
+    if not output.is_local:
+        return None
+    folder = Path(output.path)
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if nearest.is_dir():
+        return None
+    return f"output: {nearest} is a file, where a folder should be; move it away, or give another output"
 
 
 def require_made(bank: PlannedBank) -> None:

@@ -13,7 +13,7 @@ from pipeline.models.config import RANDOM_WEIGHTS, ModelConfig, WeightsChoice
 from pipeline.models.session import ModelFacts, resolve_device
 from pipeline.models.store_download import object_mark
 from pipeline.models.weights import missing_weights, remote_weights, weights_place
-from pipeline.runner.check import check_job
+from pipeline.runner.check import check_job, file_in_the_way
 from pipeline.runner.sides import Side
 from pipeline.storage.counts import data_size
 from pipeline.storage.lock import holder_of
@@ -52,10 +52,10 @@ def of_output(output: Place) -> str | None:
     """The output can't be written, or another run holds it. Of a store nothing is said: only a write would tell."""
     if not output.is_local:
         return None
+    if (why := file_in_the_way(output)) is not None:
+        return why
     folder = Path(output.path)
     nearest = _nearest(folder)
-    if not nearest.is_dir():
-        return f"output: {nearest} is a file, where a folder should be; move it away, or give another output"
     if not os.access(nearest, os.W_OK | os.X_OK):
         return f"output: {nearest} can't be written by this user; change its rights, or give another output"
     if folder.is_dir() and (holder := holder_of(output)) is not None:

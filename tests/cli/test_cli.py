@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from support.whole_jobs import MODEL
 
 from diffstyle import __version__
 from diffstyle.errors import ConfigError
@@ -108,6 +109,11 @@ def test_version():
         (raising(OSError(errno.ENOSPC, "No space left", "/out/x")), 4, "error: the disk is full (/out/x); free some"),
         (raising(click.ClickException("wrong")), 2, "error: wrong\n"),
         (
+            raising(OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300)),
+            2,
+            f"error: {'x' * 117}...: File name too long; give another name\n",
+        ),
+        (
             raising(IsADirectoryError(21, "Is a directory", "/out/plan.json")),
             2,
             "error: /out/plan.json: a folder is where a file should be, or a file where a folder should be; "
@@ -119,6 +125,18 @@ def test_how_commands_end(function, code, said):
     result = CliRunner().invoke(group_of(function), ["go"])
     assert result.exit_code == code
     assert said in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("try", MODEL, MODEL, "--out", f"{'x' * 260}.png"), ("explain", "tiny", "--out", f"{'x' * 260}.png")],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_name_that_no_file_can_have_is_one_line(arguments):
+    result = CliRunner().invoke(main.main, [*map(str, arguments)])
+    assert result.exit_code == 2
+    assert result.output.splitlines()[-1] == f"error: {'x' * 117}...: File name too long; give another name"
     assert "Traceback" not in result.output
 
 

@@ -179,6 +179,13 @@ def test_no_folder_is_made_for_an_output_that_is_not_there(there, kind):
     assert not (there / "new").exists()
 
 
+@pytest.mark.parametrize("output", ["./file", "./file/out"])
+def test_an_output_where_a_file_is(tmp_path, output):
+    (tmp_path / "file").write_text("precious")
+    assert f"output: {tmp_path}/file is a file, where a folder should be" in refused(tmp_path, output=output)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
 @pytest.mark.parametrize(("command", "said"), [("precompute", "diffstyle shard"), ("inject", "diffstyle precompute")])
 def test_a_stage_too_early_makes_nothing(tmp_path, command, said):
     assert said in refused(tmp_path, command=command)
