@@ -106,7 +106,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        if not (name in self.table or name.startswith("-") or ctx.resilient_parsing):
+        if not (name.startswith("-") or ctx.resilient_parsing) and self.get_command(ctx, name) is None:
             from difflib import get_close_matches
 
             near = get_close_matches(name.lower(), self.table, n=1)

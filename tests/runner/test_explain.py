@@ -102,8 +102,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert first.output.splitlines()[-1] == "wrote explain-demo.png"
     assert second.output.splitlines()[-1] == "wrote explain-demo-2.png"
     assert Image.open("explain-demo.png").width == 1100
-    words = CliRunner().invoke(main, ["explain", "demo", "--no-picture", "--set", "injection.t_edit=500"])
-    assert "t_edit     500" in words.output
+    words = CliRunner().invoke(main, ["explain", "demo", "--no-picture", "--set", "injection.t_edit=300"])
+    assert "t_edit     300" in words.output
     assert len(list(tmp_path.iterdir())) == 2
     wrong = CliRunner().invoke(main, ["explain", "demo", "--out", "x.txt"])
     assert (wrong.exit_code, wrong.output.count("\n")) == (2, 1)
