@@ -21,6 +21,7 @@ def explain(job: str, overrides: tuple[str, ...], out: Path | None, no_picture: 
     A small picture shows the steps over t: events, noise and plain steps. No model is loaded, nothing is run.
     """
     from pipeline.jobfile.load import load_job
+    from pipeline.results.pictures import save_picture
     from pipeline.runner.explain import explain_job
 
     with if_stopped(NOTHING_WRITTEN):
@@ -28,5 +29,5 @@ def explain(job: str, overrides: tuple[str, ...], out: Path | None, no_picture: 
         explained = explain_job(load_job(job, overrides))
     click.echo(str(explained))
     if file is not None:
-        explained.picture.save(file)
+        save_picture(explained.picture, file)
         click.echo(f"wrote {file}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,18 @@ class Encoded:
     name: str  # CONTENT-KEY__STYLE-KEY
     data: bytes
     row: dict[str, Any]  # its row of the manifest, without the picture's columns
+
+
+def save_picture(image: Image.Image, file: str | os.PathLike[str]) -> None:
+    """Write a picture for people, whole or not at all: what was there stays where the disk is full.
+
+    Args:
+        image: The picture.
+        file: On a local disk; its suffix says the format.
+    """
+    data = io.BytesIO()
+    image.save(data, Image.registered_extensions()[Path(file).suffix.lower()])
+    Place("file", os.path.abspath(file)).write_bytes(data.getvalue())  # noqa: PTH100 - resolves no links
 
 
 def encode(pixels: np.ndarray, spec: Pictures) -> bytes:

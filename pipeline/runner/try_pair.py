@@ -19,6 +19,7 @@ from pipeline.jobfile.schema import Job
 from pipeline.jobfile.starting import DEMO_MODEL, SMALL, mask_field, numbers, starting_gammas, starting_injection
 from pipeline.models.config import load_model_config
 from pipeline.results.contact_sheets import read_picture
+from pipeline.results.pictures import save_picture
 from pipeline.results.strip import strip
 from pipeline.results.words import setting_words
 from pipeline.runner.api import STAGES, run
@@ -65,7 +66,7 @@ class Trial:
         Args:
             file: its path, ending in .png, .jpg or .webp.
         """
-        self.strip.save(file)
+        save_picture(self.strip, file)
 
     def __str__(self) -> str:
         fields = self.job.injection.model_dump(mode="json", exclude_unset=True, exclude_none=True)

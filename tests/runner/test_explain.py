@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,27 @@ def test_a_sweep_of_the_extensions_names_all_its_values_and_what_banks_keep_for_
     plain = str(explain_job(load_job(job_file(tmp_path))))
     assert "start_from_content" not in plain
     assert "match_colours" not in plain
+
+
+def test_a_full_disk_leaves_the_picture_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Image.Image.save
+
+    def cut(image: Image.Image, target: Any, *arguments: Any, **options: Any) -> None:
+        if isinstance(target, str | Path):
+            Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", cut)
+    file = tmp_path / "earlier.png"
+    file.write_bytes(b"precious")
+    done = CliRunner().invoke(main, ["explain", "demo", "--out", str(file)])
+    assert done.exit_code == 4
+    assert "the disk is full" in done.output
+    assert file.read_bytes() == b"precious"
+    monkeypatch.setattr(Image.Image, "save", whole)
+    assert CliRunner().invoke(main, ["explain", "demo", "--out", str(file)]).exit_code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["earlier.png"]
+    assert Image.open(file).width == 1100
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
