@@ -129,8 +129,9 @@ def aligned_plan(
     docs/speed.md has what that is worth. A calibrated event calls the network once more after its change, so its own
     step is a plain one already and counts as the first of those over its gap.
 
-    Where events above the first injection do nothing (``t_start``), sigma falls by one factor over each plain step, and
-    halves over three times ``between`` of them. The first has no slope yet, and is corrected.
+    Where events above the first injection do nothing (``t_start``), plain steps over the first hundred timesteps, where
+    e is least even, are as long as between 50 events. Then sigma falls by one factor over each, and halves over three
+    times ``between`` of them. The first step has no slope yet, and is corrected.
 
     An event makes e jump, by nearly as much as the event before. With ``measured`` the network is called after so many
     of the injections only, and the jump is carried over the others (``trend.CarryingTrend``). Two kinds of events are
@@ -176,7 +177,7 @@ def aligned_plan(
         if gap <= 0:
             continue
         if end >= last_injection and any(end < t <= start and not injection.acts_at(t) for t in injection.events):
-            visited |= _even_in_ratio(start, end, 3 * between)
+            visited |= _lead(start, end, between)
             corrected |= {t_0} & {start} if order > 1 else set()
         elif end >= last_injection:
             event = start + (not injection.calibrates_at(start))
@@ -191,12 +192,15 @@ def aligned_plan(
     return _marked(sorted(visited | set(acting)), injection, kept, order, carried, corrected, 2 if doubled else 1)
 
 
-def _even_in_ratio(start: int, end: int, per_halving: int) -> set[int]:
-    """Timesteps from ``start`` down to above ``end``, between which sigma falls by the same factor, nearly."""
-    levels = {t: log2(sigma_at(t)) for t in range(end, start + 1)}
-    fall = levels[start] - levels[end]
-    n = max(1, ceil(per_halving * fall))
-    return {min(levels, key=lambda t: abs(levels[t] - levels[start] + fall * k / n)) for k in range(n)} - {end}
+def _lead(start: int, end: int, between: int) -> set[int]:
+    """Timesteps of the plain steps from ``start`` down to above ``end``, where events do nothing."""
+    middle = max(end, start - round(10 * _HALF_GAP))
+    upper = {round(start - 2 * _HALF_GAP * k / between) for k in range(5 * between)}
+    levels = {t: log2(sigma_at(t)) for t in range(end, middle + 1)}
+    fall = levels[middle] - levels[end]
+    n = ceil(3 * between * fall)
+    lower = {min(levels, key=lambda t: abs(levels[t] - levels[middle] + fall * k / n)) for k in range(n)}
+    return {t for t in upper if t > middle} | lower - {end}
 
 
 def _dense(alike: Sequence[int], doubled: int) -> dict[int, int]:

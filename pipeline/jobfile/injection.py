@@ -97,8 +97,8 @@ class Aligned(Strict):
     """The event-aligned short grid: plain steps over each gap between injections, and below the last one."""
 
     between: Count = 2
-    """plain steps over each gap between two injections; where `t_start` leaves out events, three times as many for
-    each halving of sigma above"""
+    """plain steps over each gap between two injections; where `t_start` leaves out events above, as close together
+    over the first hundred timesteps, then three times as many for each halving of sigma"""
     tail: Count = 20
     """about so many plain steps below the last injection"""
     order: Annotated[Whole, Field(ge=1, le=2)] = 2

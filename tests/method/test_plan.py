@@ -167,13 +167,16 @@ def test_doubled_gaps_change_nothing_that_happens(injection, between, tail, doub
     assert all(step.mean_of == (2 if step.carry else 1) for step in plan.steps)
 
 
-def test_above_where_injection_starts_sigma_falls_by_one_factor_a_step():
+def test_above_where_injection_starts_steps_are_short_at_first_and_then_even_in_noise():
     late = Injection(event_timesteps(50), t_edit=160, t_start=500)
     for between in (1, 2):
         plan = aligned_plan(late, KEPT, between)
         above = [step for step in plan.steps if step.t > plan.injections[0]]
         assert all(step.content_t is None and step.order == 2 for step in above)
-        halvings = [log2(sigma_at(step.t) / sigma_at(step.t_next)) for step in above]
+        first, then = ([step for step in above if (step.t > 897) is noisy] for noisy in (True, False))
+        assert len(first) == 5 * between
+        assert all(abs((step.t - step.t_next) * between - 20.4) < 2 for step in first)
+        halvings = [log2(sigma_at(step.t) / sigma_at(step.t_next)) for step in then]
         assert all(0.85 < 3 * between * fallen < 1.15 for fallen in halvings)
         assert [step.t for step in plan.steps if step.correct] == [999]
         assert not any(step.correct for step in aligned_plan(late, KEPT, between, order=1).steps)
