@@ -157,10 +157,12 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--unseen", action="store_true", help="paintings that were never trained on")
     parser.add_argument("--sheet", type=Path, help="write a PNG: A, B, truth, then a row a setting")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model, label = load(arguments.model)
+    model = model.cast(getattr(torch, arguments.precision))
     a, b, truth = pairs(arguments.data, arguments.pairs, model.image_size, arguments.unseen)
     settings = [parse_setting(text) for text in arguments.setting or ["", "gamma=0.6", "t_edit=400"]]
 
