@@ -42,7 +42,11 @@ def save_picture(image: Image.Image, file: str | os.PathLike[str]) -> None:
     """
     data = io.BytesIO()
     image.save(data, Image.registered_extensions()[Path(file).suffix.lower()])
-    Place("file", os.path.abspath(file)).write_bytes(data.getvalue())  # noqa: PTH100 - resolves no links
+    try:
+        Place("file", os.path.abspath(file)).write_bytes(data.getvalue())  # noqa: PTH100 - resolves no links
+    except OSError as error:
+        error.filename = os.fspath(file)  # and not the name that it has until it is whole
+        raise
 
 
 def encode(pixels: np.ndarray, spec: Pictures) -> bytes:
