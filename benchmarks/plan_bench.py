@@ -29,7 +29,8 @@ JOBS = {
         "demo",
         [
             *("model=ffhq", "weights=random", "compute.batch=1", "content.limit=2", "style.limit=2"),
-            *("inversion.steps=3", "injection.plan={grid: 4}", "injection.mask=null", "injection.t_edit=400"),
+            *("inversion.steps=3", "injection.plan={grid: 4}", "injection.mask=null"),
+            *("injection.t_edit=400", "injection.t_start=999"),
         ],
     ),
 }
