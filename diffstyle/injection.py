@@ -178,7 +178,8 @@ def aligned_plan(
             continue
         if end >= last_injection and any(end < t <= start and not injection.acts_at(t) for t in injection.events):
             visited |= _lead(start, end, between)
-            corrected |= {t_0} & {start} if order > 1 else set()
+            if start == t_0 and order > 1:
+                corrected.add(t_0)
         elif end >= last_injection:
             event = start + (not injection.calibrates_at(start))
             n = min(dense.get(event, between), gap)

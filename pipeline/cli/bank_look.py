@@ -15,12 +15,12 @@ from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
 from pipeline.storage.counts import count, data_size
 from pipeline.storage.masking import unescaped
 
-# Items of a list above which its ends are shown.
-_LONG = 8
-
 if TYPE_CHECKING:
     from pipeline.banks.description import Latents
     from pipeline.banks.reader import LatentBank
+
+# Items of a list above which its ends are shown.
+_LONG = 8
 
 
 @click.command()

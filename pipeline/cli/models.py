@@ -13,7 +13,6 @@ import click
 
 from pipeline.cli.options import WholeSentences, print_table, print_values
 from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
-from pipeline.jobfile.starting import starting_injection
 from pipeline.models.config import (
     ModelConfig,
     all_model_configs,
@@ -43,6 +42,8 @@ def show(name: str, as_json: bool) -> None:
     """Everything known about the model NAME (or the YAML file NAME)."""
     config = load_model_config(name)
     if not is_config_name(name):
+        from pipeline.jobfile.starting import starting_injection
+
         starting_injection(config)  # a mistake in a user's own file is told here
         _ = config.unet_architecture  # which takes importing torch
     described = _described(config, None if is_config_name(name) else name)
