@@ -19,6 +19,13 @@ N_TIMESTEPS = 1000
 
 
 @lru_cache(maxsize=4)
+def _alphas(n_timesteps: int, beta_start: float, beta_end: float) -> np.ndarray:
+    """As :func:`alphas_cumprod`, without torch. The products are of float64 and rounded one by one, as torch's are."""
+    betas = np.linspace(beta_start, beta_end, n_timesteps).astype(np.float32)
+    return np.cumprod((1 - betas).astype(np.float64)).astype(np.float32)
+
+
+@lru_cache(maxsize=4)
 def alphas_cumprod(n_timesteps: int = N_TIMESTEPS, beta_start: float = 1e-4, beta_end: float = 0.02) -> torch.Tensor:
     """a[t] for t = 0 .. n_timesteps - 1: (n_timesteps,) float32 on the CPU, for linear betas.
 
@@ -26,14 +33,13 @@ def alphas_cumprod(n_timesteps: int = N_TIMESTEPS, beta_start: float = 1e-4, bet
     """
     import torch
 
-    betas = torch.from_numpy(np.linspace(beta_start, beta_end, n_timesteps)).float()
-    return (1 - betas).cumprod(0)
+    return torch.from_numpy(_alphas(n_timesteps, beta_start, beta_end))
 
 
 @cache  # at most N_TIMESTEPS + 1 values, each asked for several times a step
 def a_at(t: int) -> float:
     """a[t] as a float; a[-1] is 1, the finished picture."""
-    return 1.0 if t < 0 else float(alphas_cumprod()[t])
+    return 1.0 if t < 0 else float(_alphas(N_TIMESTEPS, 1e-4, 0.02)[t])
 
 
 def sigma_at(t: int) -> float:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from math import log2
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -184,6 +188,20 @@ def test_above_where_injection_starts_steps_are_short_at_first_and_then_even_in_
     below = [step.t for step in plan.steps if step.t <= plan.injections[0]]
     whole = aligned_plan(Injection(event_timesteps(50), t_edit=160), KEPT, 2)
     assert below == [step.t for step in whole.steps if step.t <= plan.injections[0]]
+
+
+def test_a_plan_needs_no_torch():
+    """Importing it takes a second, in which a command on a finished job has answered."""
+    code = (
+        "import sys; from diffstyle.injection import Injection, aligned_plan, event_timesteps as events;"
+        "aligned_plan(Injection(events(50), 160, t_start=400), events(50)); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_schedule_is_the_references_to_the_bit():
+    betas = torch.from_numpy(np.linspace(1e-4, 0.02, 1000)).float()
+    assert torch.equal(alphas_cumprod(), (1 - betas).cumprod(0))
 
 
 def test_where_gaps_are_doubled():
