@@ -124,7 +124,7 @@ def injected(pairs: Inverted, setting: dict[str, Any]) -> Tensor:
 
 def matched(x: Tensor, style: Tensor) -> Tensor:
     """Results with the colours of their styles, as ``injection.match_colours: histogram`` gives them."""
-    pixels, wanted = (torch.from_numpy(to_uint8(z)) for z in (x, style))
+    pixels, wanted = (torch.from_numpy(to_uint8(z.cpu())) for z in (x, style))
     return to_tensor(match_histograms(pixels, channel_histograms(wanted)).numpy())
 
 
@@ -159,16 +159,19 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="write a PNG: A, B, truth, then a row a setting")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model, label = load(arguments.model)
-    model = model.cast(getattr(torch, arguments.precision))
+    model = model.cast(getattr(torch, arguments.precision)).to(arguments.device)
     a, b, truth = pairs(arguments.data, arguments.pairs, model.image_size, arguments.unseen)
     settings = [parse_setting(text) for text in arguments.setting or ["", "gamma=0.6", "t_edit=400"]]
 
-    inverted = {n: invert(model, a, b, n) for n in {max(50, setting["steps"]) for setting in settings} | {50}}
+    on_device = (a.to(arguments.device), b.to(arguments.device))
+    inverted = {n: invert(model, *on_device, n) for n in {max(50, setting["steps"]) for setting in settings} | {50}}
     back, _ = ddim_sample(model, inverted[50].x_T, sampling_plan(50))
-    print(f"reconstruction {psnr(back, b).mean():.1f} dB; std of x_T {inverted[50].x_T.std():.3f}; {len(a)} pairs")
+    returned, spread = psnr(back.cpu(), b).mean(), inverted[50].x_T.std()
+    print(f"reconstruction {returned:.1f} dB; std of x_T {spread:.3f}; {len(a)} pairs")
     columns = (label, "edges A", "way", "edges B", "colour B", "PSNR true", "s")
     print(f"\n| {' | '.join(columns)} |\n| {' | '.join('---' for _ in columns)} |")
     low = float(edge_correlation(b, a).mean())
@@ -188,7 +191,7 @@ def main() -> None:
         report(name, x, 0)
     for setting in settings:
         started = time.perf_counter()
-        x = injected(inverted[max(50, setting["steps"])], setting)
+        x = injected(inverted[max(50, setting["steps"])], setting).cpu()
         changed = ", ".join(f"{key} {value}" for key, value in setting.items() if value != DEFAULT[key])
         report(changed or "defaults", x, time.perf_counter() - started)
         rows.append(x)

@@ -120,6 +120,10 @@ class UNet(nn.Module):
         raise NotImplementedError
 
 
+# Values of a channel that it is counted from: more than those whose sum PyTorch's compiler writes out term by term.
+_ORIGIN = 16
+
+
 class GroupNorm(nn.GroupNorm):
     """GroupNorm (Wu & He, 2018) with 32 groups, its statistics in float32 whatever the type of its input and weights.
 
@@ -140,11 +144,13 @@ class GroupNorm(nn.GroupNorm):
         """x (B, C, *) -> the same shape, type and layout.
 
         Moments by channel, then of a group's channels together: in channels-last a reduction over a group at once would
-        read memory in leaps, and compiled it took half of a call's time. Each channel is counted from one of its own
-        values, so that a large mean takes no digits from a small variance.
+        read memory in leaps, and compiled it took half of a call's time. Each channel is counted from near its own
+        values, so that a large mean takes no digits from a small variance: from the mean of a few of them and not from
+        one, since a compiler writes a mean down, but computes a single value anew wherever it is used, with all that
+        it comes from (benchmarks/compiled_bytes.py).
         """
         places = tuple(range(2, x.ndim))
-        origin = x.flatten(2)[:, :, 0].float()[(..., *(None for _ in places))]
+        origin = self.origin(x)[(..., *(None for _ in places))]
         y = x.float() - origin
         mean, square = y.mean(places, keepdim=True), (y * y).mean(places, keepdim=True)
         var, mean = (square - mean * mean).clamp_min(0), mean + origin
@@ -155,6 +161,11 @@ class GroupNorm(nn.GroupNorm):
         scale = torch.rsqrt(spread + self.eps).expand_as(mean).flatten(1, 2) * self._for_each(self.weight, places)
         shift = (origin.unflatten(1, by_group) - center).flatten(1, 2) * scale + self._for_each(self.bias, places)
         return (y * scale + shift).to(x.dtype)
+
+    @staticmethod
+    def origin(x: Tensor) -> Tensor:
+        """What each channel of x (B, C, *) is counted from, float32, (B, C): the mean of its first values."""
+        return x.flatten(2)[:, :, :_ORIGIN].float().mean(2)
 
     @staticmethod
     def _for_each(parameter: Tensor, places: tuple[int, ...]) -> Tensor:
