@@ -146,7 +146,7 @@ class GroupNorm(nn.GroupNorm):
         Moments by channel, then of a group's channels together: in channels-last a reduction over a group at once would
         read memory in leaps, and compiled it took half of a call's time. Each channel is counted from near its own
         values, so that a large mean takes no digits from a small variance: from the mean of a few of them and not from
-        one, since a compiler writes a mean down, but computes a single value anew wherever it is used, with all that
+        one, since a compiler writes a mean down, but computes a single value again wherever it is used, with all that
         it comes from (benchmarks/compiled_bytes.py).
         """
         places = tuple(range(2, x.ndim))
