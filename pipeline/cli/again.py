@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.options import picture_target
 from pipeline.cli.stopping import NOTHING_WRITTEN, if_stopped
 from pipeline.storage.errors import EXIT_FAILURES
 
@@ -34,7 +35,7 @@ from pipeline.storage.errors import EXIT_FAILURES
     "strip_file",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write content, the row's picture, the new one and the style side by side, as PNG.",
+    help="Write content, the row's picture, the new one and the style side by side.",
 )
 def again(
     folder: str,
@@ -62,11 +63,14 @@ def again(
     Exit codes: 0 the same bytes; 3 another picture, and how far from the row's; 2 what it was made from is missing or
     has changed.
     """
+    from pipeline.results.pictures import save_picture
     from pipeline.runner.again import again as make_again
+    from pipeline.storage.whole import write_whole
 
-    for file in (out, strip_file):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise click.ClickException(f"{file}: the folder {file.absolute().parent} is not there; make it first")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise click.ClickException(f"--out {out}: there is no folder {out.absolute().parent}; make it first")
+    if strip_file is not None:
+        picture_target(strip_file, "", option="--strip")
     with if_stopped(NOTHING_WRITTEN):
         result = make_again(
             folder,
@@ -83,9 +87,9 @@ def again(
         )
     click.echo(str(result))
     if out is not None:
-        out.write_bytes(result.data)
+        write_whole(out, result.data)
         click.echo(f"wrote {out}")
     if strip_file is not None:
-        result.strip().save(strip_file, "PNG")
+        save_picture(result.strip(), strip_file)
         click.echo(f"wrote {strip_file}")
     return 0 if result.same else EXIT_FAILURES

@@ -106,6 +106,7 @@ def show(path: str, key: str, long: bool, thumbnail: Path | None) -> None:
     """
     from pipeline.banks.columns import read_columns
     from pipeline.banks.reader import LatentBank
+    from pipeline.storage.whole import write_whole
 
     opened = LatentBank.open(path)
     entry = opened[opened.named(key)]
@@ -127,7 +128,7 @@ def show(path: str, key: str, long: bool, thumbnail: Path | None) -> None:
     if thumbnail and picture is None:
         raise ConfigError(f"{path}: no thumbnails here yet; run `diffstyle reconstruct` on the bank")
     if thumbnail and picture is not None:
-        thumbnail.write_bytes(picture)
+        write_whole(thumbnail, picture)
     elif picture is not None and sys.stdout.isatty():
         click.echo(_in_blocks(picture), file=unescaped(sys.stdout))
     elif picture is not None:

@@ -154,7 +154,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def picture_target(out: Path | None, stem: str, inputs: Sequence[str] = ()) -> Path:
+def picture_target(out: Path | None, stem: str, inputs: Sequence[str] = (), option: str = "--out") -> Path:
     """The file that a picture is to be written to: ``out``, or else STEM.png here, numbered where that is there.
 
     Raises:
@@ -166,11 +166,11 @@ def picture_target(out: Path | None, stem: str, inputs: Sequence[str] = ()) -> P
         names = (f"{stem[:120]}{'' if n == 1 else f'-{n}'}.png" for n in range(1, 10_000))
         return next(Path(one) for one in names if not Path(one).exists())
     if out.suffix.lower() not in _PICTURES:
-        raise ConfigError(f"--out {out}: must end in one of {', '.join(_PICTURES)}")
+        raise ConfigError(f"{option} {out}: must end in one of {', '.join(_PICTURES)}")
     if not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it first")
+        raise ConfigError(f"{option} {out}: there is no folder {out.parent}; make it first")
     if any(Path(one).exists() and out.exists() and out.samefile(one) for one in inputs):
-        raise ConfigError(f"--out {out}: is one of the two pictures; give another name")
+        raise ConfigError(f"{option} {out}: is one of the two pictures; give another name")
     return out
 
 

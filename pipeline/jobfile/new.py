@@ -35,12 +35,16 @@ _COMMENTS = {
     "injection.t_edit": "inject at timesteps from here up to 999: 400 for 256 px, 160 for 64 px, 80 for 32 px",
     "injection.t_start": "and no further up than this; beyond the paper, whose events go up to 999",
     "injection.t_boost": "fresh noise below this timestep: crisper detail inside the trained domain; 0 is none",
-    "injection.plan": "fast is for looking; leave it out for the data set itself (docs/speed.md)",
+    "injection.plan": "how few network calls stand for the 1000 of the paper (docs/speed.md)",
     "injection.mask": "where content goes: null, reference, {rectangle: [top, left, bottom, right]}, {picture: FILE}",
     "injection.omega": "style calibration; 0 is none",
     "inversion.steps": "network calls for each picture",
     "compute.device": "auto, cpu, cuda or mps",
     "compute.precision": "float16 on a GPU, bfloat16 on a CPU are faster and as good to the eye",
+}
+#: Comments of single values, in place of those of their fields.
+_OF_VALUES = {
+    ("injection.plan", "fast"): "fast is for looking; leave it out for the data set itself (docs/speed.md)",
 }
 _ORDER = tuple(name for name in _COMMENTS if "." not in name)
 _HEAD = """\
@@ -124,7 +128,8 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
         if isinstance(value, dict) and field in ("inversion", "injection", "bank", "pictures", "compute") and value:
             lines += [f"# {_COMMENTS[field]}", f"{field}:"]
             for inner, item in value.items():
-                comment = _COMMENTS.get(f"{field}.{inner}")
+                path = f"{field}.{inner}"
+                comment = _OF_VALUES.get((path, str(item)), _COMMENTS.get(path))
                 lines.append(f"  {inner}: {inline(item)}" + (f" # {comment}" if comment else ""))
         else:
             lines += [f"# {_COMMENTS[field]}", f"{field}: {inline(value)}"]

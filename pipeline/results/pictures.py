@@ -20,6 +20,7 @@ from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Place
 from pipeline.storage.png import png
 from pipeline.storage.tar import TarWriter
+from pipeline.storage.whole import write_whole
 
 EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 
@@ -42,11 +43,7 @@ def save_picture(image: Image.Image, file: str | os.PathLike[str]) -> None:
     """
     data = io.BytesIO()
     image.save(data, Image.registered_extensions()[Path(file).suffix.lower()])
-    try:
-        Place("file", os.path.abspath(file)).write_bytes(data.getvalue())  # noqa: PTH100 - resolves no links
-    except OSError as error:
-        error.filename = os.fspath(file)  # and not the name that it has until it is whole
-        raise
+    write_whole(file, data.getvalue())
 
 
 def encode(pixels: np.ndarray, spec: Pictures) -> bytes:

@@ -238,3 +238,13 @@ def test_what_suits_a_model_may_name_files_beside_it(tmp_path: Path, monkeypatch
     assert [edit and edit.directions for edit in begun.edit] == [str(folder / "d.npz")]
     assert invoke(tmp_path / "b", "--model", model, "--mask", "reference").exit_code == 0
     assert load_job(tmp_path / "b" / "job.yaml").injection.mask == ("reference",)
+
+
+def test_fast_alone_is_called_one_for_looking(tmp_path: Path) -> None:
+    def plan_line(*overrides: str) -> str:
+        text, _ = new_job(tmp_path / "job.yaml", overrides=overrides)
+        return next(line for line in text.splitlines() if line.startswith("  plan:"))
+
+    assert "fast is for looking" in plan_line("injection.plan=fast")
+    assert "looking" not in plan_line("injection.plan=reference")
+    assert "docs/speed.md" in plan_line("injection.plan=reference")

@@ -174,6 +174,13 @@ def test_no_name_can_end_a_script_or_the_page(tmp_path, name):
     assert "<title>&lt;img src=x&gt; &amp;" in page
 
 
+def test_the_output_of_a_new_job_is_called_after_its_folder(tmp_path):
+    out = made_up_run(tmp_path / "faces" / "results", ["a"], ["x"])
+    write.write_report(place(out))
+    assert facts(out / "report")["title"] == "faces"
+    assert "<title>faces" in (out / "report" / "index.html").read_text()
+
+
 def test_what_has_no_picture_says_why(tmp_path):
     out = made_up_run(tmp_path / "out", ["a", "b"], ["x", "y"], pictures=4)
     rows = manifest(out).to_dict("records")

@@ -18,6 +18,7 @@ from support.whole_jobs import SIX_PAIRS, manifest, paint, run_job
 
 from diffstyle.errors import ConfigError
 from pipeline.cli.again import again as command
+from pipeline.cli.main import main
 from pipeline.results.select.choose import Rules, choose
 from pipeline.results.select.dataset import write_dataset
 from pipeline.results.select.splits import parse_splits
@@ -324,6 +325,13 @@ def test_the_command(made, tmp_path):
     assert digest((tmp_path / "a.png").read_bytes()) == digests[1]
     with Image.open(tmp_path / "b.png") as image:
         assert image.width > 3 * image.height
+
+
+def test_a_strip_that_is_no_picture_by_its_name_is_refused_before_the_row_is_made(made, tmp_path):
+    result = CliRunner().invoke(main, ["again", str(made / "parquet"), "1", "--strip", f"{tmp_path}/strip.txt"])
+    assert result.exit_code == 2
+    assert "--strip" in result.output
+    assert "must end in one of .png" in result.output
 
 
 def test_a_picture_that_is_not_the_same_is_measured(own):

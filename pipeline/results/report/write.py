@@ -84,8 +84,10 @@ def write_report(run: Place, out: Path | None = None, tell: Callable[[str], None
     tell(f"{count(len(pairs), 'pair')}, {count(len(tables.settings), 'setting')}")
     described = _pictures(run, out, tables, tell)
     extensions = list(EXTENSIONS.values())
+    # `diffstyle new` calls its output `results`, beside the job: the folder of both says which one it is.
+    title = run.parent.name if run.name == "results" and run.parent.name else run.name
     facts = {
-        "title": run.name,
+        "title": title,
         "id": digest(str(run))[:16],
         "made": _now(),
         "version": diffstyle.__version__,
@@ -112,7 +114,7 @@ def write_report(run: Place, out: Path | None = None, tell: Callable[[str], None
         if file.suffix in (".js", ".css"):
             shutil.copyfile(file, out / file.name)
     text = string.Template((_ASSETS / "index.html").read_text("utf-8")).substitute(
-        title=html.escape(run.name), scripts="\n".join(f'<script src="{name}"></script>' for name in _SCRIPTS)
+        title=html.escape(title), scripts="\n".join(f'<script src="{name}"></script>' for name in _SCRIPTS)
     )
     Place.parse(out / "index.html").write_bytes(text.encode())
     sizes = [file.stat().st_size for file in out.rglob("*") if file.is_file()]
