@@ -310,6 +310,8 @@ def test_a_wrong_list_is_one_line(six, tmp_path, text, message):
         ("cc-by-sa-4.0", False),
         ("Creative Commons Attribution-NonCommercial 4.0 International", False),
         ("https://creativecommons.org/licenses/by-nd/4.0/", False),
+        (["https://creativecommons.org/licenses/by/4.0/", "https://creativecommons.org/licenses/by-nc/4.0/"], False),
+        (["https://creativecommons.org/licenses/by/4.0/", "https://creativecommons.org/publicdomain/zero/1.0/"], True),
         ("all rights reserved", False),
         ("", False),
         (None, False),
@@ -399,6 +401,7 @@ def test_an_empty_split_is_told(tmp_path):
     [
         ("train=0.8,test=0.1", "the shares make up 0.9 and not 1"),
         ("train", "'train' is no name with a share"),
+        ("all=0.5,test=0.5", "keeps the name all for all splits together"),
         ("train=1.5,test=-0.5", "'train=1.5' is no name"),
         ("../x=1", "'../x=1' is no name"),
         ("train=0.5,train=0.5", "train is given twice"),

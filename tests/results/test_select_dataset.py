@@ -447,3 +447,35 @@ def test_a_split_without_a_number_does_not_change_the_columns_type(tmp_path):
         lines = (tmp_path / "set" / split / "metadata.jsonl").read_text().splitlines()
         assert {type(json.loads(line)["content_label"]) for line in lines} == {str}
         assert "edges" not in json.loads(lines[0])
+
+
+@pytest.mark.parametrize("dates", ["all", "one split", "not all"])
+def test_labels_that_read_as_dates_are_omitted_where_readers_guess_types(tmp_path, monkeypatch, dates):
+    """Folders of photographs are often called after days; `datasets` could not load them, or changed their type."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    splits = Rules(splits=parse_splits("train=0.5,test=0.5"), splits_by="content")
+    rows = [pair_row(content, "x") for content in "abcdefgh"]
+    table = choose(synthetic_run(tmp_path / "plan", rows), splits).table
+    side = dict(zip(table["pair"].to_pylist(), table["split"].to_pylist(), strict=True))
+    run = tmp_path / "run"
+    (run / "pictures").mkdir(parents=True)
+    for number, row in enumerate(rows):
+        picture = io.BytesIO()
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(picture, "PNG")
+        (run / "pictures" / f"{number}.png").write_bytes(picture.getvalue())
+        date = {"all": True, "one split": side[row["pair"]] == "test", "not all": number % 2 == 0}[dates]
+        row |= {"content_label": "2024-05-01" if date else "oil", "picture": f"pictures/{number}.png"}
+        row |= {"picture_bytes": len(picture.getvalue()), "picture_hash": digest(picture.getvalue())}
+    synthetic_run(run, rows)
+    for form in ("imagefolder", "parquet"):
+        written = write(run, tmp_path / form, form, rules=splits, triplets=False)
+        loaded = datasets.load_dataset(str(tmp_path / form), cache_dir=str(tmp_path / "cache"))
+        labels = {row["pair"]: row["content_label"] for row in rows}
+        omitted = form == "imagefolder" and dates != "not all"
+        assert ("content_label: readers of this form take them for dates" in str(written.notes)) == omitted
+        for split in ("train", "test"):
+            assert len(loaded[split])
+            for row in loaded[split]:
+                assert row.get("content_label") == (None if omitted else labels[row["pair"]])

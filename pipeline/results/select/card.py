@@ -18,7 +18,7 @@ from pipeline.results.pictures import EXTENSIONS
 from pipeline.results.scores import ScoreColumn
 from pipeline.results.select.choose import Choice
 from pipeline.results.select.formats import Form, webdataset_features
-from pipeline.results.select.licences import licence_id
+from pipeline.results.select.licences import licence_ids
 from pipeline.results.select.pairs import score_columns
 from pipeline.storage.counts import count
 from pipeline.storage.identity import digest
@@ -93,7 +93,7 @@ def _head(choice: Choice, form: Form, pictures: Sequence[str], schema: pa.Schema
     head: dict[str, object] = {}
     licences = licences_of(choice.table)
     if licences:
-        short = {licence_id(licence) for licence in licences}
+        short = {one for licence in licences for one in licence_ids(licence)}
         head["license"] = short.pop() if len(short) == 1 else "other"
     head["task_categories"] = ["image-to-image"]
     head["tags"] = ["style-transfer", "diffstyle"]

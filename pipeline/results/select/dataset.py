@@ -29,7 +29,7 @@ from pipeline.results.select.choose import Choice
 from pipeline.results.select.croissant import write_croissant
 from pipeline.results.select.formats import FORMS, Form
 from pipeline.results.select.pictures import RunPictures
-from pipeline.results.select.rows import as_json, described
+from pipeline.results.select.rows import are_dates, as_json, described
 from pipeline.storage.layout import OutputLayout
 from pipeline.storage.place import Place
 
@@ -159,16 +159,23 @@ def _plain(table: pa.Table) -> Iterator[dict[str, object]]:
 
 
 def _typed(rows: pa.Table, choice: Choice, notes: list[str]) -> pa.Table:
-    """Without the numbers that a split has none of: readers would take them for another type there."""
-    lacking = []
+    """Without what readers would take for another type: numbers that a split has none of, texts that are all dates."""
+    lacking: dict[str, None] = {}
+    dates: dict[str, None] = {}
     for split in choice.splits:
         part = rows.filter(pc.equal(choice.table["split"], split))
-        lacking += [
-            one.name for one in rows.schema if one.type != pa.string() and part[one.name].null_count == len(part)
-        ]
+        numbers = [one.name for one in rows.schema if one.type != pa.string()]
+        lacking |= dict.fromkeys(name for name in numbers if part[name].null_count == len(part))
+        texts = [one.name for one in rows.schema if one.type == pa.string()]
+        dates |= dict.fromkeys(name for name in texts if are_dates(part[name]))
     if lacking:
-        notes.append(f"left out the columns {', '.join(dict.fromkeys(lacking))}: empty in one of the splits")
-    return rows.drop_columns(list(dict.fromkeys(lacking)))
+        notes.append(f"left out the columns {', '.join(lacking)}: empty in one of the splits")
+    if dates:
+        notes.append(
+            f"left out the columns {', '.join(dates)}: readers of this form take them for dates, not texts; "
+            "--format parquet keeps them"
+        )
+    return rows.drop_columns([*lacking, *dates])
 
 
 def _describe(

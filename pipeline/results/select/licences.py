@@ -64,13 +64,22 @@ def _first(values: dict[str, object], names: Collection[str]) -> str | None:
     return None
 
 
-def licence_id(text: str) -> str:
-    """A licence in its short form: ``CC BY 4.0`` and its address are ``cc-by-4.0``, ``CC0 1.0`` is ``cc0-1.0``."""
+def licence_ids(text: str) -> list[str]:
+    """The licences of a text in their short form: ``CC BY 4.0`` and its address are ``cc-by-4.0``.
+
+    Several where the text has the addresses of several.
+    """
     lower = text.strip().lower()
-    if address := _ADDRESS.search(lower):
-        kind, name, version = address.groups()
-        short = {"zero": "cc0", "mark": "pdm"}.get(name, name) if kind == "publicdomain" else f"cc-{name}"
-        return f"{short}-{version}" if version else short
+    addresses = [_of_address(*address.groups()) for address in _ADDRESS.finditer(lower)]
+    return list(dict.fromkeys(addresses)) or [_of_words(lower)]
+
+
+def _of_address(kind: str, name: str, version: str | None) -> str:
+    short = {"zero": "cc0", "mark": "pdm"}.get(name, name) if kind == "publicdomain" else f"cc-{name}"
+    return f"{short}-{version}" if version else short
+
+
+def _of_words(lower: str) -> str:
     lower = lower.replace("creative commons", "cc")
     words = re.split(r"[^a-z0-9.+]+", lower)
     if words[0] == "cc":
@@ -84,15 +93,19 @@ def licence_id(text: str) -> str:
 
 def allowed_list(text: str) -> tuple[str, ...]:
     """The licences of ``--licence``, a list with commas. ConfigError where it names none."""
-    allowed = tuple(dict.fromkeys(licence_id(piece) for piece in text.split(",") if piece.strip()))
+    pieces = [piece for piece in text.split(",") if piece.strip()]
+    allowed = tuple(dict.fromkeys(one for piece in pieces for one in licence_ids(piece)))
     if not allowed:
         raise ConfigError("--licence: names no licence; for example cc0,cc-by")
     return allowed
 
 
 def is_allowed(licence: str | None, allowed: Collection[str]) -> bool:
-    """Whether a source's licence is one of those; ``cc-by`` allows each version of it, but not ``cc-by-nc``."""
-    if licence is None:
-        return False
-    named = licence_id(licence)
-    return any(named == one or (named.startswith(one) and _VERSION.fullmatch(named[len(one) :])) for one in allowed)
+    """Whether a source's licence is one of those; ``cc-by`` allows each version of it, but not ``cc-by-nc``.
+
+    Of a source that names several, each must be: nothing says which of them holds for the picture.
+    """
+    return licence is not None and all(
+        any(named == one or (named.startswith(one) and _VERSION.fullmatch(named[len(one) :])) for one in allowed)
+        for named in licence_ids(licence)
+    )

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow.json import read_json
 
 from pipeline.storage.identity import source_name
 
 #: Columns that say how the run went, not what the picture is.
 _RUN_ONLY = {"picture", "picture_bytes", "format", "seconds", "created"}
+#: Characters of ``2024-05-01T10:00:00.123456789+02:00``.
+_LONGEST_DATE = 35
 
 
 def described(table: pa.Table, with_splits: bool) -> pa.Table:
@@ -41,6 +46,20 @@ def described(table: pa.Table, with_splits: bool) -> pa.Table:
 
 def _public(source: str) -> str:
     return source if "://" in source else source_name(source)
+
+
+def are_dates(texts: pa.ChunkedArray) -> bool:
+    """Whether a reader that guesses types takes a column of texts for dates: where each of them is written as one."""
+    distinct = [value or "" for value in pc.unique(texts).to_pylist()]
+    # The first alone tells for nearly all columns, and a date is short.
+    return bool(distinct) and _read_as_dates(distinct[:1]) and _read_as_dates(distinct)
+
+
+def _read_as_dates(texts: Sequence[str]) -> bool:
+    if any(len(text) > _LONGEST_DATE for text in texts):
+        return False
+    lines = "\n".join(json.dumps({"text": text}) for text in texts)
+    return bool(pa.types.is_timestamp(read_json(io.BytesIO(lines.encode())).schema.field("text").type))
 
 
 def as_json(table: pa.Table, empty_texts: bool) -> Iterator[dict[str, Any]]:

@@ -33,6 +33,8 @@ def parse_splits(text: str) -> dict[str, float]:
             share = math.nan
         if not equals or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or not 0 < share <= 1:
             raise ConfigError(f"--splits: {piece.strip()!r} is no name with a share above 0 and up to 1; {example}")
+        if name == "all":
+            raise ConfigError("--splits: `datasets` keeps the name all for all splits together; name it otherwise")
         if name in shares:
             raise ConfigError(f"--splits: {name} is given twice; {example}")
         shares[name] = share
