@@ -239,6 +239,8 @@ def _leave(error: BaseException, verbose: bool) -> NoReturn:
         sys.exit(EXIT_DONE)
     if isinstance(error, click.UsageError):
         error.show()
+        if isinstance(error, click.NoSuchOption):
+            _name_the_field(error)
         sys.exit(EXIT_WRONG_INPUT)
     if verbose and not isinstance(error, click.Abort | KeyboardInterrupt):
         traceback.print_exception(error)
@@ -277,6 +279,19 @@ def _leave(error: BaseException, verbose: bool) -> NoReturn:
         traceback.print_exception(error)
     _say("this is a bug in diffstyle; please report it with the lines above")
     sys.exit(EXIT_BUG)
+
+
+def _name_the_field(error: click.NoSuchOption) -> None:
+    """Say how a field of the job is set, where its name was given as an option."""
+    if error.ctx is None or not any("--set" in parameter.opts for parameter in error.ctx.command.params):
+        return
+    from pipeline.jobfile.reference import job_fields
+
+    name = error.option_name.lstrip("-").replace("-", "_")
+    fields = [field.path for field in job_fields() if field.path.split(".")[-1] == name]
+    if fields:
+        options = " or ".join(f"--set {field}=VALUE" for field in fields)
+        _say(f"{name} is a field of the job: {options}")
 
 
 def _say(text: str) -> None:

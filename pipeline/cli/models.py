@@ -20,10 +20,25 @@ from pipeline.models.config import (
     load_model_config,
     shipped_model_configs,
 )
-from pipeline.models.weights import cache_place, weights_place
+from pipeline.models.weights import cache_place, missing_weights, weights_place
 
 
-@click.group(cls=WholeSentences, invoke_without_command=True)
+class _Models(WholeSentences):
+    """Says what to write where a model's name stands in place of a command."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not ctx.resilient_parsing and name not in self.commands:
+            if name == "list":
+                ctx.fail("No such command 'list'; `diffstyle models` alone lists them.")
+            if name in all_model_configs() or not is_config_name(name):
+                ctx.fail(f"No such command {name!r}; a model is shown by `diffstyle models show {name}`.")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Models, invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 @if_stopped(NOTHING_WRITTEN)
@@ -51,6 +66,8 @@ def show(name: str, as_json: bool) -> None:
         click.echo(json.dumps(described, indent=2))
         return
     print_values({field: value for field, value in described.items() if value is not None}, _plain)
+    if not described["present"]:
+        click.echo(missing_weights(config))
 
 
 @models.command()

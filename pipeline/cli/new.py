@@ -34,6 +34,8 @@ def new(target: str, overrides: tuple[str, ...], yes: bool, **given: Any) -> Non
     from diffstyle.errors import ConfigError
     from pipeline.jobfile.load import load_job
     from pipeline.jobfile.new import new_job
+    from pipeline.storage.layout import OutputLayout
+    from pipeline.storage.place import Place
 
     file = Path(target) if target.endswith((".yaml", ".yml")) else Path(target) / "job.yaml"
     if file.exists():
@@ -54,6 +56,9 @@ def new(target: str, overrides: tuple[str, ...], yes: bool, **given: Any) -> Non
         for address in getattr(getattr(job, side), "addresses", ()):
             if "://" not in address and not set(address) & set("*?[{") and not Path(address).exists():
                 click.echo(f"{side}: {address} is not there yet; put the pictures there")
+    output = Place.parse(job.output)
+    if output.is_local and OutputLayout(output).job.is_file():
+        click.echo(f"output: {job.output} has the pictures of a run already, and takes this job's too; see --output")
     click.echo(f"next: diffstyle run {shlex.quote(str(file))} --dry-run")
 
 

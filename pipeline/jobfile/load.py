@@ -122,7 +122,11 @@ def _find(path: str | os.PathLike[str]) -> tuple[Path, Path]:
         own = OutputLayout.own_job(Place.parse(file))
         if own is None:
             left = OutputLayout(Place.parse(file)).job
-            cure = f"give {left} for the job as it was last run" if left.is_file() else "give the job file itself"
+            cure = (
+                f"give {left} for the job as it was last run"
+                if left.is_file()
+                else "give the job file itself, or `diffstyle new` writes one"
+            )
             raise ConfigError(f"{path}: is a folder without a job file of yours; {cure}")
         file = Path(own.path)
     if os.path.exists(file):  # noqa: PTH110 - a name that no file can have is no file, and no OSError

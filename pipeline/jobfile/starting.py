@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from pipeline.jobfile.fields import Strict
 from pipeline.jobfile.injection import Injection
 from pipeline.models.config import ModelConfig
 from pipeline.storage.address import BASE
+from pipeline.storage.yamlcore import inline
 from pipeline.storage.yamlfile import Document
 
 #: The model that needs no download: it comes with the code.
@@ -48,6 +50,32 @@ def starting_injection(model: ModelConfig) -> dict[str, Any]:
     document = Document(stated.name, {"injection": by_size | dict(stated.get(("injection",)) or {})}, lines)
     suited = document.validate(_Suited, {BASE: folder}).injection
     return suited.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+def unsuited(injection: Injection, model: ModelConfig) -> str | None:
+    """A note where a job leaves at their defaults what other values suit, as when only its model was changed.
+
+    The plan is not among them: `fast`, which new jobs begin with, is for looking.
+
+    Args:
+        injection: As the job has it.
+        model: The config of the job's model.
+
+    Returns:
+        One line, or None. A mistake in what the model's file says is the line: it keeps no job from running.
+    """
+    stated = {"plan", *injection.model_dump(mode="json", by_alias=True, exclude_unset=True)}
+    defaults = Injection().model_dump(mode="json", by_alias=True)
+    try:
+        starting = starting_injection(model)
+    except ConfigError as error:
+        return str(error)
+    suited = {name: inline(value) for name, value in starting.items() if name not in stated and value != defaults[name]}
+    if not suited:
+        return None
+    values = ", ".join(f"{name} {value}" for name, value in suited.items())
+    options = " ".join(f"--set {shlex.quote(f'injection.{name}={value}')}" for name, value in suited.items())
+    return f"{values} would suit {model.name}, and the job leaves the defaults; try {options}"
 
 
 def starting_gammas(image_size: int) -> tuple[float, ...]:

@@ -113,7 +113,8 @@ def missing_weights(config: ModelConfig, override: _GivenWeights = None) -> str:
     own = "or give your own file as `weights:` in the job"
     if weights.url or weights.hub:
         return f"weights of {config.name} are not here yet; run `diffstyle models fetch {config.name}`, {own}"
+    note = f" ({weights.note})" if weights.note else ""
     return (
-        f"weights of {config.name} are not here yet; download {weights.file} by hand from {weights.page} "
+        f"weights of {config.name} are not here yet; download {weights.file} by hand from {weights.page}{note} "
         f"and put it at {cache_place(config)}, {own}"
     )

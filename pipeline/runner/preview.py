@@ -13,6 +13,7 @@ from pipeline.banks.index import read_description
 from pipeline.banks.payload import payload_bytes
 from pipeline.banks.tensors import BankError
 from pipeline.jobfile.schema import BankSpec, Job, ListedPairs, RandomPairs
+from pipeline.jobfile.starting import unsuited
 from pipeline.models.config import load_model_config
 from pipeline.models.session import ModelFacts, model_facts
 from pipeline.models.weights import remote_weights, weights_place
@@ -126,7 +127,7 @@ class Preview:
         free: Bytes that are free on the output's disk; None for a store.
         lost: How many pairs can't be made, since a picture of theirs can't be used.
         obstacles: Why the job can't run here as it is; empty where it can.
-        note: What to think about beforehand, or None.
+        notes: What to think about beforehand.
         drops: What a run would drop by the job's ``keep``, for people; empty for nothing.
     """
 
@@ -148,7 +149,7 @@ class Preview:
     free: int | None = None
     lost: int = 0
     obstacles: tuple[str, ...] = ()
-    note: str | None = None
+    notes: tuple[str, ...] = ()
     drops: str = ""
 
     @property
@@ -181,8 +182,7 @@ class Preview:
         lines += [f"  {one}" for one in self.settings]
         if self.lost:
             lines.append(f"  {count(self.lost, 'pair')} can't be made, since a picture can't be used")
-        if self.note is not None:
-            lines.append(f"  note: {self.note}")
+        lines += [f"  note: {note}" for note in self.notes]
         lines.append(f"now        {self._now()}")
         kinds = ", ".join(f"{kind} {data_size(n)}" for kind, n in self.to_write.items())
         lines.append(
@@ -282,7 +282,7 @@ def preview_job(job: Job, retry: bool = False, measure: bool = False, elsewhere:
         free=obstacles.free_bytes(output),
         lost=lost,
         obstacles=tuple(reason for reason in reasons if reason is not None),
-        note=too_short_plan(job),
+        notes=tuple(note for note in (too_short_plan(job), unsuited(job.injection, config)) if note is not None),
         drops="" if ends is None or reasons[0] else would_drop(job, facts, banks, contents.entries, now()),
     )
 

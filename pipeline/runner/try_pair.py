@@ -71,10 +71,15 @@ class Trial:
     def __str__(self) -> str:
         fields = self.job.injection.model_dump(mode="json", exclude_unset=True, exclude_none=True)
         config = load_model_config(self.job.model)
-        return (
-            f"{count(len(self.results), 'result')} in {self.seconds:.1f} s by {config.name} at {config.size} px\n"
-            f"the same in a job file: injection: {json.dumps(fields).replace(chr(34), '')}"
-        )
+        lines = [
+            f"{count(len(self.results), 'result')} in {self.seconds:.1f} s by {config.name} at {config.size} px",
+            f"the same in a job file: injection: {json.dumps(fields).replace(chr(34), '')}",
+        ]
+        if config.name == load_model_config(DEMO_MODEL).name:
+            lines.append(
+                f"{config.name} knows cartoon faces alone; for other pictures --model names a model of their kind"
+            )
+        return "\n".join(lines)
 
     def __repr__(self) -> str:
         return f"<Trial of {count(len(self.results), 'result')}: {', '.join(words for words, _ in self.results)}>"
@@ -172,7 +177,9 @@ def _place(source: Any, side: str) -> Place:
         places = [place for address in addresses for place in resolve(address, None)]
         if len(places) != 1 or places[0].is_dir():
             named = ", ".join(addresses) or "samples and banks"
-            raise ConfigError(f"{side}: {named}: give one picture file; for whole folders write a job file")
+            raise ConfigError(
+                f"{side}: {named}: give one picture file; for whole folders `diffstyle new` writes a job file"
+            )
     except SourceError as error:
         raise ConfigError(f"{side}: {error}") from None
     return places[0]

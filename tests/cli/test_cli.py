@@ -55,6 +55,42 @@ def test_a_misspelt_command_is_told_the_nearest(words, nearest):
     assert nearest in result.output, result.output
 
 
+@pytest.mark.parametrize(
+    ("words", "cure"),
+    [
+        (["run", "job.yaml", "--gamma", "0.4"], "gamma is a field of the job: --set injection.gamma=VALUE\n"),
+        (["try", "--t-edit", "9"], "t_edit is a field of the job: --set injection.t_edit=VALUE\n"),
+        (
+            ["plan", "job.yaml", "--plan=fast"],
+            "plan is a field of the job: --set inversion.plan=VALUE or --set injection.plan=VALUE\n",
+        ),
+        (["run", "job.yaml", "--dryrun"], "Error: No such option '--dryrun'. Did you mean '--dry-run'?\n"),
+        (["score", "out", "--gamma", "0.4"], "Error: No such option '--gamma'.\n"),
+        (["models", "list"], "Error: No such command 'list'; `diffstyle models` alone lists them.\n"),
+        (
+            ["models", "afhq-dog"],
+            "Error: No such command 'afhq-dog'; a model is shown by `diffstyle models show afhq-dog`.\n",
+        ),
+        (["models", "shw"], "Error: No such command 'shw'. Did you mean 'show'?\n"),
+    ],
+)
+def test_what_one_naturally_tries_is_told_the_cure(words, cure):
+    result = CliRunner().invoke(main.main, words)
+    assert result.exit_code == 2
+    assert result.output.endswith(cure), result.output
+
+
+def test_a_model_whose_weights_are_not_here_is_shown_with_the_way_to_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFSTYLE_CACHE", str(tmp_path))
+    for name, way in {
+        "afhq-dog": "download afhq_dog_4m.pt by hand from https://github.com/jychoi118/ilvr_adm (the README's link \"",
+        "celebahq": "run `diffstyle models fetch celebahq`",
+    }.items():
+        last = CliRunner().invoke(main.main, ["models", "show", name]).output.splitlines()[-1]
+        assert last.startswith(f"weights of {name} are not here yet; {way}"), last
+    assert "not here" not in CliRunner().invoke(main.main, ["models", "show", str(MODEL)]).output
+
+
 def test_help_is_quick_since_it_imports_next_to_nothing():
     """Seconds say how fast the machine is; 121 modules of Python, click and ours were a tenth of one."""
     probe = (

@@ -166,6 +166,17 @@ def test_the_folder_of_a_new_job_stands_for_it(tmp_path: Path) -> None:
     assert f"give {folder}/results/job.yaml for the job as it was last run" in done.output
 
 
+def test_a_new_job_whose_output_has_a_run_already_says_so(tmp_path: Path) -> None:
+    """Two job files of one folder begin with the same output."""
+    first = invoke(tmp_path / "first.yaml")
+    assert "output:" not in first.output
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "job.yaml").write_text("# as a run leaves it")
+    said = f"output: {tmp_path / 'results'} has the pictures of a run already, and takes this job's too; see --output\n"
+    assert said in invoke(tmp_path / "second.yaml").output
+    assert "pictures of a run" not in invoke(tmp_path / "third.yaml", "--output", tmp_path / "other").output
+
+
 def test_a_run_never_writes_over_the_job_file_of_a_user(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     assert invoke(folder, "--content", CONTENTS, "--style", STYLES, "--output", folder).exit_code == 0
@@ -220,6 +231,31 @@ def test_a_job_begins_with_what_suits_its_model(tmp_path: Path) -> None:
     shown = CliRunner().invoke(main, ["models", "show", str(model)])
     assert refused.output in shown.output
     assert shown.exit_code == 2
+
+
+def test_a_dry_run_names_what_suits_another_model_and_the_job_does_not_say(tmp_path: Path) -> None:
+    """A job of a model of 256 px whose model alone is changed; what it says itself is its own choice."""
+    job = tmp_path / "job.yaml"
+    job.write_text(f"{{model: afhq-dog, output: out, content: {CONTENTS}, style: {STYLES}, injection: {{gamma: 0.3}}}}")
+
+    def notes(*overrides: str) -> list[str]:
+        words = ["run", str(job), "--dry-run", *(word for one in overrides for word in ("--set", one))]
+        lines = CliRunner().invoke(main, words).output.splitlines()
+        return [line.strip() for line in lines if line.startswith("  note")]
+
+    assert notes() == []
+    options = ["injection.t_edit=160", "injection.t_start=400"]
+    demo = "model=shipped:demo/model/demo-64.yaml"
+    assert notes(demo) == [
+        "note: t_edit 160, t_start 400 would suit demo-64, and the job leaves the defaults; try "
+        + " ".join(f"--set {one}" for one in options)
+    ]
+    assert notes(demo, *options) == []
+    assert notes(demo, "injection.t_edit=400", options[1]) == []
+    file = tmp_path / "mine.yaml"
+    about = {"name": "mine", "architecture": load_model_config("afhq-dog").architecture, "weights": {"path": "mine.pt"}}
+    file.write_text(json.dumps({**about, "injection": {"gama": 1}}))
+    assert notes(f"model={file}") == [f"note: {file}:1: injection.gama: unknown field 'gama'; did you mean 'gamma'?"]
 
 
 def test_what_suits_a_model_may_name_files_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

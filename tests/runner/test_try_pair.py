@@ -90,6 +90,9 @@ def test_the_results_of_the_demos_model_can_be_told_apart() -> None:
     few = ["inversion.steps=20", "injection.plan={grid: 20}", "injection.events=20"]
     pair = (ROOT / "demo/contents/lorelei-00150.png", ROOT / "demo/styles/croodles-00175-style10.png")
     trial = pipeline.try_pair(*pair, gamma=[0.0, *starting_gammas(64)], overrides=few, quiet=True)
+    assert str(trial).endswith(
+        "demo-64 knows cartoon faces alone; for other pictures --model names a model of their kind"
+    )
     shown = [picture.astype(float) for _, picture in trial.results]
     apart = [20 * np.log10(255) - 10 * np.log10(np.mean((a - b) ** 2)) for a, b in itertools.pairwise(shown)]
     assert max(apart) < 40, apart  # above that two pictures are hard to tell apart
@@ -115,7 +118,10 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     words.write_text("words")
     for args, message in {
         (tmp_path / "none.png", STYLE): f"content: {tmp_path / 'none.png'}: no such file or folder",
-        (CONTENTS, STYLE): f"content: {CONTENTS}: give one picture file; for whole folders write a job file",
+        (
+            CONTENTS,
+            STYLE,
+        ): f"content: {CONTENTS}: give one picture file; for whole folders `diffstyle new` writes a job file",
         (CONTENT, words): f"{words}: not readable as a picture",
         (CONTENT, STYLE, "--gamma", "0.2;0.4"): "gamma: '0.2;0.4' is not a number; write it as 0.2,0.4,0.6",
         (CONTENT, STYLE, "--gamma", "2"): "gamma: injection.gamma[0]: must be at most 1, not 2",
