@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 import os
 import time
+import zipfile
+import zlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -84,7 +86,7 @@ def load_images(source: Path, image_size: int) -> Tensor:
         try:
             loaded = np.load(source, allow_pickle=False)
             array = loaded if isinstance(loaded, np.ndarray) else loaded["images"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
             raise ConfigError(f"data: '{source}' is no .npy, nor a .npz with an array 'images': {error}") from error
         if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8:
             raise ConfigError(

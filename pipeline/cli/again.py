@@ -67,10 +67,9 @@ def again(
     from pipeline.runner.again import again as make_again
     from pipeline.storage.whole import write_whole
 
-    if out is not None and not out.absolute().parent.is_dir():
-        raise click.ClickException(f"--out {out}: there is no folder {out.absolute().parent}; make it first")
-    if strip_file is not None:
-        picture_target(strip_file, "", option="--strip")
+    for option, file in (("--out", out), ("--strip", strip_file)):
+        if file is not None:
+            picture_target(file, "", option=option)
     with if_stopped(NOTHING_WRITTEN):
         result = make_again(
             folder,

@@ -134,6 +134,50 @@ def test_groups_share_the_pairs(heldout, tmp_path):
         load_groups(only, 9, 32)
 
 
+def without(rows, drawing, painting):
+    return [row for row in rows if (row["drawing"], row["painting"]) != (drawing, painting)]
+
+
+def changed(rows, number, **values):
+    return [row | (values if n == number else {}) for n, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: without(rows, "disc-3", "style01"), "lacks drawing disc-3 in painting style01;"),
+        (
+            lambda rows: without(without(rows, "disc-3", "plain"), "disc-4", "plain"),
+            "disc-3 in painting plain, and 1 m",
+        ),
+        (lambda rows: [row for row in rows if row["drawing"] == "disc-0"], "has one drawing alone"),
+        (lambda rows: [*rows, rows[4]], "has 2 pictures of drawing disc-1 in painting style01"),
+        (lambda rows: changed(rows, 7, painting=None), "the column painting is empty in row 7, counted from 0"),
+        (lambda rows: changed(rows, 7, unseen_painting=True), "both true and false of painting style01"),
+        (
+            lambda rows: [row | {"image": {"bytes": row["image"]}} for row in rows],
+            "image holds struct<bytes: binary>, not",
+        ),
+        (lambda rows: [row | {"unseen_painting": "perhaps"} for row in rows], "unseen_painting holds string, not bool"),
+        (lambda rows: [row | {"image": b"no picture"} for row in rows], r"in painting \w+ can't be read: not an image"),
+        (lambda rows: [{"drawing": row["drawing"]} for row in rows], "lacks the columns"),
+    ],
+)
+def test_heldout_pictures_that_make_no_pairs_are_one_line(heldout, tmp_path, change, message):
+    path = tmp_path / "own.parquet"
+    pq.write_table(pa.Table.from_pylist(change(pq.read_table(heldout).to_pylist())), path)
+    with pytest.raises(ConfigError, match=message):
+        load_groups(path, 16, 32)
+
+
+def test_heldout_pictures_may_say_true_in_words(heldout, tmp_path):
+    """As a CSV does that became Parquet; it went on with no pairs, and no target missed."""
+    rows = [row | {"unseen_painting": str(row["unseen_painting"])} for row in pq.read_table(heldout).to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "own.parquet")
+    groups = load_groups(tmp_path / "own.parquet", 9, 32)
+    assert [set(pairs.paintings) for pairs in groups.values()] == [{"style01"}, {"style02"}]
+
+
 def test_sides_of_a_comparison(heldout):
     """Returning B is where the way begins, the truth where it ends; halfway in pixels is half of the way."""
     pairs = load_pairs(heldout, 16, 32)

@@ -20,6 +20,7 @@ from support.whole_jobs import MODEL
 from diffstyle import __version__
 from diffstyle.errors import ConfigError
 from pipeline.cli import main
+from pipeline.storage.errors import EXIT_BUG, EXIT_STOPPED
 from pipeline.storage.yamlfile import MistakesError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -401,3 +402,16 @@ def test_a_command_goes_on_when_its_reader_has_gone(tmp_path):
     assert done.stdout == "line 0\n0\n"
     assert done.stderr == ""
     assert (tmp_path / "done").exists()
+
+
+def test_a_file_that_ends_too_soon_is_no_stop():
+    """Click takes an EOFError for a user's Ctrl-D; "stopped", code 4, would start the same command again and again."""
+    result = CliRunner().invoke(group_of(raising(EOFError("no data left in file"))), ["go"])
+    assert result.exit_code == EXIT_BUG
+    assert "no data left in file" in result.output
+    assert "stopped" not in result.output
+
+
+def test_an_end_of_the_input_at_a_question_is_a_stop():
+    result = CliRunner().invoke(group_of(lambda: click.confirm("sure?")), ["go"], input="")
+    assert result.exit_code == EXIT_STOPPED

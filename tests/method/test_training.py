@@ -223,6 +223,13 @@ def test_errors_of_the_data_name_the_mend(tmp_path):
     np.savez(tmp_path / "other.npz", pictures=pictures())
     with pytest.raises(ConfigError, match="with an array 'images'"):
         load_images(tmp_path / "other.npz", 8)
+    packed = tmp_path / "packed.npz"
+    np.savez_compressed(packed, images=np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), np.uint8))
+    whole = packed.read_bytes()
+    for damaged in (b"", whole[:-100], whole[:200] + bytes(40) + whole[240:], whole[:600] + b"x" + whole[601:]):
+        packed.write_bytes(damaged)
+        with pytest.raises(ConfigError, match=r"packed\.npz' is no \.npy, nor a \.npz with an array 'images': \w"):
+            load_images(packed, 8)
     (tmp_path / "broken.png").write_text("no picture")
     with pytest.raises(ConfigError, match=r"cannot read 1 of 1 pictures.*broken\.png': not an image"):
         load_images(tmp_path, 8)

@@ -327,11 +327,13 @@ def test_the_command(made, tmp_path):
         assert image.width > 3 * image.height
 
 
-def test_a_strip_that_is_no_picture_by_its_name_is_refused_before_the_row_is_made(made, tmp_path):
-    result = CliRunner().invoke(main, ["again", str(made / "parquet"), "1", "--strip", f"{tmp_path}/strip.txt"])
-    assert result.exit_code == 2
-    assert "--strip" in result.output
-    assert "must end in one of .png" in result.output
+@pytest.mark.parametrize("option", ["--out", "--strip"])
+def test_a_target_that_is_no_picture_by_its_name_is_refused_before_the_row_is_made(made, tmp_path, option):
+    card = tmp_path / "README.md"
+    card.write_text("a data card")
+    result = CliRunner().invoke(main, ["again", str(made / "parquet"), "1", option, str(card)])
+    assert (result.exit_code, card.read_text()) == (2, "a data card")
+    assert f"{option} {card}: must end in one of .png" in result.output
 
 
 def test_a_picture_that_is_not_the_same_is_measured(own):
