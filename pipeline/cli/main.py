@@ -228,7 +228,7 @@ def _leave(error: BaseException, verbose: bool) -> NoReturn:
     cause = getattr(error, "cause", None)
     if isinstance(error, click.Abort) and isinstance(error.__cause__, CommandStopped):  # click wraps a Ctrl-C
         error = error.__cause__
-    if isinstance(error, click.Abort) and isinstance(error.__cause__, EOFError):  # as it wraps a file that ends too soon
+    if isinstance(error, click.Abort) and isinstance(error.__cause__, EOFError):  # and a file that ends too soon
         error = error.__cause__
     if isinstance(cause, DiffStyleError):  # Ray wraps what a task raised, with the worker's traceback in the text
         error = cause
