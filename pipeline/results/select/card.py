@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,8 @@ _NO_SETTINGS = {
     *("recipe", "made_with", "network_calls", "seconds", "created"),
 }
 _SHOWN = 12
+#: Files that somebody may edit.
+_TEXTS = (".md", ".json", ".jsonl")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -211,6 +214,21 @@ def foreign_files(folder: Path) -> list[str]:
     )
 
 
+def changed_files(folder: Path) -> list[str]:
+    """The texts of a data set that were edited since :func:`write_selection` described it, sorted.
+
+    One that was written before texts had their hashes there, or that is gone, counts as unchanged.
+    """
+    hashes = json.loads((folder / SELECTION).read_bytes()).get("hashes", {})
+    present = ((name, folder / name) for name in sorted(hashes) if (folder / name).is_file())
+    return [name for name, file in present if _hash(file) != hashes[name]]
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def write_selection(folder: Path, run: Place, choice: Choice, form: Form, command: str, job: str | None) -> None:
     """Write ``selection.json``: the same for programs, and the mark of a data set that may be replaced.
 
@@ -222,6 +240,7 @@ def write_selection(folder: Path, run: Place, choice: Choice, form: Form, comman
         command: The command that chose them.
         job: The run's job file, as text; None where the run has none.
     """
+    files = _files_above_pictures(folder)
     selection = {
         "kind": SELECTION_KIND,
         "diffstyle": diffstyle.__version__,
@@ -233,6 +252,7 @@ def write_selection(folder: Path, run: Place, choice: Choice, form: Form, comman
         "splits": choice.splits,
         "run": str(run),
         "job": job,
-        "files": sorted([SELECTION, *_files_above_pictures(folder)]),
+        "files": sorted([SELECTION, *files]),
+        "hashes": {name: _hash(folder / name) for name in sorted(files) if name.endswith(_TEXTS)},
     }
     (folder / SELECTION).write_text(json.dumps(selection, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -20,6 +20,7 @@ from pipeline.results.manifest import Manifest
 from pipeline.results.select.card import (
     SELECTION,
     SELECTION_KIND,
+    changed_files,
     foreign_files,
     licences_of,
     write_card,
@@ -73,6 +74,11 @@ def check_target(target: Place, run: Place, overwrite: bool) -> Path:
         if not _is_ours(folder):
             raise ConfigError(
                 f"--out {folder}: --overwrite replaces only a data set of `diffstyle select`; this is none"
+            )
+        if changed := changed_files(folder):
+            raise ConfigError(
+                f"--out {folder}: {' and '.join(changed)} in it {'was' if len(changed) == 1 else 'were'} edited since, "
+                "and --overwrite would lose that; move the data set, or write to another folder"
             )
         if foreign := foreign_files(folder):
             more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
