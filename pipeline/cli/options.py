@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -97,7 +98,20 @@ def run_stages(
         result = run(loaded, stages=stages, counts=closing.counts, **options)
         closing.exit_code = result.exit_code
     click.echo(str(result))
+    if result.counts.pairs_made and not options["quiet"]:
+        say_next("report" if loaded.score and stages is None else "score", loaded.output)
     return result.exit_code
+
+
+def on_a_terminal() -> bool:
+    """Whether a person reads what the command prints."""
+    return sys.stdout.isatty()
+
+
+def say_next(command: str, run: str) -> None:
+    """On a terminal, name the command that goes on from here with a run."""
+    if on_a_terminal():
+        click.echo(f"next: diffstyle {command} {shlex.quote(run)}")
 
 
 def _output_of(job: str, overrides: tuple[str, ...]) -> str | None:

@@ -6,6 +6,8 @@ import os
 
 import click
 
+from pipeline.cli.options import say_next
+
 
 @click.command()
 @click.argument("run", metavar="RUN")
@@ -32,4 +34,6 @@ def score(run: str, networks: tuple[str, ...], address: str | None, local: bool,
     files = [os.path.abspath(os.path.expanduser(file)) for file in networks]  # noqa: PTH100, PTH111 - twice is once
     result = run_job(job_of(run), networks=files, stages=("score",), address=address, local=local, quiet=quiet)
     click.echo(str(result))
+    if not quiet:
+        say_next("report", run)
     return result.exit_code

@@ -102,6 +102,8 @@ def select(context: click.Context, run: str, out: str | None, **given: Any) -> N
     for line in choice.lines():
         click.echo(line)
     if out is None:
+        if len(choice.table):
+            click.echo("nothing is written; --out DATASET writes them")
         return
     target = Place.parse(out)
     before = _folder(target)

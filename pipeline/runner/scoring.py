@@ -150,7 +150,8 @@ def _style_returns(
     if isinstance(side.spec, BankSpec):  # another run's, perhaps in use
         why = f"the bank {place} is not this run's"
     elif needed > RETURNS_SHARE * made:
-        why = f"finding it takes {count(needed, 'network call')}, the pictures took {made:,}"
+        share = f"{RETURNS_SHARE:.1%} of the {made:,} that the pictures took"
+        why = f"finding it takes {count(needed, 'network call')}, more than {share}"
     else:
         why = ""
     if rows and why:

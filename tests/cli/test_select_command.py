@@ -48,7 +48,7 @@ def test_the_pages_commands(tiny, tmp_path, monkeypatch):
         assert ("--out" in command) == ("wrote " in said)
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["best", "tiny", "triplets", "web"]
     card = (tmp_path / "results" / "best" / "README.md").read_text()
-    assert "diffstyle select results/tiny --out=results/best --best=content_kept --limit=20" in card
+    assert "diffstyle select results/tiny --out=results/best --best=edges --limit=20" in card
     (loop,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     exec(loop, names)
@@ -56,7 +56,11 @@ def test_the_pages_commands(tiny, tmp_path, monkeypatch):
 
 
 def test_the_job_file_names_the_run(tiny):
-    assert diffstyle("select", tiny / "job.yaml") == (0, "24 of 24 pairs chosen\n", "")
+    assert diffstyle("select", tiny / "job.yaml") == (
+        0,
+        "24 of 24 pairs chosen\nnothing is written; --out DATASET writes them\n",
+        "",
+    )
 
 
 def test_what_is_said(tmp_path):
@@ -73,6 +77,7 @@ def test_what_is_said(tmp_path):
         "1 left out by --per-content",
         "note: 3 pairs have no scores and so no others to be compared with",
         "2 of 4 pairs chosen",
+        "nothing is written; --out DATASET writes them",
     ]
 
 

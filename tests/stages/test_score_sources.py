@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from support.whole_jobs import run_job
+from support.whole_jobs import job_file, manifest, run_job
 
+from pipeline.cli import options
 from pipeline.cli.main import main
 from pipeline.results.scores import SCORES
 
@@ -85,9 +86,25 @@ def test_banks_that_stand_alone_are_told_by_all(banks, tmp_path):
     assert "scored 0 pictures; 4 had scores already" in scored(out)
 
 
-def test_a_later_score_fills_in_how_styles_return(tmp_path):
-    run_job(tmp_path, stages=("shard", "precompute", "inject", "score"))
+def test_on_a_terminal_the_next_command_is_named(tmp_path, monkeypatch):
+    job, out = job_file(tmp_path), tmp_path / "out"
+    monkeypatch.setattr(options, "on_a_terminal", lambda: True)
+    words = "run", str(job), "--local"
+    assert said(*words).endswith(f"next: diffstyle score {out}")
+    assert "next:" not in said(*words)  # nothing was made
+    run_again = "--set", "injection.gamma=0.9", "--set", "score=true"
+    assert said(*words, *run_again).endswith(f"next: diffstyle report {out}")
+    assert said("score", str(out), "--local").endswith(f"next: diffstyle report {out}")
+    monkeypatch.undo()
+    assert "next:" not in said("score", str(out), "--local")
+
+
+def test_a_later_score_fills_in_how_styles_return(tmp_path, caplog):
+    run_job(tmp_path, stages=("shard", "precompute", "inject"))
     out = tmp_path / "out"
+    scored(out)
+    calls = manifest(out)["network_calls"].sum()
+    assert f"more than 4.5% of the {calls:,} that the pictures took; `diffstyle reconstruct " in caplog.text
     before = scores(out)
     assert before["style_returns"].isna().all()
     said("reconstruct", str(out / "banks" / "style"), "--local", "--quiet")
