@@ -50,6 +50,16 @@ def test_a_condition_is_sql_over_manifest_and_scores(six, where, wanted):
     assert choice.lines()[0] == (f"{6 - len(wanted)} left out by --where" if len(wanted) < 6 else "6 of 6 pairs chosen")
 
 
+def test_pairs_that_a_condition_leaves_out_for_want_of_scores_are_counted(tmp_path):
+    """As where a run made more pictures after it was scored."""
+    rows = [{**row, "content_kept": None} if row["content_key"] == "a" else row for row in SIX]
+    run = synthetic_run(tmp_path, rows)
+    lacking = "--where: 2 pairs have no content_kept, 6 pairs have no edges to fulfil it; "
+    said = f"{lacking}`diffstyle score RUN` scores what is new"
+    assert choose(run, Rules(where="content_kept > 0 OR EDGES > 0")).notes == (said,)
+    assert choose(run, Rules(where="content_key = 'b'")).notes == ()
+
+
 @pytest.mark.parametrize(
     "where",
     [
@@ -219,7 +229,7 @@ def test_pairs_without_the_score_come_last_and_are_told(tmp_path):
     choice = choose(synthetic_run(tmp_path, rows), Rules(best="content_kept", limit=5))
     assert [name for name in names(choice) if name[0] != "c"] == ["ax", "ay", "bx", "by"]
     (note,) = choice.notes
-    assert note.startswith("1 of the chosen pairs have no content_kept; they came last: the prepared pictures of")
+    assert note.startswith("1 of the chosen pairs has no content_kept; it came last: the prepared pictures of")
 
 
 @settings(max_examples=30)

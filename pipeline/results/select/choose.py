@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from pipeline.results.manifest import Manifest
 from pipeline.results.scores import NO_SOURCES, SCORES_OF_SIDES, Scores
 from pipeline.results.select.keep_list import read_keep_list
 from pipeline.results.select.licences import is_allowed
-from pipeline.results.select.pairs import RunPairs, columns_of, matching
+from pipeline.results.select.pairs import RunPairs, columns_of, matching, score_columns
 from pipeline.results.select.ranking import best_first, within_quotas, without_duplicates
 from pipeline.results.select.splits import By, splits_of
 from pipeline.storage.counts import count
@@ -157,6 +158,7 @@ def choose(run: Place, rules: Rules, whole: bool = True) -> Choice:
         left_out.append(LeftOut(rule, before - len(table), why if before > len(table) else ""))
 
     if rules.where is not None:
+        notes += _without_scores(table, rules.where)
         fitting = PairIds(packed(matching(table, rules.where, pairs.unknown)))
         keep(pa.array(fitting.contains(packed(table["pair"]))), "--where")
     table = table.sort_by("pair").combine_chunks()
@@ -193,7 +195,11 @@ def choose(run: Place, rules: Rules, whole: bool = True) -> Choice:
         keep(_mask(best_first(table, rules.best)[: rules.limit], len(table)), "--limit")
     if rules.best_column is not None and (empty := table[rules.best_column].null_count):
         why = _why_empty(run, table, rules.best_column)
-        notes.append(f"{empty:,} of the chosen pairs have no {rules.best_column}; they came last{why}")
+        one = empty == 1
+        notes.append(
+            f"{empty:,} of the chosen pairs {'has' if one else 'have'} no {rules.best_column}; "
+            f"{'it' if one else 'they'} came last{why}"
+        )
     if whole:
         chosen = pairs.table(only=table["pair"]).sort_by("pair").combine_chunks()
         table = chosen.append_column(table.schema.field("split"), table["split"])
@@ -202,6 +208,15 @@ def choose(run: Place, rules: Rules, whole: bool = True) -> Choice:
     if lacking and len(table):
         notes.append(f"no pair is in {', '.join(lacking)}: too few pictures for so small a share, or another --seed")
     return Choice(table, made, tuple(left_out), tuple(notes))
+
+
+def _without_scores(table: pa.Table, condition: str) -> list[str]:
+    """A note where pairs lack scores that a condition names: left out for that, they were not judged."""
+    words = set(re.findall(r"\w+", condition.lower()))
+    named = [name for name in score_columns(table) if name.lower() in words]
+    lacking = {name: table[name].null_count for name in named if table[name].null_count}
+    each = [f"{count(n, 'pair', 'has/have')} no {name}" for name, n in lacking.items()]
+    return [f"--where: {', '.join(each)} to fulfil it; `diffstyle score RUN` scores what is new"] if each else []
 
 
 def _why_empty(run: Place, table: pa.Table, column: str) -> str:
