@@ -168,7 +168,7 @@ def _opened(data: bytes, pixel_limit: int) -> tuple[Image.Image, list[str]]:
 
 
 def _loaded(data: bytes, pixel_limit: int) -> Image.Image:
-    image = _from_pillow(Image.open, io.BytesIO(data), formats=FORMATS, beginning=data[:8])
+    image = _from_pillow(Image.open, io.BytesIO(data), formats=FORMATS, beginning=data[:12])
     if image.width * image.height > pixel_limit:
         raise Undecodable(f"{image.width} x {image.height} pixels are over the limit of {pixel_limit:,} (pixel_limit)")
     _from_pillow(image.load)
@@ -290,6 +290,10 @@ def _eight_bits(image: Image.Image, samples: _Samples) -> np.ndarray:
 # ---- Pillow's errors ----
 
 
+#: The brands of HEIF, whose pictures Pillow has no reader for; AVIF, which has the same container, is read.
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1")
+
+
 class _ReadError(Undecodable):
     """Pillow could not read something."""
 
@@ -299,7 +303,9 @@ def _from_pillow(call: Callable[..., _T], *arguments: Any, beginning: bytes = b"
     try:
         return call(*arguments, **options)
     except Image.UnidentifiedImageError as error:
-        start = " ".join(f"{byte:02x}" for byte in beginning)
+        if beginning[4:8] == b"ftyp" and beginning[8:] in _HEIF:
+            raise _ReadError("HEIF, the format of many telephones, is not read; save it as JPEG or PNG") from error
+        start = " ".join(f"{byte:02x}" for byte in beginning[:8])
         raise _ReadError(f"not an image of a known format (begins with {start})") from error
     except Image.DecompressionBombError as error:
         raise Undecodable(f"too many pixels: {one_line(error)}") from error

@@ -340,3 +340,11 @@ def test_an_error_of_pillows_readers_is_an_undecodable_picture(monkeypatch):
     monkeypatch.setattr(Image, "open", broken)
     with pytest.raises(Undecodable, match="TypeError: in a plugin"):
         read_picture(png(CORNERS))
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_heif_is_refused_by_its_name_with_what_to_do(brand):
+    with pytest.raises(Undecodable, match=r"^HEIF, .* is not read; save it as JPEG or PNG$"):
+        read_picture(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic")
+    with pytest.raises(Undecodable, match=r"begins with 00 00 00 18 66 74 79 70\)$"):
+        read_picture(b"\0\0\0\x18ftypisom\0\0\0\0")
