@@ -279,9 +279,11 @@ def test_a_list_of_decisions(six, tmp_path):
     choice = choose(six, Rules(keep=file))
     assert names(choice) == ["ay", "bx", "by", "cx", "cy"]
     assert choice.notes == (f"1 pair of {file} is not in this run",)
-    file.write_text(f"decision,pair\nreject,{ids['ax']}\nKeep,{ids['by']}\n")
-    choice = choose(six, Rules(keep=file))
-    assert names(choice) == ["by"]
+    for delimiter in ",;\t":
+        rows = f"decision,pair\nreject,{ids['ax']}\nKeep,{ids['by']}\n"
+        file.write_text(rows.replace(",", delimiter))
+        choice = choose(six, Rules(keep=file))
+        assert names(choice) == ["by"]
     assert str(choice.left_out[0]) == "5 left out by --keep (the list does not keep them)"
 
 
@@ -291,6 +293,8 @@ def test_a_list_of_decisions(six, tmp_path):
         (None, "no such file"),
         ("pair,verdict\na,keep\n", "its columns are pair, verdict; it needs the columns pair and decision"),
         ("", "its columns are none"),
+        ('{"pair": "a", "decision": "keep", ' + '"x": 1, ' * 999 + "}", r"its columns are .{,205}\.\.\.; it needs"),
+        ("pair,decision\n" + "a" * 200_000 + ",keep\n", "not readable as CSV .field larger than"),
         ("pair,decision\na,maybe\n", "line 2: decision is 'maybe'"),
         ("pair,decision\na,keep\na,reject\n", "line 3: pair a is both kept and rejected"),
         (b"pair,decision\n\xff,keep\n", "not readable as UTF-8"),
@@ -411,6 +415,7 @@ def test_an_empty_split_is_told(tmp_path):
     [
         ("train=0.8,test=0.1", "the shares make up 0.9 and not 1"),
         ("train", "'train' is no name with a share"),
+        ("train=0.5,Train=0.5", "Train is given twice"),
         ("all=0.5,test=0.5", "keeps the name all for all splits together"),
         ("train=1.5,test=-0.5", "'train=1.5' is no name"),
         ("../x=1", "'../x=1' is no name"),

@@ -35,7 +35,7 @@ def parse_splits(text: str) -> dict[str, float]:
             raise ConfigError(f"--splits: {piece.strip()!r} is no name with a share above 0 and up to 1; {example}")
         if name == "all":
             raise ConfigError("--splits: `datasets` keeps the name all for all splits together; name it otherwise")
-        if name in shares:
+        if name.lower() in {one.lower() for one in shares}:  # one folder, on many disks
             raise ConfigError(f"--splits: {name} is given twice; {example}")
         shares[name] = share
     if not math.isclose(sum(shares.values()), 1, abs_tol=1e-6):
