@@ -74,6 +74,7 @@ def merge(target: str, sources: tuple[str, ...], format: str | None) -> None:
 def prune(path: str, job: str | None, shards: tuple[str, ...], keep: Path | None, dry_run: bool, yes: bool) -> None:
     """Drop the images that left the dataset: all but those that the job lists, in the shards, or in the list."""
     from pipeline.banks.drop import prune as cut
+    from pipeline.banks.reader import LatentBank
 
     if not shards and keep is None and job is None:
         raise ConfigError("bank prune: say what to keep, with --job, --shards or --keep")
@@ -87,6 +88,10 @@ def prune(path: str, job: str | None, shards: tuple[str, ...], keep: Path | None
     with if_stopped(NOTHING_WRITTEN):
         leaving = cut(path, images, dry_run=True)
         click.echo(f"{count(len(leaving), 'image', 'leaves/leave')}: in nothing of what is kept")
+        if leaving and not dry_run and not set(LatentBank.open(path).index["image"].to_pylist()) - set(leaving):
+            raise ConfigError(
+                f"{path}: nothing would be kept, so nothing is dropped; delete the folder if you want that"
+            )
         wanted = bool(leaving) and not dry_run and (yes or click.confirm("Drop them?"))
     if wanted:
         with holding(path):

@@ -163,6 +163,9 @@ def test_prune(root, tmp_path):
     run("prune", root, "--keep", listed, "--shards", tmp_path / "shards", "--yes")
     assert len(LatentBank.open(root)) == 5
     run("prune", root, "--shards", tmp_path / "nowhere", "--yes", fails="right folder")
+    listed.write_text("\n")  # as `grep ... > keep.txt` that matched nothing leaves it
+    run("prune", root, "--keep", listed, "--yes", fails="nothing would be kept, so nothing is dropped")
+    assert len(LatentBank.open(root)) == 5
     listed.write_text("nobody\n")
     run("prune", root, "--keep", listed, fails="'nobody'")
 

@@ -17,7 +17,7 @@ from pipeline.results.manifest import Manifest
 from pipeline.results.scores import Scores, score_rows
 from pipeline.results.select.choose import Choice, Rules, choose
 from pipeline.results.select.licences import allowed_list
-from pipeline.results.select.pairs import columns_of
+from pipeline.results.select.pairs import RunPairs, columns_of
 from pipeline.results.select.splits import parse_splits
 from pipeline.storage.parts import PartStore
 
@@ -48,6 +48,19 @@ def test_a_condition_is_sql_over_manifest_and_scores(six, where, wanted):
     choice = choose(six, Rules(where=where))
     assert names(choice) == wanted
     assert choice.lines()[0] == (f"{6 - len(wanted)} left out by --where" if len(wanted) < 6 else "6 of 6 pairs chosen")
+
+
+def test_a_run_that_loses_pairs_meanwhile_is_one_line(tmp_path, monkeypatch):
+    run = synthetic_run(tmp_path, SIX)
+    table = RunPairs.table
+
+    def and_one_is_dropped(self, names=None, only=None):
+        rows = table(self, names, only)
+        return rows if only is None else rows.slice(1)
+
+    monkeypatch.setattr(RunPairs, "table", and_one_is_dropped)
+    with pytest.raises(ConfigError, match="pairs were dropped from it meanwhile .*; choose again"):
+        choose(run, Rules(limit=5))
 
 
 def test_pairs_that_a_condition_leaves_out_for_want_of_scores_are_counted(tmp_path):

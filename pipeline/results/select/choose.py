@@ -202,6 +202,10 @@ def choose(run: Place, rules: Rules, whole: bool = True) -> Choice:
         )
     if whole:
         chosen = pairs.table(only=table["pair"]).sort_by("pair").combine_chunks()
+        if len(chosen) < len(table):
+            raise ConfigError(
+                f"{run}: pairs were dropped from it meanwhile (prune, verify --repair or keep); choose again"
+            )
         table = chosen.append_column(table.schema.field("split"), table["split"])
     choice = Choice(table, made, tuple(left_out), tuple(notes))
     lacking = [name for name in rules.splits if name not in choice.splits]
