@@ -59,7 +59,7 @@ def test_a_run_that_loses_pairs_meanwhile_is_one_line(tmp_path, monkeypatch):
         return rows if only is None else rows.slice(1)
 
     monkeypatch.setattr(RunPairs, "table", and_one_is_dropped)
-    with pytest.raises(ConfigError, match="pairs were dropped from it meanwhile .*; choose again"):
+    with pytest.raises(ConfigError, match=r"pairs were dropped from it meanwhile .*; choose again"):
         choose(run, Rules(limit=5))
 
 
