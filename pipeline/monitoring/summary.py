@@ -27,6 +27,7 @@ class RunCounts:
     pairs_failed: int = 0  # likewise
     lost: list[tuple[str, str]] = field(default_factory=list)  # pairs of which a picture can't be used: name, reason
     pairs_dropped: int = 0  # of settings that the job no longer wants
+    copies: int = 0  # pictures with the same pixels as another one of their side
     pairs_repeated: int = 0  # rows that ask for a pair once more
     scored: int = 0
     scored_before: int = 0
@@ -95,6 +96,9 @@ def summary_lines(counts: RunCounts, output: Place, stages: Sequence[str], sheet
         lines.append(f"rejected {count(counts.rejected, 'picture')} that can't be read")
     if counts.not_inverted:
         lines.append(f"{count(counts.not_inverted, 'picture')} could not be inverted")
+    if counts.copies:
+        copies = count(counts.copies, "picture", "has/have")
+        lines.append(f"{copies} the same pixels as another of its data set; such pictures count once")
     if counts.pairs_repeated:
         rows = count(counts.pairs_repeated, "row", "asks/ask")
         lines.append(f"{rows} for a pair that another row asks for; it is made once")

@@ -16,7 +16,7 @@ from typing import Any
 import diffstyle
 from diffstyle.errors import ConfigError
 from pipeline.banks.reader import LatentBank, cached_bank
-from pipeline.jobfile.schema import BankSpec, Job
+from pipeline.jobfile.schema import BankSpec, Job, RandomPairs
 from pipeline.launch.own_files import named_yaml
 from pipeline.models.config import load_model_config
 from pipeline.models.session import ModelFacts, model_facts, resolve_device
@@ -310,6 +310,9 @@ class Run:
         self.counts.pairs_there += sum(one.n_done for one in work)
         self.counts.pairs_failed += sum(one.n_failed for one in work)
         self._tell_lost(wanted.pairs)
+        if job.pairs == "all" or isinstance(job.pairs, RandomPairs):  # in lists a picture may be named more than once
+            listed = {self.sides[0].name: wanted.contents, self.sides[-1].name: wanted.styles}
+            self.counts.copies = sum(one.copies for one in listed.values())
         rows = len(known_pairs.done), len(known_pairs.failed) - len(again)
         asked = len(wanted) - sum(one.n_twice for one in work)
         own = (side for side in self.sides if not isinstance(side.spec, BankSpec))

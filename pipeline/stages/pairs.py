@@ -51,6 +51,12 @@ class Entries:
     def images(self) -> list[str]:
         return [row["image"] for row in self.rows]
 
+    @property
+    def copies(self) -> int:
+        """How many of the listed pictures have the pixels of one before them, and so are the same entry."""
+        numbers = [picture.number for picture in self.listing if picture.number is not None]
+        return len(numbers) - len(set(numbers))
+
     def __len__(self) -> int:
         return len(self.rows)
 

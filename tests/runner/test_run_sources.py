@@ -169,6 +169,8 @@ def test_copies_are_inverted_once_and_paired_once(tmp_path, photos):
     (tmp_path / "photos" / "copy.txt").write_text("the copy's caption")
     run = run_job(tmp_path, content=str(tmp_path / "photos"), style={"folder": str(STYLES), "limit": 2})
     assert (run.counts.prepared, run.counts.inverted, run.counts.pairs_made) == (4 + 2, 3 + 2, 6)
+    line = "1 picture has the same pixels as another of its data set; such pictures count once"
+    assert line in str(run).splitlines()
     index = bank_index(tmp_path / "out" / "banks" / "content")
     assert [stem(key) for key in index["key"]] == ["copy", "p0", "p1", "p2"]
     assert index["image"].nunique() == 3
