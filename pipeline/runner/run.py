@@ -275,9 +275,14 @@ class Run:
             entries(bank.index, self._listing(side), self._roots(side))
             for bank, side in ((content_bank, self.sides[0]), (style_bank, self.sides[-1]))
         )
-        for side, pictures in (("content", contents), ("style", styles)):
-            if not len(pictures):
+        for side, pictures, bank in (("content", contents, content_bank), ("style", styles, style_bank)):
+            if not len(bank.index):
                 raise ConfigError(f"{side}: the bank has no pictures; see its rejects and failures")
+            if not len(pictures):
+                raise ConfigError(
+                    f"{side}: none of the pictures that the job lists now is in the bank, which has "
+                    f"{len(bank.index):,} others; run the whole job first (`diffstyle run`)"
+                )
         sweep = recipes(self.job, self.facts, content_bank.description, style_bank.description, contents)
         return PairPlan(sweep, contents, styles, wanted_pairs(self.job, contents, styles))
 

@@ -165,6 +165,14 @@ def command(*args: object) -> str:
     return result.output
 
 
+def test_pictures_that_lie_elsewhere_now_are_not_taken_for_an_empty_bank(folder):
+    job = small_jobs.job(folder)
+    small_jobs.run(job)
+    (folder / "style").rename(folder / "moved")
+    with pytest.raises(ConfigError, match="style: none of the pictures that the job lists now is in the bank"):
+        small_jobs.run(small_jobs.job(folder, style=str(folder / "moved")), "inject")
+
+
 def test_prune_what_left(folder):
     """The images whose files are gone leave the bank; running on makes nothing again and pairs what is there."""
     job = small_jobs.job(folder)
