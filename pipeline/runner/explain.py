@@ -199,7 +199,8 @@ def _parameters(job: Job, points: Sequence[InjectionSettings], plan: Plan) -> li
     ]
     widths = [max(len(str(row[column])) for row in values) for column in (0, 1)]
     lines = [f"{name:<{widths[0]}}  {value!s:<{widths[1]}}  {text}" for name, value, text in values]
-    lines.append(f"{count(len(points), 'setting')} in all: each pair is made once for each")
+    each = f"{count(len(points), 'setting')} in all: each pair is made once for each"
+    lines.append(each if len(points) > 1 else "each pair is made once")
     return lines
 
 

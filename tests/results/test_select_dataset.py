@@ -259,7 +259,7 @@ def test_the_card(run, tmp_path):
     assert (run / "job.yaml").read_text().strip() in text
     for words in (
         "CC0 1.0 (",
-        "the style states no licence",
+        "  - the style states no licence: ",
         "Ada 1 (",
         "| content_kept | more |",
         "| gamma | `0.6` |",

@@ -45,6 +45,7 @@ def test_words_and_picture_are_those_of_the_plan(tmp_path: Path, name: str) -> N
             assert (int(stated[1].replace(",", "")), int(timesteps[0])) == (len(some), some[0])
             assert int(timesteps[-1]) == some[-1]
     assert f"{plan.encodes:,} network call" in text
+    assert ("settings in all" in text) != text.endswith("\n  each pair is made once")
     pixels = np.asarray(explained.picture)
     blue, orange = (KINDS[kind][0] for kind in ("injects content", "draws noise"))
     lane = pixels[20:95]
@@ -69,7 +70,7 @@ def test_every_parameter_is_explained_with_its_value(tmp_path: Path) -> None:
     assert "generation 1, with omega 0" in text
     assert "generation 2, with omega 0.5" in text
     assert "no noise: every seed gives the same" in text
-    assert "8 settings in all" in text  # seeds count as one
+    assert "8 settings in all: each pair is made once for each" in text  # seeds count as one
 
 
 def test_where_injection_starts_is_explained_only_where_it_is_not_at_the_top(tmp_path: Path) -> None:

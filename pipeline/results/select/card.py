@@ -176,7 +176,7 @@ def _sources(table: pa.Table) -> str:
                 rest = f" and {len(stated) - _SHOWN} more, in the rows" if len(stated) > _SHOWN else ""
                 lines.append(f"  - {words}, by pairs: {shown}{rest}")
             if column == "licence" and counts[None]:
-                lines.append(f"  - of {count(counts[None], 'pair')} the {side} states no licence")
+                lines.append(f"  - the {side} states no licence: {count(counts[None], 'pair')}")
         text.append("\n".join(lines))
     return "\n\n".join(text)
 
