@@ -244,10 +244,13 @@ def test_a_dry_run_names_what_suits_another_model_and_the_job_does_not_say(tmp_p
         return [line.strip() for line in lines if line.startswith("  note")]
 
     assert notes() == []
-    options = ["injection.t_edit=160", "injection.t_start=400"]
-    demo = "model=shipped:demo/model/demo-64.yaml"
+    suited = {name: value for name, value in load_model_config(MODELS[0]).injection.items() if name != "gamma"}
+    options = [f"injection.{name}={value}" for name, value in suited.items()]
+    assert [one.partition("=")[0] for one in options] == ["injection.t_edit", "injection.t_start"]
+    values = ", ".join(f"{name} {value}" for name, value in suited.items())
+    demo = f"model={MODELS[0]}"
     assert notes(demo) == [
-        "note: t_edit 160, t_start 400 would suit demo-64, and the job leaves the defaults; try "
+        f"note: {values} would suit demo-64, and the job leaves the defaults; try "
         + " ".join(f"--set {one}" for one in options)
     ]
     assert notes(demo, *options) == []
