@@ -231,7 +231,7 @@ class Injection(Strict):
     """**beyond the paper**: content is injected at events from this timestep down to `t_edit`; 999, the paper's, is
     all of them. Where the noisiest events bring the content's colours and little of its layout, as with the demo's
     model, a lower one keeps more of the style, and costs fewer network calls
-    ([measured](demo-training.md#more-places-for-h-more-palettes))"""
+    ([measured](demo-training.md#the-curve))"""
     t_boost: Timestep = 0
     """events from this timestep down draw fresh noise (quality boosting); 0 switches it off. The paper takes 200
     inside the trained domain, 0 outside"""
