@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import click
@@ -87,8 +88,18 @@ def again(
     click.echo(str(result))
     if out is not None:
         write_whole(out, result.data)
-        click.echo(f"wrote {out}")
+        click.echo(f"wrote {out}{_other_format(out, result.data)}")
     if strip_file is not None:
         save_picture(result.strip(), strip_file)
         click.echo(f"wrote {strip_file}")
     return 0 if result.same else EXIT_FAILURES
+
+
+def _other_format(file: Path, data: bytes) -> str:
+    """A word where the bytes, which are those of the row's format, are not what the file's name says."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        kind = image.format or ""
+    named = Image.registered_extensions()[file.suffix.lower()]
+    return "" if kind == named else f"; it holds a {kind}, as the row's picture does, and not a {named}"
