@@ -327,6 +327,14 @@ def test_the_command(made, tmp_path):
         assert image.width > 3 * image.height
 
 
+def test_a_name_that_does_not_say_the_format_is_told(tmp_path):
+    run = make_run(tmp_path, pictures={"format": "jpeg"}, injection=SIX_PAIRS["injection"])
+    pair = manifest(run).iloc[0].pair
+    assert f"wrote {tmp_path}/a.jpeg\n" in run_command(str(run), pair, "--out", f"{tmp_path}/a.jpeg")[1]
+    text = run_command(str(run), pair, "--out", f"{tmp_path}/a.png")[1]
+    assert "a.png; it holds a JPEG, as the row's picture does, and not a PNG" in text
+
+
 @pytest.mark.parametrize("option", ["--out", "--strip"])
 def test_a_target_that_is_no_picture_by_its_name_is_refused_before_the_row_is_made(made, tmp_path, option):
     card = tmp_path / "README.md"
