@@ -17,15 +17,13 @@ import compiled_bytes
 
 
 @pytest.mark.slow
-def test_counting_a_channel_from_near_its_values_moves_no_more_memory(monkeypatch):
-    unet = random_unet(DDPMArchitecture(32, 32, (1, 2), 1, (16,))).cast(torch.bfloat16)
+def test_counting_a_channel_from_a_mean_of_its_values_moves_less_memory_than_from_one(monkeypatch):
+    unet = random_unet(DDPMArchitecture(32, 32, (1,), 1, ())).cast(torch.bfloat16)
     unet = unet.to(memory_format=torch.channels_last)
     monkeypatch.setattr(GroupNorm, "forward", GroupNorm.written_out)
     monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
-    megabytes = {}
-    for name, origin in compiled_bytes.ORIGINS.items():
-        monkeypatch.setattr(GroupNorm, "origin", staticmethod(origin))
-        megabytes[name] = compiled_bytes.moved(unet, 2)[0] / 1e6
-    from_nothing, from_a_value, as_it_is = megabytes.values()
-    assert as_it_is < 1.02 * from_nothing
-    assert from_a_value > 1.05 * from_nothing  # what it would cost: the count sees it
+    megabytes = []
+    for name in ("from its first value", "from the mean of its first 16 values, as it is"):
+        monkeypatch.setattr(GroupNorm, "origin", staticmethod(compiled_bytes.ORIGINS[name]))
+        megabytes.append(compiled_bytes.moved(unet, 2)[0] / 1e6)
+    assert megabytes[1] < 0.95 * megabytes[0]
