@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import compiled_bytes
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_counting_a_channel_from_a_mean_of_its_values_moves_less_memory_than_from_one(monkeypatch):
     unet = random_unet(DDPMArchitecture(32, 32, (1,), 1, ())).cast(torch.bfloat16)
     unet = unet.to(memory_format=torch.channels_last)
