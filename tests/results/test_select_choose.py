@@ -316,7 +316,8 @@ def test_a_list_of_decisions(six, tmp_path):
 )
 def test_a_wrong_list_is_one_line(six, tmp_path, text, message, request):
     # Python's own limit: a list of pictures that was read before in this process may have raised it.
-    request.addfinalizer(lambda before=csv.field_size_limit(131_072): csv.field_size_limit(before))
+    before = csv.field_size_limit(131_072)
+    request.addfinalizer(lambda: csv.field_size_limit(before))
     file = tmp_path / "list.csv"
     if text is not None:
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
