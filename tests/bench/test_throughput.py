@@ -36,7 +36,7 @@ def test_a_process_is_not_charged_with_its_parents_memory():
     assert 0 < float(child.stdout) < held.nbytes / 2**20
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_table(monkeypatch):
     monkeypatch.setattr(throughput, "STEPS", 3)
     measure, jobs = throughput.measure, []
