@@ -28,9 +28,10 @@ from diffstyle.errors import CheckpointError, ConfigError
 from pipeline.models.config import STORES, ModelConfig, Weights
 from pipeline.models.fetch_errors import FetchError, FullDiskError, InterruptedFetchError, NotFoundError, RefusedError
 from pipeline.models.hub import fetch_repository, is_complete
-from pipeline.models.records import beside, check_record, file_hash, read_json, read_record, record_place, write_record
+from pipeline.models.records import beside, check_record, read_json, read_record, record_place, write_record
 from pipeline.models.store_download import fetch_object
 from pipeline.models.weights import cache_place
+from pipeline.storage.identity import file_hash
 from pipeline.storage.place import Place
 
 #: Called with a file's name, bytes there, and bytes in all (None: the server does not say).

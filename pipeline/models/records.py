@@ -6,13 +6,13 @@ The record outlives its file: what is fetched again later must have the same has
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 from diffstyle.errors import CheckpointError
+from pipeline.storage.identity import file_hash
 from pipeline.storage.place import Place
 
 
@@ -77,9 +77,3 @@ def _stamp(stat: os.stat_result) -> tuple[int, int]:
 def beside(file: Path, ending: str) -> Path:
     """The file with a longer name."""
     return file.with_name(file.name + ending)
-
-
-def file_hash(file: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

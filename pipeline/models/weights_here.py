@@ -9,7 +9,7 @@ from pathlib import Path
 from diffstyle.errors import CheckpointError
 from pipeline.models.config import RANDOM_WEIGHTS, STORES, ModelConfig, WeightsChoice
 from pipeline.models.download import check_cached, fetch_weights
-from pipeline.models.records import file_hash, read_record, record_place
+from pipeline.models.records import read_record, record_place
 from pipeline.models.store_download import object_mark
 from pipeline.models.weights import (
     Remote,
@@ -19,6 +19,7 @@ from pipeline.models.weights import (
     remote_weights,
     weights_place,
 )
+from pipeline.storage.identity import file_hash
 
 log = logging.getLogger(__name__)
 

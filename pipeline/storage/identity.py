@@ -11,6 +11,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,12 @@ KEY_DIGITS = 12
 def digest(*pieces: bytes | str) -> str:
     """32 hex digits (BLAKE2b-128) of the pieces, each prefixed by its length so that no two lists run together."""
     return hashlib.blake2b(b"".join(map(with_length, pieces)), digest_size=16).hexdigest()
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def with_length(piece: bytes | str) -> bytes:

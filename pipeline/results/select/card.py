@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from pipeline.results.select.formats import Form, webdataset_features
 from pipeline.results.select.licences import licence_ids
 from pipeline.results.select.pairs import score_columns
 from pipeline.storage.counts import count
-from pipeline.storage.identity import digest
+from pipeline.storage.identity import digest, file_hash
 from pipeline.storage.place import Place
 
 FILE = "README.md"
@@ -221,12 +220,7 @@ def changed_files(folder: Path) -> list[str]:
     """
     hashes = json.loads((folder / SELECTION).read_bytes()).get("hashes", {})
     present = ((name, folder / name) for name in sorted(hashes) if (folder / name).is_file())
-    return [name for name, file in present if _hash(file) != hashes[name]]
-
-
-def _hash(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return [name for name, file in present if file_hash(file) != hashes[name]]
 
 
 def write_selection(folder: Path, run: Place, choice: Choice, form: Form, command: str, job: str | None) -> None:
@@ -253,6 +247,6 @@ def write_selection(folder: Path, run: Place, choice: Choice, form: Form, comman
         "run": str(run),
         "job": job,
         "files": sorted([SELECTION, *files]),
-        "hashes": {name: _hash(folder / name) for name in sorted(files) if name.endswith(_TEXTS)},
+        "hashes": {name: file_hash(folder / name) for name in sorted(files) if name.endswith(_TEXTS)},
     }
     (folder / SELECTION).write_text(json.dumps(selection, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
